@@ -1,0 +1,192 @@
+"""The command line: argv to Settings, and every failure to one line on stderr and an exit code.
+
+The usage text below is the interface; docopt parses by it, so it cannot promise an option that
+does not exist. docopt knows only words: what a word must be (a port, a number of seconds) is
+checked here, once, so that no other module has to doubt its settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+
+import docopt
+
+from vsock_proxy import __version__
+from vsock_proxy.errors import ProxyError, UsageError
+from vsock_proxy.settings import Endpoint, Settings
+
+USAGE = """\
+Relay the vsock connections of an enclave or microVM to one TCP endpoint.
+
+Usage:
+  vsock-proxy [options] [-4 | -6] <local_port> <remote_addr> <remote_port>
+  vsock-proxy -h | --help
+  vsock-proxy --version
+
+Arguments:
+  <local_port>   vsock port to listen on, from 4 to 4294967294
+  <remote_addr>  host name or IP address of the endpoint
+  <remote_port>  TCP port of the endpoint
+
+Options:
+  -4, --ipv4             Use only IPv4 addresses of the endpoint.
+  -6, --ipv6             Use only IPv6 addresses of the endpoint.
+  --config FILE          Allowlist of endpoints, YAML.
+                         [default: /etc/nitro_enclaves/vsock-proxy.yaml]
+  -w N, --num_workers N  Maximum of simultaneous connections, which is the
+                         number of workers; further ones wait. [default: 4]
+  --uds-path PATH        Hybrid vsock (Firecracker, Cloud Hypervisor): listen
+                         on the Unix socket PATH_<local_port>, not on AF_VSOCK.
+  --allow-cid CIDS       Serve only these guests, CIDs separated by commas
+                         (AF_VSOCK only).
+  --connect-timeout S    Give up on the endpoint after S seconds.
+                         [default: 10]
+  --idle-timeout S       End a connection that moved no byte for S seconds;
+                         0: never. [default: 0]
+  --resolve-interval S   Look the endpoint's name up again every S seconds.
+                         [default: 15]
+  --drain-timeout S      After SIGTERM, let live connections go on for at most
+                         S seconds. [default: 30]
+  --log-level LEVEL      debug, info, warning or error. [default: info]
+  -h, --help             Show this text.
+  --version              Show the version.
+"""
+
+MAX_WORKERS = 10_000
+MAX_SECONDS = 1_000_000.0
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# A host name's letters, digits, hyphens and dots (RFC 1123, 2.1), an underscore as in service
+# names, the colon of an IPv6 address and the % of its zone; other than ASCII is left to IDNA.
+HOST = re.compile(r"[A-Za-z0-9._:%\-\u0080-\U0010ffff]{1,253}")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the program; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if "--help" in arguments or "-h" in arguments:
+            return _print(USAGE.rstrip())
+        if "--version" in arguments:
+            return _print(f"vsock-proxy {__version__}")
+        settings = parse(arguments)
+        # Imported late: a usage error need not wait for what only serving needs.
+        from vsock_proxy.master import serve
+
+        return serve(settings)
+    except ProxyError as error:
+        return _fail(str(error), error.exit_code)
+
+
+def parse(arguments: List[str]) -> Settings:
+    """Check a command line. Raises UsageError, whose text names the word at fault."""
+    words = _words(arguments)
+    uds_path = words["--uds-path"]
+    if uds_path is not None:
+        _check_uds_path(uds_path, words["<local_port>"])
+    allowed_cids = None
+    if words["--allow-cid"] is not None:
+        if uds_path is not None:
+            raise UsageError("--allow-cid needs AF_VSOCK: a Unix socket does not tell the CID")
+        allowed_cids = _cids(words["--allow-cid"])
+    return Settings(
+        local_port=_integer("<local_port>", words["<local_port>"], 4, 0xFFFFFFFE),
+        endpoint=Endpoint(
+            _host(words["<remote_addr>"]),
+            _integer("<remote_port>", words["<remote_port>"], 1, 65535),
+        ),
+        family=_family(words),
+        config=words["--config"],
+        workers=_integer("--num_workers", words["--num_workers"], 1, MAX_WORKERS),
+        uds_path=uds_path,
+        allowed_cids=allowed_cids,
+        connect_timeout=_seconds("--connect-timeout", words, minimum=0.001),
+        idle_timeout=_seconds("--idle-timeout", words),
+        resolve_interval=_seconds("--resolve-interval", words, minimum=0.1),
+        drain_timeout=_seconds("--drain-timeout", words),
+        log_level=_log_level(words["--log-level"]),
+    )
+
+
+def _words(arguments: List[str]) -> Dict[str, Any]:
+    """argv by the usage text, not yet understood."""
+    try:
+        words: Dict[str, Any] = docopt.docopt(USAGE, arguments, help=False)
+    except docopt.DocoptExit as error:
+        raise UsageError(_what_docopt_means(arguments, str(error))) from None
+    return words
+
+
+def _what_docopt_means(arguments: List[str], text: str) -> str:
+    """One line for a command line that docopt refuses, which it explains only sometimes."""
+    if {"-4", "--ipv4"} & set(arguments) and {"-6", "--ipv6"} & set(arguments):
+        return "-4 and -6 exclude each other; give one of them, or neither for both families"
+    reason = text.splitlines()[0] if text else ""
+    if not reason or reason.startswith("Usage:"):
+        return (
+            "the arguments do not fit: expected [options] [-4 | -6] <local_port> <remote_addr> "
+            "<remote_port>; see vsock-proxy --help"
+        )
+    return f"{reason}; see vsock-proxy --help"
+
+
+def _integer(name: str, text: str, minimum: int, maximum: int) -> int:
+    # int() would take "1_000", " 8000 " and digits of other scripts.
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not minimum <= int(text) <= maximum:
+        raise UsageError(f"{name} must be an integer from {minimum} to {maximum}, not {text!r}")
+    return int(text)
+
+
+def _seconds(name: str, words: Dict[str, Any], minimum: float = 0.0) -> float:
+    text: str = words[name]
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}", text):
+        raise UsageError(f"{name} must be a number of seconds such as 10 or 0.5, not {text!r}")
+    if not minimum <= float(text) <= MAX_SECONDS:
+        raise UsageError(f"{name} must be from {minimum:g} to {MAX_SECONDS:.0f} s, not {text!r}")
+    return float(text)
+
+
+def _cids(text: str) -> FrozenSet[int]:
+    return frozenset(_integer("--allow-cid", cid, 0, 0xFFFFFFFE) for cid in text.split(","))
+
+
+def _host(text: str) -> str:
+    if not HOST.fullmatch(text):
+        raise UsageError(f"<remote_addr> must be a host name or an IP address, not {text!r}")
+    return text
+
+
+def _family(words: Dict[str, Any]) -> socket.AddressFamily:
+    if words["--ipv4"]:
+        return socket.AF_INET
+    return socket.AF_INET6 if words["--ipv6"] else socket.AF_UNSPEC
+
+
+def _log_level(text: str) -> str:
+    if text not in LOG_LEVELS:
+        raise UsageError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {text!r}")
+    return text
+
+
+def _check_uds_path(path: str, local_port: str) -> None:
+    # sun_path holds 108 bytes, the last of them NUL (unix(7)).
+    length = len(os.fsencode(f"{path}_{local_port}"))
+    if not path or "\0" in path or length > 107:
+        raise UsageError(
+            f"--uds-path must be a path that with _<local_port> is at most 107 bytes, not {path!r}"
+        )
+
+
+def _print(text: str) -> int:
+    print(text)
+    return os.EX_OK
+
+
+def _fail(message: str, exit_code: int) -> int:
+    # An argument may hold bytes that are no text (PEP 383) or control characters.
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    print(f"vsock-proxy: {line}", file=sys.stderr)
+    return exit_code

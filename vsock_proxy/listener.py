@@ -1,0 +1,127 @@
+"""The listening socket: AF_VSOCK, or the Unix socket of a hybrid vsock.
+
+Bound once by the master and inherited by all workers. It is non-blocking, because several workers
+may be woken for one connection and all but one must find nothing; what accept() makes of it is
+blocking all the same (accept(2): Linux does not pass O_NONBLOCK on).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import Optional
+
+from vsock_proxy.errors import UnavailableError
+from vsock_proxy.settings import Settings
+
+# The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
+# reset at once, so it cannot be too large (virtio_transport_recv_listen() in
+# net/vmw_vsock/virtio_transport_common.c).
+BACKLOG = 2**31 - 1
+FIRST_UNPRIVILEGED_PORT = 1024
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A bound and listening socket, and the Unix path to remove when it is closed for good."""
+
+    socket: socket.socket
+    name: str
+    path: Optional[str] = None
+    inode: int = 0
+
+    def close(self) -> None:
+        """Close this process's copy."""
+        self.socket.close()
+
+    def remove(self) -> None:
+        """Remove the Unix socket's path, if it is still this listener's."""
+        if self.path is None:
+            return
+        try:
+            if os.stat(self.path).st_ino == self.inode:
+                os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+
+def open_listener(settings: Settings) -> Listener:
+    """Bind and listen. Raises UnavailableError with the cause and what to do."""
+    if settings.uds_path is None:
+        return _listen_vsock(settings.local_port)
+    return _listen_unix(f"{settings.uds_path}_{settings.local_port}")
+
+
+def _listen_vsock(port: int) -> Listener:
+    name = f"vsock port {port}"
+    try:
+        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {name}: {error.strerror}; is the vsock module loaded "
+            "(modprobe vsock, on the parent of a microVM modprobe vhost_vsock)?"
+        ) from None
+    try:
+        sock.bind((socket.VMADDR_CID_ANY, port))
+        return _listening(sock, name)
+    except OSError as error:
+        sock.close()
+        raise UnavailableError(
+            f"cannot listen on {name}: {error.strerror}{_vsock_advice(error, port)}"
+        ) from None
+
+
+def _vsock_advice(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "; another program listens on that port of some CID"
+    if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
+        return (
+            f"; ports below {FIRST_UNPRIVILEGED_PORT} need CAP_NET_BIND_SERVICE, take a higher one"
+        )
+    return ""
+
+
+def _listen_unix(path: str) -> Listener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        listener = _listening(sock, f"Unix socket {path}")
+        return Listener(listener.socket, listener.name, path, os.stat(path).st_ino)
+    except OSError as error:
+        sock.close()
+        reason = "in use by another program" if _in_use(error) else error.strerror
+        raise UnavailableError(f"cannot listen on Unix socket {path}: {reason}") from None
+
+
+def _in_use(error: OSError) -> bool:
+    return error.errno in (errno.EADDRINUSE, errno.EPROTOTYPE)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a Unix socket that no process holds any more.
+
+    A datagram connect to a live stream socket fails with EPROTOTYPE and is not noticed there, to
+    a dead one with ECONNREFUSED (unix_find_bsd() in net/unix/af_unix.c).
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "exists and is not a socket; remove it or choose another")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _listening(sock: socket.socket, name: str) -> Listener:
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return Listener(sock, name)

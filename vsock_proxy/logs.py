@@ -1,0 +1,83 @@
+"""The log: one line an event on stderr, for people or for the journal.
+
+Every process writes each line with one write(2) to the shared stderr, unbuffered, so that lines
+of different workers never mix and a fork duplicates none. Where stderr is the journal, a line
+begins with its priority (sd-daemon(3)) and leaves time and process to the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Optional
+
+STDERR = 2
+PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        try:
+            os.write(STDERR, line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            # A log that nobody takes any more must not end a connection.
+            pass
+
+
+class _Text(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z info worker 2: ...`, the process named by the caller."""
+
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{self.formatTime(record)} {record.levelname.lower()} {self.body(record)}"
+
+    def body(self, record: logging.LogRecord) -> str:
+        text = f"{self._process}: {_printable(record.getMessage())}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return text
+
+
+class _Journal(_Text):
+    """`<6>worker 2: ...`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{PRIORITIES[record.levelname]}>"
+        return prefix + self.body(record).replace("\n", "\n" + prefix)
+
+
+def configure(level: str, process: str) -> None:
+    """Log as the named process from now on; each process calls this once, after its fork."""
+    handler = _StderrHandler()
+    handler.setFormatter(_Journal(process) if _stderr_is_journal() else _Text(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _stderr_is_journal() -> bool:
+    """Whether stderr is what $JOURNAL_STREAM names (systemd.exec(5))."""
+    stream: Optional[str] = os.environ.get("JOURNAL_STREAM")
+    if not stream:
+        return False
+    try:
+        stat = os.fstat(STDERR)
+    except OSError:
+        return False
+    return stream == f"{stat.st_dev}:{stat.st_ino}"
+
+
+def _printable(text: str) -> str:
+    """The text on one line, whatever it holds."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

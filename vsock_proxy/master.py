@@ -1,0 +1,323 @@
+"""The master: starts the workers, replaces those that die, and does what signals ask for.
+
+It never touches a connection. It sleeps in poll() until a signal comes, a worker ends, an alarm is
+raised or something is due, so an idle proxy makes no system call at all.
+
+    SIGTERM, SIGINT   stop accepting, let live connections end, at most --drain-timeout
+    the same again    end everything now; SIGQUIT does that at once
+    SIGHUP            read the allowlist again
+    SIGUSR1           write the scoreboard to the log
+
+The workers are told in two ways: by SIGTERM and SIGQUIT, and by the lifeline, a pipe of which only
+the master holds the writing end, so that it ends with the master however that dies.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import select
+import signal
+import time
+from typing import Callable, Dict, List, Optional, Tuple
+
+from vsock_proxy import allowlist, logs, report
+from vsock_proxy.addresses import Address, AddressTable
+from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.forking import HANDLED, fork
+from vsock_proxy.listener import Listener, open_listener
+from vsock_proxy.pacer import Pacer
+from vsock_proxy.policy import (
+    Policy,
+    first_addresses,
+    literal_address,
+    make_policy,
+    not_permitted,
+)
+from vsock_proxy.resolver import Resolver
+from vsock_proxy.saturation import Alarm, Watch
+from vsock_proxy.scoreboard import Scoreboard
+from vsock_proxy.settings import Settings
+from vsock_proxy.signals import SignalPipe
+from vsock_proxy.titles import set_title
+from vsock_proxy.upstream import Upstream
+from vsock_proxy.worker import Worker
+
+# Seconds that a worker has to end a connection at once before it is killed.
+END_NOW_TIMEOUT = 2.0
+# Descriptors that a worker may need at one time, with some to spare.
+NEEDED_FILES = 64
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
+    logs.configure(settings.log_level, "master")
+    policy = make_policy(settings, allowlist.load(settings.config))
+    addresses = first_addresses(settings, policy)
+    _raise_file_limit()
+    listener = open_listener(settings)
+    master = Master(settings, policy, listener, addresses)
+    try:
+        return master.run()
+    finally:
+        listener.remove()
+
+
+class Master:
+    """One run of the proxy."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        listener: Listener,
+        addresses: Tuple[Address, ...],
+    ) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._listener = listener
+        self._literal = bool(literal_address(settings))
+        self._table = AddressTable(settings.endpoint.port)
+        if addresses:
+            self._table.publish(addresses)
+        self._board = Scoreboard(settings.workers)
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._nudge_reader, self._nudge = _non_blocking_pipe()
+        self._alarm_reader, self._alarm = _non_blocking_pipe()
+        self._watch = Watch(self._board, self._alarm_reader)
+        self._signals = SignalPipe(HANDLED)
+        self._pacer = Pacer()
+        self._workers: Dict[int, int] = {}
+        self._resolver: Optional[int] = None
+        # What to do when: the restarts that are due, and the next step of ending.
+        self._timers: List[Tuple[float, Callable[[], None]]] = []
+        self._draining = False
+        self._exit_code = os.EX_OK
+
+    def run(self) -> int:
+        """Start everything, supervise, and return the exit code when all has ended."""
+        set_title(f"master {self._settings.local_port} -> {self._settings.endpoint}")
+        # What the master has made is shared by all children as long as nobody writes to it.
+        gc.collect()
+        gc.freeze()
+        self._start_resolver()
+        for number in range(1, self._settings.workers + 1):
+            self._start_worker(number)
+        log.info(
+            "%s -> %s, %d workers",
+            self._listener.name,
+            self._settings.endpoint,
+            self._settings.workers,
+        )
+        self._supervise()
+        log.info("ended; %s", report.totals(self._board.rows()))
+        return self._exit_code
+
+    def _supervise(self) -> None:
+        poll = select.poll()
+        poll.register(self._signals, select.POLLIN)
+        poll.register(self._alarm_reader, select.POLLIN)
+        while self._workers or not self._draining:
+            events = poll.poll(self._patience())
+            for fd, _ in events:
+                if fd == self._alarm_reader:
+                    self._watch.begin(time.monotonic())
+            for number in self._signals.take():
+                self._act_on(number)
+            self._run_due()
+
+    def _patience(self) -> Optional[float]:
+        """Milliseconds until something is due."""
+        due = [when for when, _ in self._timers]
+        if self._watch.due is not None:
+            due.append(self._watch.due)
+        return max(0.0, (min(due) - time.monotonic()) * 1000) if due else None
+
+    def _run_due(self) -> None:
+        now = time.monotonic()
+        if self._watch.due is not None and self._watch.due <= now:
+            self._watch.look(now)
+        due = [action for when, action in self._timers if when <= now]
+        self._timers = [timer for timer in self._timers if timer[0] > now]
+        for action in due:
+            action()
+
+    def _act_on(self, number: signal.Signals) -> None:
+        if number == signal.SIGCHLD:
+            self._reap()
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            for line in report.table(self._board.rows(), time.monotonic_ns()):
+                log.info("%s", line)
+        elif number == signal.SIGQUIT or self._draining:
+            log.info("%s: ending now", number.name)
+            self._end_now()
+        else:
+            log.info(
+                "%s: no new connections, those that live have %g s",
+                number.name,
+                self._settings.drain_timeout,
+            )
+            self._drain()
+
+    # Children
+
+    def _start_worker(self, number: int) -> None:
+        if self._draining:
+            return
+        try:
+            pid = fork(lambda: self._be_worker(number))
+        except OSError as error:
+            log.error("cannot start worker %d: %s; trying again", number, error.strerror)
+            self._schedule(1.0, lambda: self._start_worker(number))
+            return
+        self._workers[pid] = number
+
+    def _be_worker(self, number: int) -> None:
+        self._leave_master()
+        os.close(self._nudge_reader)
+        logs.configure(self._settings.log_level, f"worker {number}")
+        upstream = Upstream(self._table, self._settings.connect_timeout, self._nudge)
+        Worker(
+            number,
+            self._settings,
+            self._listener,
+            self._board,
+            upstream,
+            Alarm(self._board, self._alarm),
+        ).run(self._lifeline)
+
+    def _start_resolver(self) -> None:
+        if self._literal or self._draining:
+            return
+        try:
+            self._resolver = fork(self._be_resolver)
+        except OSError as error:
+            log.error("cannot start the resolver: %s; trying again", error.strerror)
+            self._schedule(1.0, self._start_resolver)
+
+    def _be_resolver(self) -> None:
+        self._leave_master()
+        self._listener.close()
+        logs.configure(self._settings.log_level, "resolver")
+        set_title(f"resolver {self._settings.endpoint.host}")
+        Resolver(self._table, self._policy, self._settings.resolve_interval).run(
+            self._nudge_reader, self._lifeline
+        )
+
+    def _leave_master(self) -> None:
+        """In a child: close what only the master may hold."""
+        self._signals.close()
+        os.close(self._lifeline_end)
+        os.close(self._alarm_reader)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._buried(pid, os.waitstatus_to_exitcode(status))
+
+    def _buried(self, pid: int, exit_code: int) -> None:
+        if pid == self._resolver:
+            self._resolver = None
+            self._replace("resolver", exit_code, self._start_resolver)
+        elif pid in self._workers:
+            number = self._workers.pop(pid)
+            self._board.set_busy(number, False)
+            self._replace(f"worker {number}", exit_code, lambda: self._start_worker(number))
+
+    def _replace(self, name: str, exit_code: int, start: Callable[[], None]) -> None:
+        if self._draining:
+            return
+        now = time.monotonic()
+        delay = self._pacer.next(now) - now
+        cause = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+        when = f" in {delay:.1f} s, too many have ended" if delay else ""
+        log.warning("%s ended, %s; starting another%s", name, cause, when)
+        self._schedule(delay, start)
+
+    def _schedule(self, delay: float, action: Callable[[], None]) -> None:
+        self._timers.append((time.monotonic() + delay, action))
+
+    # Reload
+
+    def _reload(self) -> None:
+        try:
+            policy = make_policy(self._settings, allowlist.load(self._settings.config))
+            addresses = self._still_permitted(policy)
+        except ConfigurationError as error:
+            log.error("%s; the allowlist stays as it was", error)
+            return
+        log.info("allowlist read again")
+        if not addresses and not policy.any_address:
+            log.error("%s; ending", not_permitted(policy))
+            self._exit_code = os.EX_CONFIG
+            self._drain()
+            return
+        self._policy = policy
+        if addresses and addresses != self._table.current():
+            self._table.publish(addresses)
+        if self._resolver is not None:
+            # It holds the old policy; its successor starts with the new one.
+            os.kill(self._resolver, signal.SIGTERM)
+
+    def _still_permitted(self, policy: Policy) -> Tuple[Address, ...]:
+        """Of the known addresses; a reload does not wait for DNS."""
+        if self._literal:
+            return first_addresses(self._settings, policy)
+        return tuple(address for address in self._table.current() if policy.permits(address))
+
+    # The end
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        self._listener.close()
+        self._listener.remove()
+        self._timers.clear()
+        self._kill_all(signal.SIGTERM)
+        if self._resolver is not None:
+            os.kill(self._resolver, signal.SIGTERM)
+        self._schedule(self._settings.drain_timeout, self._drained_too_long)
+
+    def _drained_too_long(self) -> None:
+        log.warning("%d connections did not end in time, ending them now", len(self._workers))
+        self._end_now()
+
+    def _end_now(self) -> None:
+        self._drain()
+        self._timers.clear()
+        self._kill_all(signal.SIGQUIT)
+        self._schedule(END_NOW_TIMEOUT, lambda: self._kill_all(signal.SIGKILL))
+
+    def _kill_all(self, number: signal.Signals) -> None:
+        # A pid stays that of our child, dead or not, until _reap() takes it out.
+        for pid in self._workers:
+            os.kill(pid, number)
+
+
+def _non_blocking_pipe() -> Tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= NEEDED_FILES or soft == resource.RLIM_INFINITY:
+        return
+    wanted = NEEDED_FILES if hard == resource.RLIM_INFINITY else min(NEEDED_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < NEEDED_FILES:
+        log.warning("the limit of open files is %d, %d are needed", wanted, NEEDED_FILES)

@@ -1,0 +1,23 @@
+"""No more than so many forks a second, so that a worker that dies at once cannot burn a core."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Deque
+
+FORKS_PER_SECOND = 10
+
+
+class Pacer:
+    """Says when the next worker may be started; each time given is one fork."""
+
+    def __init__(self) -> None:
+        self._given: Deque[float] = deque(maxlen=FORKS_PER_SECOND)
+
+    def next(self, now: float) -> float:
+        """The earliest time, from now on, at which one more fork keeps the bound."""
+        due = now
+        if len(self._given) == FORKS_PER_SECOND:
+            due = max(now, self._given[0] + 1.0)
+        self._given.append(due)
+        return due

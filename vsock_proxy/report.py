@@ -1,0 +1,53 @@
+"""The scoreboard as a table that a person can read."""
+
+from __future__ import annotations
+
+from typing import Iterable, List
+
+from vsock_proxy.addresses import host_of
+from vsock_proxy.scoreboard import FAILURES, NO_CID, Row, State
+
+HEADINGS = ("worker", "pid", "state", "for s", "client", "endpoint", "up", "down", "served", "failed")
+WITHOUT_CLIENT = (State.STARTING, State.IDLE)
+NANOSECONDS = 1_000_000_000
+
+
+def table(rows: Iterable[Row], now: int) -> List[str]:
+    """One line a worker, then the totals; now is a time.monotonic_ns()."""
+    known = list(rows)
+    lines = [HEADINGS] + [_line(row, now) for row in known]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    texts = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines]
+    return [*texts, totals(known)]
+
+
+def totals(rows: Iterable[Row]) -> str:
+    """What all workers together have done since the start."""
+    known = list(rows)
+    causes = [
+        f"{sum(row.failures[index] for row in known)} {field.name.lower().replace('_', ' ')}"
+        for index, field in enumerate(FAILURES)
+    ]
+    return (
+        f"{sum(row.served for row in known)} connections served, "
+        f"{sum(row.failed for row in known)} failed ({', '.join(causes)}), "
+        f"{sum(row.total_up + row.up for row in known)} bytes up, "
+        f"{sum(row.total_down + row.down for row in known)} bytes down"
+    )
+
+
+def _line(row: Row, now: int) -> tuple[str, ...]:
+    idle = row.state in WITHOUT_CLIENT
+    client = "unix" if row.peer_cid == NO_CID else f"{row.peer_cid}:{row.peer_port}"
+    return (
+        str(row.number),
+        str(row.pid),
+        str(row.state),
+        f"{max(0, now - row.since) / NANOSECONDS:.1f}",
+        "-" if idle else client,
+        "-" if idle or row.state is State.CONNECTING else host_of(row.address),
+        str(row.up),
+        str(row.down),
+        str(row.served),
+        str(row.failed),
+    )

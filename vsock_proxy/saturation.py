@@ -1,0 +1,83 @@
+"""Noticing that all workers are busy, without anyone looking while they are not.
+
+The worker that takes the last free place raises an alarm, one byte in a pipe. Only then does the
+master look, ten times a second, until a worker is idle again; when a second has passed first, it
+warns. While it looks, workers raise no further alarm.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Optional
+
+from vsock_proxy.scoreboard import Scoreboard
+
+# Seconds: how often to look, for how long all must be busy, and between two warnings.
+LOOK_INTERVAL = 0.1
+TOLERATED = 1.0
+WARNING_INTERVAL = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Alarm:
+    """The workers' side."""
+
+    def __init__(self, board: Scoreboard, writer: int) -> None:
+        self._board = board
+        self._writer = writer
+
+    def raise_once(self) -> None:
+        """All are busy: tell the master, unless it is looking already."""
+        if self._board.watched:
+            return
+        self._board.watched = True
+        try:
+            os.write(self._writer, b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            # Told already, or there is no master any more.
+            pass
+
+
+class Watch:
+    """The master's side."""
+
+    def __init__(self, board: Scoreboard, reader: int) -> None:
+        self._board = board
+        self._reader = reader
+        self._since: Optional[float] = None
+        self._next_look: Optional[float] = None
+        self._last_warning = -WARNING_INTERVAL
+
+    @property
+    def due(self) -> Optional[float]:
+        """When to look next, of time.monotonic(); None while nobody raised the alarm."""
+        return self._next_look
+
+    def begin(self, now: float) -> None:
+        """An alarm was raised."""
+        os.read(self._reader, 4096)
+        if self._since is None:
+            self._since = now
+            self._next_look = now + LOOK_INTERVAL
+
+    def look(self, now: float) -> None:
+        """See whether all are still busy; warn once that has lasted."""
+        if self._since is None:
+            return
+        if not self._board.all_busy():
+            self._since = self._next_look = None
+            self._board.watched = False
+            return
+        lasting = now - self._since >= TOLERATED
+        self._next_look = now + (TOLERATED if lasting else LOOK_INTERVAL)
+        if lasting and now - self._last_warning >= WARNING_INTERVAL:
+            self._last_warning = now
+            self._warn()
+
+    def _warn(self) -> None:
+        log.warning(
+            "all %d workers are busy, further clients wait; -w sets how many there are",
+            self._board.workers,
+        )

@@ -1,0 +1,194 @@
+"""Connecting to the endpoint: to the first of its known addresses that answers.
+
+The common case is one blocking connect() bounded by SO_SNDTIMEO, one system call where a
+non-blocking one with its poll() and SO_ERROR needs three. The attempt goes on when that time is
+over (connect(2): EINPROGRESS), and from then on addresses race as RFC 8305 says: another one is
+tried every 250 ms, or at once when the last one failed, and the first to answer wins.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from typing import Dict, List, Optional, Tuple
+
+from vsock_proxy.addresses import Address, AddressTable
+from vsock_proxy.scoreboard import Field
+
+# RFC 8305, 5: Connection Attempt Delay.
+ATTEMPT_DELAY = 0.25
+# A NAT gateway drops a flow after 350 s without a packet; Linux would probe after 7,200.
+KEEPALIVE_IDLE = 120
+KEEPALIVE_INTERVAL = 30
+KEEPALIVE_PROBES = 4
+
+CAUSES = {
+    errno.ECONNREFUSED: Field.REFUSED,
+    errno.ETIMEDOUT: Field.TIMED_OUT,
+    errno.ENETUNREACH: Field.UNREACHABLE,
+    errno.EHOSTUNREACH: Field.UNREACHABLE,
+}
+
+
+class ConnectFailed(Exception):
+    """No address answered; the text says for each why, cause is the scoreboard's cell for it."""
+
+    def __init__(self, text: str, cause: Field) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+class Upstream:
+    """Makes connections to the one endpoint of this run."""
+
+    def __init__(self, table: AddressTable, timeout: float, nudge: int) -> None:
+        """
+        timeout: seconds after which a connection is given up, all addresses together.
+        nudge: a non-blocking descriptor; a byte written there asks for a new lookup.
+        """
+        self._table = table
+        self._timeout = timeout
+        self._nudge = nudge
+        self._patience = _timeval(timeout)
+        self._head_start = _timeval(min(timeout, ATTEMPT_DELAY))
+
+    def connect(self) -> Tuple[socket.socket, Address]:
+        """A connected, blocking TCP socket and where it leads. Raises ConnectFailed."""
+        deadline = time.monotonic() + self._timeout
+        addresses = self._table.current()
+        if not addresses:
+            self._table.wait(self._timeout)
+            addresses = self._table.current()
+            if not addresses:
+                raise ConnectFailed("the endpoint's name does not resolve yet", Field.UNRESOLVED)
+        first = addresses[0]
+        sock = _make_socket(first)
+        patience = self._patience if len(addresses) == 1 else self._head_start
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        try:
+            sock.connect(first.sockaddr)
+        except OSError as error:
+            return self._race(_Race(addresses[1:], sock, first, error), deadline)
+        return sock, first
+
+    def _race(self, race: _Race, deadline: float) -> Tuple[socket.socket, Address]:
+        try:
+            sock, address = race.run(deadline)
+        except ConnectFailed:
+            self._ask_for_lookup()
+            raise
+        self._table.prefer(address)
+        return sock, address
+
+    def _ask_for_lookup(self) -> None:
+        try:
+            os.write(self._nudge, b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            # The resolver has been asked often enough, or there is none.
+            pass
+
+
+class _Race:
+    """Attempts at several addresses, of which the first to answer wins."""
+
+    def __init__(
+        self, others: Tuple[Address, ...], sock: socket.socket, address: Address, error: OSError
+    ) -> None:
+        """Go on after a first attempt that failed, or that needs longer (BlockingIOError)."""
+        self._waiting = list(others)
+        self._failures: List[str] = []
+        self._cause: Optional[Field] = None
+        self._poll = select.poll()
+        self._begun: Dict[int, Tuple[socket.socket, Address]] = {}
+        self._sort(sock, address, error)
+
+    def run(self, deadline: float) -> Tuple[socket.socket, Address]:
+        """The winner. deadline is of time.monotonic(). Raises ConnectFailed."""
+        next_attempt = 0.0
+        try:
+            while self._waiting or self._begun:
+                now = time.monotonic()
+                if now >= deadline:
+                    break
+                if self._waiting and (now >= next_attempt or not self._begun):
+                    self._attempt(self._waiting.pop(0))
+                    next_attempt = now + ATTEMPT_DELAY
+                winner = self._await(min(deadline, next_attempt) if self._waiting else deadline)
+                if winner:
+                    return winner
+            return self._give_up()
+        finally:
+            for sock, _ in self._begun.values():
+                sock.close()
+
+    def _attempt(self, address: Address) -> None:
+        try:
+            sock = _make_socket(address)
+        except OSError as error:
+            self._note(address, error)
+            return
+        try:
+            sock.setblocking(False)
+            sock.connect(address.sockaddr)
+        except OSError as error:
+            self._sort(sock, address, error)
+        else:
+            self._add(sock, address)
+
+    def _sort(self, sock: socket.socket, address: Address, error: OSError) -> None:
+        """An attempt did not connect at once: it is under way, or it failed."""
+        if isinstance(error, BlockingIOError):
+            self._add(sock, address)
+        else:
+            sock.close()
+            self._note(address, error)
+
+    def _note(self, address: Address, error: OSError) -> None:
+        self._failures.append(f"{address}: {error.strerror}")
+        self._cause = CAUSES.get(error.errno or 0, Field.FAILED)
+
+    def _add(self, sock: socket.socket, address: Address) -> None:
+        self._begun[sock.fileno()] = (sock, address)
+        self._poll.register(sock, select.POLLOUT)
+
+    def _await(self, until: float) -> Optional[Tuple[socket.socket, Address]]:
+        """Wait for an answer to any attempt; None if there is none, or it is a refusal."""
+        if not self._begun:
+            return None
+        for fd, _ in self._poll.poll(max(0, (until - time.monotonic()) * 1000)):
+            sock, address = self._begun.pop(fd)
+            self._poll.unregister(fd)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not code:
+                sock.setblocking(True)
+                return sock, address
+            sock.close()
+            self._note(address, OSError(code, os.strerror(code)))
+        return None
+
+    def _give_up(self) -> Tuple[socket.socket, Address]:
+        for _, address in self._begun.values():
+            self._note(address, OSError(errno.ETIMEDOUT, "no answer in time"))
+        for address in self._waiting:
+            self._note(address, OSError(errno.ETIMEDOUT, "not tried, time was over"))
+        raise ConnectFailed("; ".join(self._failures), self._cause or Field.FAILED)
+
+
+def _make_socket(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    return sock
+
+
+def _timeval(seconds: float) -> bytes:
+    """A struct timeval, of at least a microsecond: zero would mean for ever (socket(7))."""
+    microseconds = max(1, int(seconds * 1_000_000))
+    return struct.pack("ll", microseconds // 1_000_000, microseconds % 1_000_000)
