@@ -61,7 +61,7 @@ MAX_SECONDS = 1_000_000.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # A host name's letters, digits, hyphens and dots (RFC 1123, 2.1), an underscore as in service
 # names, the colon of an IPv6 address and the % of its zone; other than ASCII is left to IDNA.
-HOST = re.compile(r"[A-Za-z0-9._:%\-\u0080-\U0010ffff]{1,253}")
+HOST = re.compile(r"[A-Za-z0-9._:%\-\u00a1-\ud7ff\uf900-\U0010ffff]{1,253}")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

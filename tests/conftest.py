@@ -1,0 +1,119 @@
+"""Fixtures of the one suite that runs over both transports.
+
+`--transport` says which: the hybrid socket works on any Linux machine, AF_VSOCK only where the test
+may use it, which is a virtual machine that the suite starts itself (tests/vm).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import pytest
+
+from tests.support.program import Proxy, Transport
+from tests.support.servers import Handler, Server, echo
+from tests.support.transports import Hybrid, Vsock
+
+ONLY_ON_HYBRID = "hybrid_only"
+StartProxy = Callable[..., Proxy]
+StartServer = Callable[..., Server]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--transport", choices=("hybrid", "vsock"), default="hybrid")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", f"{ONLY_ON_HYBRID}: needs no transport or the Unix socket; not run on AF_VSOCK"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    if config.getoption("--transport") != "vsock":
+        return
+    left_out = [item for item in items if item.get_closest_marker(ONLY_ON_HYBRID)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where CI is set, what cannot be tested is a failure: nothing may go unnoticed there."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {report.longrepr}"
+
+
+@pytest.fixture
+def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
+    """The way to the proxy."""
+    if request.config.getoption("--transport") == "vsock":
+        return Vsock(tmp_path)
+    return Hybrid(tmp_path)
+
+
+@pytest.fixture
+def write_allowlist(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an allowlist of (address, port) pairs and returns its path."""
+
+    def write(*endpoints: tuple[str, int], name: str = "allowlist.yaml") -> Path:
+        path = tmp_path / name
+        entries = "".join(f"- {{address: '{host}', port: {port}}}\n" for host, port in endpoints)
+        path.write_text(f"allowlist:\n{entries}")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Starts TCP servers, which end with the test."""
+    servers: List[Server] = []
+
+    def start(handler: Handler = echo, host: str = "127.0.0.1", port: int = 0) -> Server:
+        servers.append(Server(handler, host, port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def start_proxy(
+    transport: Transport, write_allowlist: Callable[..., Path]
+) -> Iterator[StartProxy]:
+    """Starts the proxy for an endpoint that its allowlist permits; ends with the test."""
+    proxies: List[Proxy] = []
+
+    def start(
+        endpoint: Server | tuple[str, int],
+        *options: str,
+        workers: int = 4,
+        ready: bool = True,
+        **process: object,
+    ) -> Proxy:
+        host, port = (
+            (endpoint.host, endpoint.port) if isinstance(endpoint, Server) else endpoint
+        )
+        arguments = [
+            *("-w", str(workers)),
+            *("--config", str(write_allowlist((host, port)))),
+            *transport.options(),
+            *options,
+            *(str(transport.port), host, str(port)),
+        ]
+        proxy = Proxy(transport, arguments, **process)  # type: ignore[arg-type]
+        proxies.append(proxy)
+        if ready:
+            proxy.wait_ready()
+        return proxy
+
+    yield start
+    for proxy in proxies:
+        proxy.end()

@@ -1,0 +1,104 @@
+"""TCP servers on loopback that behave as a test needs, each connection in its own thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Callable, List
+
+Handler = Callable[[socket.socket], None]
+CHUNK = 65536
+
+
+class Server:
+    """Serves until closed; remembers the connections that it accepted."""
+
+    def __init__(self, handler: Handler, host: str = "127.0.0.1", port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=1024)
+        self._handler = handler
+        self.host = host
+        self.port: int = self._listener.getsockname()[1]
+        self.accepted: List[socket.socket] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wait_for_connections(self, count: int, timeout: float = 20.0) -> List[socket.socket]:
+        """The first so many connections, once they are there."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.accepted) >= count, timeout):
+                raise AssertionError(f"{len(self.accepted)} connections came, not {count}")
+            return self.accepted[:count]
+
+    def close(self) -> None:
+        """Stop listening and end all connections; a second time does nothing."""
+        if self._listener.fileno() < 0:
+            return
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        for connection in self.accepted:
+            connection.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            with self._changed:
+                self.accepted.append(connection)
+                self._changed.notify_all()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            self._handler(connection)
+        except OSError:
+            # The test ended the connection; what it expects of that it checks on its side.
+            pass
+
+
+def echo(connection: socket.socket) -> None:
+    """Send back what comes; at its end, end."""
+    while True:
+        data = connection.recv(CHUNK)
+        if not data:
+            break
+        connection.sendall(data)
+    connection.shutdown(socket.SHUT_WR)
+
+
+def silent(connection: socket.socket) -> None:
+    """Accept, and neither read nor write."""
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything up to the end."""
+    parts = []
+    while True:
+        data = sock.recv(CHUNK)
+        if not data:
+            return b"".join(parts)
+        parts.append(data)
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """So many bytes; fails if the end comes first."""
+    data = bytearray()
+    while len(data) < size:
+        part = sock.recv(min(CHUNK, size - len(data)))
+        if not part:
+            raise AssertionError(f"end after {len(data)} of {size} bytes")
+        data += part
+    return bytes(data)
+
+
+def exchange(client: socket.socket, data: bytes) -> bytes:
+    """Send and read back as much, at the same time, so that no amount deadlocks."""
+    sender = threading.Thread(target=client.sendall, args=(data,), daemon=True)
+    sender.start()
+    answer = read_exactly(client, len(data))
+    sender.join()
+    return answer

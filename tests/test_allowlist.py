@@ -1,0 +1,193 @@
+"""The allowlist: what it permits, and what it says of a file that is wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from pathlib import Path
+
+import pytest
+
+from vsock_proxy import allowlist
+from vsock_proxy.errors import ConfigurationError
+
+pytestmark = pytest.mark.hybrid_only
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "allowlist.yaml"
+
+
+def load(file: Path, *entries: str) -> allowlist.Allowlist:
+    file.write_text("allowlist:\n" + "".join(f"- {entry}\n" for entry in entries))
+    return allowlist.load(str(file))
+
+
+def error_of(file: Path, content: bytes) -> str:
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        allowlist.load(str(file))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(file) in message
+    return message
+
+
+def test_a_name_is_permitted_at_its_port_only(file: Path) -> None:
+    loaded = load(file, "{address: kms.us-east-1.amazonaws.com, port: 443}")
+    assert loaded.permits_name("kms.us-east-1.amazonaws.com", 443)
+    assert not loaded.permits_name("kms.us-east-1.amazonaws.com", 80)
+    assert not loaded.permits_name("kms.us-east-2.amazonaws.com", 443)
+
+
+@pytest.mark.parametrize("spelling", ["KMS.Example.COM", "kms.example.com.", "kms.example.com"])
+def test_letter_case_and_a_trailing_dot_make_no_difference(file: Path, spelling: str) -> None:
+    assert load(file, "{address: Kms.example.com, port: 1}").permits_name(spelling, 1)
+    assert load(file, f"{{address: {spelling}, port: 1}}").permits_name("kms.example.com", 1)
+
+
+def test_an_international_name_is_equal_to_its_ascii_form(file: Path) -> None:
+    loaded = load(file, "{address: bücher.example, port: 1}")
+    assert loaded.permits_name("xn--bcher-kva.example", 1)
+    assert loaded.permits_name("BÜCHER.example", 1)
+
+
+def test_an_address_is_permitted_whatever_its_spelling(file: Path) -> None:
+    loaded = load(file, "{address: '2001:db8:0:0::1', port: 1}", "{address: 10.0.0.1, port: 1}")
+    assert loaded.permits_address(ipaddress.ip_address("2001:db8::1"), 1)
+    assert loaded.permits_address(ipaddress.ip_address("10.0.0.1"), 1)
+    assert not loaded.permits_address(ipaddress.ip_address("10.0.0.2"), 1)
+    assert not loaded.permits_address(ipaddress.ip_address("10.0.0.1"), 2)
+
+
+def test_an_unquoted_ipv6_address_of_decimal_groups_is_an_address(file: Path) -> None:
+    # To YAML 1.1 this is an integer to the base 60.
+    loaded = load(file, "{address: 1:2:3:4:5:6:7:8, port: 1}")
+    assert loaded.permits_address(ipaddress.ip_address("1:2:3:4:5:6:7:8"), 1)
+
+
+def test_a_network_permits_the_addresses_in_it(file: Path) -> None:
+    loaded = load(file, "{address: 10.0.0.0/8, port: 1}")
+    assert loaded.permits_address(ipaddress.ip_address("10.200.0.1"), 1)
+    assert not loaded.permits_address(ipaddress.ip_address("11.0.0.1"), 1)
+
+
+def test_a_wildcard_permits_every_name_below_and_not_the_domain_itself(file: Path) -> None:
+    loaded = load(file, '{address: "*.amazonaws.com", port: 443}')
+    assert loaded.permits_name("kms.amazonaws.com", 443)
+    assert loaded.permits_name("kms.us-east-1.amazonaws.com", 443)
+    assert not loaded.permits_name("amazonaws.com", 443)
+    assert not loaded.permits_name("evilamazonaws.com", 443)
+
+
+def test_unknown_keys_are_warned_of_and_ignored(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        loaded = load(file, "{address: a.example, port: 1, comment: hello}")
+    assert loaded.permits_name("a.example", 1)
+    assert f"{file}, line 2: unknown key 'comment' ignored" in caplog.text
+
+
+def test_an_empty_list_permits_nothing(file: Path) -> None:
+    file.write_text("allowlist: []\n")
+    assert not allowlist.load(str(file)).permits_name("a.example", 1)
+
+
+@pytest.mark.parametrize(
+    ("port", "shown"),
+    [
+        ("'443'", "the text '443'"),
+        ("https", "'https'"),
+        ("0", "'0'"),
+        ("-1", "'-1'"),
+        ("65536", "'65536'"),
+        ("443.0", "'443.0'"),
+        ("true", "'true'"),
+        ("", "nothing"),
+        ("[443]", "a list"),
+        ("{a: 1}", "a mapping"),
+        ("0x1bb", "'0x1bb'"),
+        ("7:23", "'7:23'"),
+        ("99999999999999999999999", "'99999999999999999999999'"),
+    ],
+)
+def test_a_bad_port_is_named_with_its_line(file: Path, port: str, shown: str) -> None:
+    content = f"allowlist:\n- address: good.example\n  port: 1\n- address: a\n  port: {port}\n"
+    message = error_of(file, content.encode())
+    assert message.endswith(f"line 5: port is {shown}; expected an integer from 1 to 65535")
+
+
+@pytest.mark.parametrize(
+    "address", ["''", "", "[a]", "'a b'", "'10.0.0.1/8'", "'*'", "'a.*.example'", "true", '"\\0"']
+)
+def test_a_bad_address_is_named_with_its_line(file: Path, address: str) -> None:
+    message = error_of(file, f"allowlist:\n- address: {address}\n  port: 1\n".encode())
+    assert ", line 2: address is " in message
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", ": empty; expected 'allowlist:' and a list"),
+        (b"# only a comment\n", ": empty; expected 'allowlist:' and a list"),
+        (b"allow: []\n", ", line 1: no 'allowlist:' key; expected it with a list of endpoints"),
+        (b"- a\n", ", line 1: a list where 'allowlist:' is expected"),
+        (b"\nallowlist: yes\n", ", line 2: allowlist is 'yes'; expected a list of endpoints"),
+        (b"allowlist:\n", ", line 1: allowlist is nothing; expected a list of endpoints"),
+        (b"allowlist:\n- a\n", ", line 2: entry is 'a'; expected {address: HOST, port: N}"),
+        (
+            b"allowlist:\n- {address: a}\n",
+            ", line 2: entry without port; expected address and port",
+        ),
+        (
+            b"allowlist:\n- {port: 1}\n",
+            ", line 2: entry without address; expected address and port",
+        ),
+        (b"allowlist:\n- \xff\n", ", line 2: byte 0xff is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_file_of_another_shape_is_explained(file: Path, content: bytes, problem: str) -> None:
+    assert error_of(file, content) == f"allowlist {file}{problem}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"allowlist: [\n", b"\tallowlist:\n", b"a: b: c\n", b"---\na\n---\nb\n", b"{" * 5000, b"\x00"],
+)
+def test_what_is_not_yaml_is_said_to_be_so(file: Path, content: bytes) -> None:
+    assert "not valid YAML" in error_of(file, content)
+
+
+def test_a_python_object_in_the_file_is_never_made(file: Path) -> None:
+    message = error_of(file, b"allowlist: !!python/object/apply:os.system ['true']\n")
+    assert "allowlist is a list" in message or "entry is" in message
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file or directory"):
+        allowlist.load(str(tmp_path / "none.yaml"))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        allowlist.load(str(tmp_path))
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="larger than"):
+        allowlist.load("/dev/zero")
+
+
+def test_the_default_file_permits_kms_in_every_partition() -> None:
+    path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
+    loaded = allowlist.load(str(path))
+    for host in (
+        "kms.us-east-1.amazonaws.com",
+        "kms-fips.us-gov-west-1.amazonaws.com",
+        "kms.cn-north-1.amazonaws.com.cn",
+        "kms.cn-northwest-1.amazonaws.com.cn",
+    ):
+        assert loaded.permits_name(host, 443), host
+    assert not loaded.permits_name("kms.cn-north-1.amazonaws.com", 443)

@@ -1,0 +1,165 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from tests.support.program import run
+from vsock_proxy import __version__
+from vsock_proxy.cli import USAGE, parse
+from vsock_proxy.errors import UsageError
+
+pytestmark = pytest.mark.hybrid_only
+
+GOOD = ["8000", "kms.us-east-1.amazonaws.com", "443"]
+
+
+def test_the_usage_text_fits_80_columns() -> None:
+    assert max(len(line) for line in USAGE.splitlines()) <= 79
+
+
+def test_help_is_the_usage_text() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stdout, done.stderr) == (0, USAGE, "")
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"vsock-proxy {__version__}\n"
+
+
+def test_defaults_are_those_of_the_usage_text() -> None:
+    settings = parse(GOOD)
+    assert settings.local_port == 8000
+    assert str(settings.endpoint) == "kms.us-east-1.amazonaws.com:443"
+    assert settings.family == socket.AF_UNSPEC
+    assert settings.config == "/etc/nitro_enclaves/vsock-proxy.yaml"
+    assert settings.workers == 4
+    assert settings.uds_path is None
+    assert settings.allowed_cids is None
+    assert settings.connect_timeout == 10
+    assert settings.idle_timeout == 0
+    assert settings.resolve_interval == 15
+    assert settings.drain_timeout == 30
+    assert settings.log_level == "info"
+
+
+def test_the_command_lines_of_aws_are_understood() -> None:
+    assert parse(["-w", "20", *GOOD]).workers == 20
+    assert parse(["--num_workers", "20", *GOOD]).workers == 20
+    assert parse([*GOOD, "--num_workers=20"]).workers == 20
+    assert parse(["-4", *GOOD]).family == socket.AF_INET
+    assert parse([*GOOD, "--ipv6", "--config", "a.yaml"]).family == socket.AF_INET6
+
+
+def test_seconds_may_be_fractions() -> None:
+    settings = parse(["--connect-timeout", "0.5", "--idle-timeout=.25", *GOOD])
+    assert (settings.connect_timeout, settings.idle_timeout) == (0.5, 0.25)
+
+
+def test_cids_are_a_list() -> None:
+    assert parse(["--allow-cid", "16,17", *GOOD]).allowed_cids == {16, 17}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["x", "a", "1"],
+        ["0", "a", "1"],
+        ["3", "a", "1"],
+        ["4294967295", "a", "1"],
+        ["99999999999999999999", "a", "1"],
+        ["-5", "a", "1"],
+        ["", "a", "1"],
+        ["8_000", "a", "1"],
+        ["8000", "a", "0"],
+        ["8000", "a", "65536"],
+        ["8000", "a", "https"],
+        ["8000", "", "443"],
+        ["8000", "a b", "443"],
+        ["8000", "a\nb", "443"],
+        ["8000", "\udcff", "443"],
+        ["8000", "a/../b", "443"],
+        [*GOOD, "-w", "0"],
+        [*GOOD, "-w", "-1"],
+        [*GOOD, "-w", "x"],
+        [*GOOD, "-w", "10001"],
+        [*GOOD, "-w"],
+        [*GOOD, "-4", "-6"],
+        [*GOOD, "--ipv6", "--ipv4"],
+        [*GOOD, "--connect-timeout", "-1"],
+        [*GOOD, "--connect-timeout", "0"],
+        [*GOOD, "--idle-timeout", "nan"],
+        [*GOOD, "--idle-timeout", "inf"],
+        [*GOOD, "--drain-timeout", "-0.5"],
+        [*GOOD, "--drain-timeout", "1e9"],
+        [*GOOD, "--log-level", "loud"],
+        [*GOOD, "--uds-path", ""],
+        [*GOOD, "--uds-path", "x" * 120],
+        [*GOOD, "--allow-cid", "a"],
+        [*GOOD, "--allow-cid", "16", "--uds-path", "/x"],
+        [*GOOD, "--no-such-option"],
+        [*GOOD, "and more"],
+        ["8000", "a"],
+        [],
+    ],
+    ids=lambda words: " ".join(words).encode("ascii", "backslashreplace").decode()[:40] or "none",
+)
+def test_a_bad_command_line_is_a_usage_error_of_one_line(words: List[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["x", "a", "1"], [*GOOD, "-4", "-6"], ["8000", "\udcff", "1"], []])
+def test_a_usage_error_is_one_line_on_stderr_and_exit_code_64(words: List[str]) -> None:
+    done = run(*words)
+    assert done.returncode == os.EX_USAGE
+    assert done.stdout == ""
+    assert done.stderr.startswith("vsock-proxy: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_usage_error_names_the_argument_its_value_and_what_is_expected() -> None:
+    assert run("3", "a", "1").stderr == (
+        "vsock-proxy: <local_port> must be an integer from 4 to 4294967294, not '3'\n"
+    )
+
+
+def test_an_allowlist_that_is_not_there_is_exit_code_78() -> None:
+    done = run("--config", "/nonexistent.yaml", *GOOD)
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr == (
+        "vsock-proxy: allowlist /nonexistent.yaml: No such file or directory; "
+        "name another file with --config\n"
+    )
+
+
+def test_an_endpoint_that_is_not_permitted_is_exit_code_78_and_says_what_to_add(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
+    done = run("--config", str(tmp_path / "a.yaml"), "8000", "10.0.0.2", "443")
+    assert done.returncode == os.EX_CONFIG
+    assert "10.0.0.2:443 is not permitted" in done.stderr
+    assert "'- {address: 10.0.0.2, port: 443}'" in done.stderr
+
+
+def test_a_name_that_only_its_address_could_permit_and_that_does_not_resolve_is_exit_code_75(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
+    done = run("--config", str(tmp_path / "a.yaml"), "8000", "nowhere.invalid", "443")
+    assert done.returncode == os.EX_TEMPFAIL
+    assert "nowhere.invalid does not resolve" in done.stderr
+
+
+def test_a_literal_address_of_the_other_family_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
+    done = run("--config", str(tmp_path / "a.yaml"), "-6", "8000", "10.0.0.1", "443")
+    assert done.returncode == os.EX_USAGE
+    assert "10.0.0.1 is not an address of the family that -6 asks for" in done.stderr

@@ -1,0 +1,87 @@
+"""Taking the port: what is in the way, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support.program import run
+from tests.support.servers import exchange
+
+
+def test_a_port_in_use_is_exit_code_69_and_the_other_proxy_goes_on(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    first = start_proxy(server)
+    second = start_proxy(server, ready=False)
+    assert second.wait() == os.EX_UNAVAILABLE
+    second.log.join()
+    assert len(second.log.lines) == 1
+    assert "in use" in second.log.lines[0]
+    with first.connect() as client:
+        assert exchange(client, b"x") == b"x"
+    assert len(first.log.wait_for(" ended: ")) == 1
+
+
+def test_the_port_can_be_taken_again_after_the_end(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    first = start_proxy(server)
+    first.send(signal.SIGTERM)
+    assert first.wait() == os.EX_OK
+    second = start_proxy(server)
+    with second.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+@pytest.mark.hybrid_only
+def test_a_stale_unix_socket_is_replaced(
+    start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "v.sock_8000"))
+    proxy = start_proxy(start_server())
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+@pytest.mark.hybrid_only
+def test_a_file_that_is_no_socket_is_left_alone(
+    start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "v.sock_8000"
+    path.write_text("precious")
+    proxy = start_proxy(start_server(), ready=False)
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    assert "exists and is not a socket" in proxy.log.lines[0]
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.hybrid_only
+def test_the_unix_socket_is_removed_at_the_end(
+    start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
+) -> None:
+    proxy = start_proxy(start_server())
+    assert (tmp_path / "v.sock_8000").is_socket()
+    proxy.send(signal.SIGTERM)
+    proxy.wait()
+    assert not (tmp_path / "v.sock_8000").exists()
+
+
+@pytest.mark.hybrid_only
+def test_a_folder_that_is_not_there_is_exit_code_69(
+    write_allowlist: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = ["--config", str(write_allowlist(("127.0.0.1", 1)))]
+    done = run(*options, "--uds-path", str(tmp_path / "none" / "v"), "8000", "127.0.0.1", "1")
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert "No such file or directory" in done.stderr

@@ -1,0 +1,150 @@
+"""The master and its workers: how many there are, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.servers import exchange, silent
+from tests.support.timing import SLOWNESS, wait_until
+
+
+def test_there_are_as_many_workers_as_asked_for(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=7)
+    titles = sorted(processes.title(pid) for pid in proxy.wait_for_workers(7, "idle"))
+    assert titles == [f"vsock-proxy: worker {number} idle" for number in range(1, 8)]
+
+
+def test_a_worker_that_dies_is_replaced(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    old = proxy.wait_for_workers(1, "idle")[0]
+    os.kill(old, signal.SIGKILL)
+    assert proxy.log.wait_for("worker 1 ended, signal 9; starting another")
+    wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker", 0.5)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+def test_sigterm_ends_an_idle_proxy_at_once_with_exit_code_0(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    proxy.wait_for_workers(4, "idle")
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=1) == os.EX_OK
+
+
+def test_a_live_connection_goes_on_after_sigterm_until_it_ends(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    with proxy.connect() as client:
+        exchange(client, b"before")
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for_workers(1)
+        assert exchange(client, b"after") == b"after"
+        assert not proxy.has_ended()
+    assert proxy.wait(timeout=2) == os.EX_OK
+
+
+def test_a_draining_proxy_refuses_new_clients(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    with proxy.connect() as client:
+        exchange(client, b"x")
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for_workers(1)
+        wait_until(lambda: _is_refused(proxy), "new clients are refused")
+
+
+def _is_refused(proxy: object) -> bool:
+    try:
+        proxy.connect().close()  # type: ignore[attr-defined]
+    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
+def test_the_drain_timeout_ends_what_does_not_end(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(silent), "--drain-timeout", "0.2")
+    with proxy.connect():
+        proxy.wait_for_workers(1, " -> ")
+        proxy.send(signal.SIGTERM)
+        assert proxy.wait(timeout=2) == os.EX_OK
+    proxy.log.wait_for("1 connections did not end in time")
+    proxy.log.wait_for("ended: .* proxy ends now")
+
+
+def test_a_second_signal_ends_everything_now(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(silent))
+    with proxy.connect():
+        proxy.wait_for_workers(1, " -> ")
+        proxy.send(signal.SIGINT)
+        proxy.wait_for_workers(1)
+        proxy.send(signal.SIGTERM)
+        assert proxy.wait(timeout=1) == os.EX_OK
+
+
+def test_when_the_master_is_killed_a_live_connection_goes_on_and_then_nothing_is_left(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    proxy = start_proxy(server)
+    pids = proxy.wait_for_workers(4)
+    with proxy.connect() as client:
+        exchange(client, b"before")
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+        wait_until(
+            lambda: sum(processes.is_alive(pid) for pid in pids) == 1, "idle workers are gone"
+        )
+        assert exchange(client, b"after") == b"after"
+    wait_until(lambda: not any(map(processes.is_alive, pids)), "no worker is left")
+    again = start_proxy(server)
+    with again.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connection(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    with proxy.connect() as client:
+        exchange(client, b"before")
+        for pid in (*proxy.children(), proxy.pid):
+            os.kill(pid, signal.SIGINT)
+        proxy.wait_for_workers(1)
+        assert exchange(client, b"after") == b"after"
+
+
+def test_an_idle_proxy_makes_no_system_call(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    pids = [*proxy.wait_for_workers(4, "idle"), proxy.pid]
+    before = [processes.context_switches(pid) for pid in pids]
+    # A process that waits can only do anything after it was switched to.
+    assert not _wait_for_change(pids, before, 3.0)
+
+
+def _wait_for_change(pids: list[int], before: list[int], seconds: float) -> bool:
+    try:
+        wait_until(
+            lambda: [processes.context_switches(pid) for pid in pids] != before,
+            "a process has woken",
+            seconds / SLOWNESS,
+        )
+    except AssertionError:
+        return False
+    return True
