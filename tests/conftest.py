@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Optional
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.support.servers import Handler, Server, echo
 from tests.support.transports import Hybrid, Vsock
 
 ONLY_ON_HYBRID = "hybrid_only"
+ONLY_ON_VSOCK = "vsock_only"
 StartProxy = Callable[..., Proxy]
 StartServer = Callable[..., Server]
 
@@ -29,12 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"{ONLY_ON_HYBRID}: needs no transport or the Unix socket; not run on AF_VSOCK"
     )
+    config.addinivalue_line("markers", f"{ONLY_ON_VSOCK}: needs AF_VSOCK; not run on hybrid")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
-    if config.getoption("--transport") != "vsock":
-        return
-    left_out = [item for item in items if item.get_closest_marker(ONLY_ON_HYBRID)]
+    on_vsock = config.getoption("--transport") == "vsock"
+    elsewhere = ONLY_ON_HYBRID if on_vsock else ONLY_ON_VSOCK
+    left_out = [item for item in items if item.get_closest_marker(elsewhere)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -85,9 +87,7 @@ def start_server() -> Iterator[StartServer]:
 
 
 @pytest.fixture
-def start_proxy(
-    transport: Transport, write_allowlist: Callable[..., Path]
-) -> Iterator[StartProxy]:
+def start_proxy(transport: Transport, write_allowlist: Callable[..., Path]) -> Iterator[StartProxy]:
     """Starts the proxy for an endpoint that its allowlist permits; ends with the test."""
     proxies: List[Proxy] = []
 
@@ -96,14 +96,13 @@ def start_proxy(
         *options: str,
         workers: int = 4,
         ready: bool = True,
+        config: Optional[Path] = None,
         **process: object,
     ) -> Proxy:
-        host, port = (
-            (endpoint.host, endpoint.port) if isinstance(endpoint, Server) else endpoint
-        )
+        host, port = (endpoint.host, endpoint.port) if isinstance(endpoint, Server) else endpoint
         arguments = [
             *("-w", str(workers)),
-            *("--config", str(write_allowlist((host, port)))),
+            *("--config", str(config or write_allowlist((host, port)))),
             *transport.options(),
             *options,
             *(str(transport.port), host, str(port)),

@@ -115,7 +115,9 @@ def test_a_bad_command_line_is_a_usage_error_of_one_line(words: List[str]) -> No
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("words", [["x", "a", "1"], [*GOOD, "-4", "-6"], ["8000", "\udcff", "1"], []])
+@pytest.mark.parametrize(
+    "words", [["x", "a", "1"], [*GOOD, "-4", "-6"], ["8000", "\udcff", "1"], []]
+)
 def test_a_usage_error_is_one_line_on_stderr_and_exit_code_64(words: List[str]) -> None:
     done = run(*words)
     assert done.returncode == os.EX_USAGE

@@ -246,7 +246,13 @@ Appetite = st.tuples(st.integers(1, 200_000), st.sampled_from((0.0, 0.0, 0.0005,
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(up=Script, down=Script, client_reads=Appetite, endpoint_reads=Appetite, seed=st.binary(min_size=16, max_size=16))
+@given(
+    up=Script,
+    down=Script,
+    client_reads=Appetite,
+    endpoint_reads=Appetite,
+    seed=st.binary(min_size=16, max_size=16),
+)
 def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
     up: List[tuple[int, float]],
     down: List[tuple[int, float]],

@@ -19,9 +19,7 @@ def test_there_are_as_many_workers_as_asked_for(
     assert titles == [f"vsock-proxy: worker {number} idle" for number in range(1, 8)]
 
 
-def test_a_worker_that_dies_is_replaced(
-    start_proxy: StartProxy, start_server: StartServer
-) -> None:
+def test_a_worker_that_dies_is_replaced(start_proxy: StartProxy, start_server: StartServer) -> None:
     proxy = start_proxy(start_server(), workers=1)
     old = proxy.wait_for_workers(1, "idle")[0]
     os.kill(old, signal.SIGKILL)

@@ -54,9 +54,7 @@ class Allowlist:
         name = normal_name(host)
         return any(
             entry.port == port
-            and (
-                entry.name == name or (entry.suffix is not None and name.endswith(entry.suffix))
-            )
+            and (entry.name == name or (entry.suffix is not None and name.endswith(entry.suffix)))
             for entry in self.entries
         )
 
@@ -141,9 +139,7 @@ def _entries(path: str, root: yaml.Node) -> List[Entry]:
     if found is None:
         raise _malformed(path, root, "no 'allowlist:' key; expected it with a list of endpoints")
     if not isinstance(found, yaml.SequenceNode):
-        raise _malformed(
-            path, found, f"allowlist is {_shown(found)}; expected a list of endpoints"
-        )
+        raise _malformed(path, found, f"allowlist is {_shown(found)}; expected a list of endpoints")
     return [_entry(path, node) for node in found.value]
 
 

@@ -28,7 +28,7 @@ import select
 import socket
 from array import array
 from dataclasses import dataclass
-from typing import Callable, MutableSequence, Optional
+from typing import Callable, List, MutableSequence, Optional, Tuple
 
 # Measured: smaller buffers cost more system calls a byte; larger ones leave the cache.
 BUFFER_SIZE = 256 * 1024
@@ -38,11 +38,18 @@ HALF_CLOSE_TIMEOUT = 60.0
 # net/vmw_vsock/af_vsock.c), so every so many seconds it is asked.
 GONE_CHECK_INTERVAL = 1.0
 
+# A connection lasts, for the purpose of on_lasting, once it had to be waited for so often or so
+# long. What is over before, which is one exchange or a few, is spared what only lasting ones need.
+MOMENT_WAITS = 8
+MOMENT_MS = 50
+
 UP, DOWN = 0, 1
 
 DONTWAIT = socket.MSG_DONTWAIT
 IN, OUT = select.POLLIN, select.POLLOUT
+HUP = select.POLLHUP
 FAULT = select.POLLERR | select.POLLHUP
+GONE = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class State(enum.Enum):
@@ -68,6 +75,7 @@ class End(enum.Enum):
     ENDPOINT_RESET = "endpoint reset"
     IDLE = "idle timeout"
     HALF_CLOSED_IDLE = "nothing came after the half-close"
+    CUT = "proxy ends now"
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,9 @@ class Outcome:
     def clean(self) -> bool:
         """Whether both ends had everything: if not, the TCP side must see a reset, not an end."""
         return self.end in (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED)
+
+    def __str__(self) -> str:
+        return f"{self.end.value} ({self.error})" if self.error else self.end.value
 
 
 # The outcomes of an undisturbed day are made once, not once a connection.
@@ -179,15 +190,18 @@ class Relay:
         self,
         idle_timeout: float = 0.0,
         moved: Optional[MutableSequence[int]] = None,
+        on_lasting: Callable[[], None] = lambda: None,
         on_half_close: Callable[[], None] = lambda: None,
     ) -> None:
         """
         idle_timeout: seconds without a byte in either direction that end a connection; 0: never.
         moved: two cells that hold the bytes delivered to the endpoint and to the client.
+        on_lasting: called once when a connection turns out not to be over in a moment.
         on_half_close: called when one direction has ended and the other goes on.
         """
         self.moved: MutableSequence[int] = array("Q", (0, 0)) if moved is None else moved
         self._idle_ms = math.ceil(idle_timeout * 1000)
+        self._on_lasting = on_lasting
         self._on_half_close = on_half_close
         self._up = _Direction(UP, self.moved)
         self._down = _Direction(DOWN, self.moved)
@@ -199,41 +213,62 @@ class Relay:
         self._up.begin(client, upstream)
         self._down.begin(upstream, client)
         self._first_end: Optional[Outcome] = None
+        self._patience = self._idle_ms or None
         self._poll = select.poll()
         self._poll.register(self._client_fd, IN)
         self._poll.register(self._upstream_fd, IN)
         # A client has mostly spoken by the time the endpoint has answered: try without waiting.
         outcome = None if self._up.pump() else self._settle(0)
-        return outcome or self._loop()
+        return outcome or self._relay_a_moment() or self._relay_on()
 
     def release(self) -> None:
         """Give back the memory that the last connection took."""
         self._up.release()
         self._down.release()
 
-    def _loop(self) -> Outcome:
-        up, down, client_fd, wait = self._up, self._down, self._client_fd, self._poll.poll
-        patience, quiet = self._patience(), 0
+    def _relay_a_moment(self) -> Optional[Outcome]:
+        """Relay until it is clear that the connection lasts longer than a single exchange."""
+        wait, handle = self._poll.poll, self._handle
+        for _ in range(MOMENT_WAITS):
+            events = wait(MOMENT_MS)
+            if not events:
+                break
+            outcome = handle(events)
+            if outcome:
+                return outcome
+        self._on_lasting()
+        return None
+
+    def _relay_on(self) -> Outcome:
+        """Relay until the connection has ended."""
+        wait, handle = self._poll.poll, self._handle
+        quiet = 0
         while True:
+            patience = self._patience
             events = wait(patience)
-            for fd, event in events:
-                direction = up if fd == client_fd else down
-                # Nearly every byte passes through this one pump().
-                if event != IN or direction.state is not READING:
-                    self._advance(direction, event)
-                elif direction.pump():
-                    continue
-                outcome = self._settle(event)
-                if outcome:
-                    return outcome
-                patience = self._patience()
             if events:
                 quiet = 0
-            elif patience:
+                outcome = handle(events)
+            else:
+                assert patience is not None
                 quiet += patience
                 outcome = self._endure(quiet)
-                if outcome:
-                    return outcome
+            if outcome:
+                return outcome
+
+    def _handle(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
+        """Do what one poll() told."""
+        for fd, event in events:
+            direction = self._up if fd == self._client_fd else self._down
+            # Nearly every byte passes through this one pump().
+            if event != IN or direction.state is not READING:
+                self._advance(direction, event)
+            elif direction.pump():
+                continue
+            outcome = self._settle(event)
+            if outcome:
+                return outcome
+        return None
 
     def _advance(self, direction: _Direction, event: int) -> None:
         """Do what an event allows on one socket: the direction's source, the other's sink."""
@@ -286,7 +321,7 @@ class Relay:
 
     def _lose_client(self, event: int) -> bool:
         """Whether the client is wholly gone, so that nothing sent to it would arrive."""
-        error = self._client_fault(event)
+        error = GONE if event & HUP else self._client_fault(event)
         if error:
             self._down.lose_sink(error)
         return error is not None
@@ -294,7 +329,7 @@ class Relay:
     def _client_fault(self, event: int) -> Optional[OSError]:
         """Ask the client's socket whether it can still be written to.
 
-        On vsock, poll() does not tell a half-close from a full one, and a killed guest reads as a
+        On a Unix socket POLLHUP tells. On vsock, poll() does not tell a half-close from a full one, and a killed guest reads as a
         plain end; the pending error and an empty send() tell (vsock_connectible_sendmsg() in
         net/vmw_vsock/af_vsock.c, unix_stream_sendmsg() in net/unix/af_unix.c).
         """
@@ -327,6 +362,7 @@ class Relay:
             client |= OUT
         if up.state is WRITING:
             upstream |= OUT
+        self._patience = self._how_long_to_wait()
         # Waiting for nothing still tells that a client has gone, once.
         _register(self._poll, self._client_fd, client, client or not down.error)
         _register(self._poll, self._upstream_fd, upstream, upstream)
@@ -338,7 +374,7 @@ class Relay:
             return min(half_close_ms, self._idle_ms or half_close_ms)
         return self._idle_ms
 
-    def _patience(self) -> Optional[int]:
+    def _how_long_to_wait(self) -> Optional[int]:
         """Milliseconds to wait for an event."""
         if self._up.state is ENDED:
             return min(self._limit(), math.ceil(GONE_CHECK_INTERVAL * 1000))

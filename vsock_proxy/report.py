@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Iterable, List
+from typing import Iterable, List, Tuple
 
 from vsock_proxy.addresses import host_of
 from vsock_proxy.scoreboard import FAILURES, NO_CID, Row, State
 
-HEADINGS = ("worker", "pid", "state", "for s", "client", "endpoint", "up", "down", "served", "failed")
+HEADINGS = (
+    "worker",
+    "pid",
+    "state",
+    "for s",
+    "client",
+    "endpoint",
+    "up",
+    "down",
+    "served",
+    "failed",
+)
 WITHOUT_CLIENT = (State.STARTING, State.IDLE)
 NANOSECONDS = 1_000_000_000
 
@@ -25,8 +36,8 @@ def totals(rows: Iterable[Row]) -> str:
     """What all workers together have done since the start."""
     known = list(rows)
     causes = [
-        f"{sum(row.failures[index] for row in known)} {field.name.lower().replace('_', ' ')}"
-        for index, field in enumerate(FAILURES)
+        f"{sum(row.failures[index] for row in known)} {cause}"
+        for index, cause in enumerate(FAILURES.values())
     ]
     return (
         f"{sum(row.served for row in known)} connections served, "
@@ -36,7 +47,7 @@ def totals(rows: Iterable[Row]) -> str:
     )
 
 
-def _line(row: Row, now: int) -> tuple[str, ...]:
+def _line(row: Row, now: int) -> Tuple[str, ...]:
     idle = row.state in WITHOUT_CLIENT
     client = "unix" if row.peer_cid == NO_CID else f"{row.peer_cid}:{row.peer_port}"
     return (

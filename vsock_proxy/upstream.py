@@ -16,8 +16,8 @@ import struct
 import time
 from typing import Dict, List, Optional, Tuple
 
+from vsock_proxy import scoreboard
 from vsock_proxy.addresses import Address, AddressTable
-from vsock_proxy.scoreboard import Field
 
 # RFC 8305, 5: Connection Attempt Delay.
 ATTEMPT_DELAY = 0.25
@@ -27,17 +27,17 @@ KEEPALIVE_INTERVAL = 30
 KEEPALIVE_PROBES = 4
 
 CAUSES = {
-    errno.ECONNREFUSED: Field.REFUSED,
-    errno.ETIMEDOUT: Field.TIMED_OUT,
-    errno.ENETUNREACH: Field.UNREACHABLE,
-    errno.EHOSTUNREACH: Field.UNREACHABLE,
+    errno.ECONNREFUSED: scoreboard.REFUSED,
+    errno.ETIMEDOUT: scoreboard.TIMED_OUT,
+    errno.ENETUNREACH: scoreboard.UNREACHABLE,
+    errno.EHOSTUNREACH: scoreboard.UNREACHABLE,
 }
 
 
 class ConnectFailed(Exception):
     """No address answered; the text says for each why, cause is the scoreboard's cell for it."""
 
-    def __init__(self, text: str, cause: Field) -> None:
+    def __init__(self, text: str, cause: int) -> None:
         super().__init__(text)
         self.cause = cause
 
@@ -64,7 +64,9 @@ class Upstream:
             self._table.wait(self._timeout)
             addresses = self._table.current()
             if not addresses:
-                raise ConnectFailed("the endpoint's name does not resolve yet", Field.UNRESOLVED)
+                raise ConnectFailed(
+                    "the endpoint's name does not resolve yet", scoreboard.UNRESOLVED
+                )
         first = addresses[0]
         sock = _make_socket(first)
         patience = self._patience if len(addresses) == 1 else self._head_start
@@ -101,7 +103,7 @@ class _Race:
         """Go on after a first attempt that failed, or that needs longer (BlockingIOError)."""
         self._waiting = list(others)
         self._failures: List[str] = []
-        self._cause: Optional[Field] = None
+        self._cause: Optional[int] = None
         self._poll = select.poll()
         self._begun: Dict[int, Tuple[socket.socket, Address]] = {}
         self._sort(sock, address, error)
@@ -149,7 +151,7 @@ class _Race:
 
     def _note(self, address: Address, error: OSError) -> None:
         self._failures.append(f"{address}: {error.strerror}")
-        self._cause = CAUSES.get(error.errno or 0, Field.FAILED)
+        self._cause = CAUSES.get(error.errno or 0, scoreboard.FAILED)
 
     def _add(self, sock: socket.socket, address: Address) -> None:
         self._begun[sock.fileno()] = (sock, address)
@@ -175,16 +177,21 @@ class _Race:
             self._note(address, OSError(errno.ETIMEDOUT, "no answer in time"))
         for address in self._waiting:
             self._note(address, OSError(errno.ETIMEDOUT, "not tried, time was over"))
-        raise ConnectFailed("; ".join(self._failures), self._cause or Field.FAILED)
+        raise ConnectFailed("; ".join(self._failures), self._cause or scoreboard.FAILED)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the kernel probe an endpoint that is silent. Apart from connect(), because a connection
+    that is over in a moment need not pay for it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def _make_socket(address: Address) -> socket.socket:
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     return sock
 
 

@@ -19,18 +19,35 @@ import signal
 import socket
 import struct
 import time
+from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from vsock_proxy.addresses import Address
 from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
-from vsock_proxy.relay import Relay
+from vsock_proxy.relay import End, Outcome, Relay
 from vsock_proxy.saturation import Alarm
-from vsock_proxy.scoreboard import NO_CID, Field, Scoreboard, State
+from vsock_proxy.scoreboard import (
+    ADDRESS_HIGH,
+    ADDRESS_LOW,
+    DENIED,
+    DOWN,
+    NO_CID,
+    PEER_CID,
+    PEER_PORT,
+    SERVED,
+    SINCE,
+    STATE,
+    TOTAL_DOWN,
+    TOTAL_UP,
+    UP,
+    Scoreboard,
+    State,
+)
 from vsock_proxy.settings import Settings
 from vsock_proxy.signals import SignalPipe
 from vsock_proxy.titles import set_title
-from vsock_proxy.upstream import ConnectFailed, Upstream
+from vsock_proxy.upstream import ConnectFailed, Upstream, keep_alive
 
 # Out of descriptors or memory: seconds until the next try, others may have freed some.
 ACCEPT_PAUSE = 0.2
@@ -39,10 +56,35 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 LINES_PER_SECOND = 200
 BURST = 50
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+# Bytes relayed from which on a connection has left more in the buffers than a system call costs.
+PAGES_WORTH_RETURNING = 16 * 1024
+NANOSECONDS = 1_000_000_000
+IDLE, CONNECTING, RELAYING, HALF_CLOSED, DRAINING = (
+    int(state)
+    for state in (
+        State.IDLE,
+        State.CONNECTING,
+        State.RELAYING,
+        State.HALF_CLOSED,
+        State.DRAINING,
+    )
+)
 
 log = logging.getLogger(__name__)
 
 Peer = Tuple[int, int]
+UNIX_PEER = (NO_CID, 0)
+CUT = Outcome(End.CUT)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """A client and the endpoint's connection that was made for it."""
+
+    client: socket.socket
+    peer: Peer
+    upstream: socket.socket
+    address: Address
 
 
 class _EndNow(BaseException):
@@ -70,11 +112,13 @@ class Worker:
         self._slot = board.claim(number, os.getpid())
         self._relay = Relay(
             settings.idle_timeout,
-            self._slot[Field.UP : Field.DOWN + 1],
-            lambda: self._enter(State.HALF_CLOSED),
+            self._slot[UP : DOWN + 1],
+            self._connection_lasts,
+            self._half_closed,
         )
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
         self._stopping = False
+        self._shown = ""
 
     def run(self, lifeline: int) -> None:
         """Serve until told to stop; lifeline is a descriptor that is readable once the master
@@ -106,16 +150,26 @@ class Worker:
         # wait for a worker that will never come.
         self._stopping = True
         self._listener.close()
-        if self._slot[Field.STATE] != State.IDLE:
-            self._enter(State.DRAINING)
+        if self._slot[STATE] != IDLE:
+            self._slot[STATE] = DRAINING
 
-    def _enter(self, state: State) -> None:
-        self._slot[Field.STATE] = state
-        self._slot[Field.SINCE] = time.monotonic_ns()
+    def _half_closed(self) -> None:
+        self._slot[STATE] = HALF_CLOSED
+
+    def _connection_lasts(self) -> None:
+        """Do for a connection what one that is over in a moment is spared."""
+        keep_alive(self._connection.upstream)
+        self._show(f"[{peer_name(self._connection.peer)} -> {self._connection.address}]")
+
+    def _show(self, text: str) -> None:
+        set_title(f"worker {self._number} {text}")
+        self._shown = text
 
     def _rest(self) -> None:
-        self._enter(State.IDLE)
-        set_title(f"worker {self._number} idle")
+        self._slot[STATE] = IDLE
+        self._slot[SINCE] = time.monotonic_ns()
+        if self._shown != "idle":
+            self._show("idle")
 
     def _serve(self, listener: socket.socket) -> None:
         try:
@@ -126,13 +180,18 @@ class Worker:
         except OSError as error:
             self._accept_failed(error)
             return
-        self._board.set_busy(self._number, True)
-        if self._board.all_busy():
+        began = time.monotonic_ns()
+        board, slot, number = self._board, self._slot, self._number
+        board.set_busy(number, True)
+        if board.all_busy():
             self._alarm.raise_once()
+        slot[STATE] = CONNECTING
+        slot[SINCE] = began
+        peer = slot[PEER_CID], slot[PEER_PORT] = peer or UNIX_PEER
         try:
-            self._serve_client(client, peer or (NO_CID, 0))
+            self._serve_client(client, peer)
         finally:
-            self._board.set_busy(self._number, False)
+            board.set_busy(number, False)
             self._rest()
 
     def _accept_failed(self, error: OSError) -> None:
@@ -143,21 +202,17 @@ class Worker:
             time.sleep(ACCEPT_PAUSE)
 
     def _serve_client(self, client: socket.socket, peer: Peer) -> None:
-        slot = self._slot
-        slot[Field.PEER_CID], slot[Field.PEER_PORT] = peer
-        self._enter(State.CONNECTING)
-        began = time.monotonic()
         allowed = self._settings.allowed_cids
         if allowed is not None and peer[0] not in allowed:
             client.close()
-            slot[Field.DENIED] += 1
+            self._slot[DENIED] += 1
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
             return
         try:
             upstream, address = self._upstream.connect()
         except ConnectFailed as failure:
             client.close()
-            slot[failure.cause] += 1
+            self._slot[failure.cause] += 1
             self._say(
                 logging.ERROR,
                 "%s closed: cannot connect to %s: %s",
@@ -166,54 +221,45 @@ class Worker:
                 failure,
             )
             return
-        self._relay_client(client, upstream, peer, address, began)
+        self._relay_connection(_Connection(client, peer, upstream, address))
 
-    def _relay_client(
-        self,
-        client: socket.socket,
-        upstream: socket.socket,
-        peer: Peer,
-        address: Address,
-        began: float,
-    ) -> None:
-        slot = self._slot
-        slot[Field.ADDRESS_HIGH], slot[Field.ADDRESS_LOW] = address.bits
-        slot[Field.SERVED] += 1
-        self._enter(State.DRAINING if self._stopping else State.RELAYING)
-        set_title(f"worker {self._number} [{peer_name(peer)} -> {address}]")
-        clean, reason, level = False, "proxy ends now", logging.WARNING
+    def _relay_connection(self, connection: _Connection) -> None:
+        self._connection = connection
+        client, upstream, slot = connection.client, connection.upstream, self._slot
+        slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = connection.address.bits
+        slot[SERVED] += 1
+        slot[STATE] = DRAINING if self._stopping else RELAYING
+        outcome = CUT
         try:
             outcome = self._relay.run(client, upstream)
-            clean, level = outcome.clean, logging.INFO
-            reason = f"{outcome.end.value} ({outcome.error})" if outcome.error else outcome.end.value
         finally:
-            if not clean:
+            if not outcome.clean:
                 # A connection that was cut must not look like one that was complete.
                 upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             client.close()
             upstream.close()
-            self._account(peer, address, began, reason, level)
+            self._account(connection, outcome)
 
-    def _account(
-        self, peer: Peer, address: Address, began: float, reason: str, level: int
-    ) -> None:
+    def _account(self, connection: _Connection, outcome: Outcome) -> None:
         slot = self._slot
-        up, down = slot[Field.UP], slot[Field.DOWN]
+        up, down = slot[UP], slot[DOWN]
+        level = logging.WARNING if outcome is CUT else logging.INFO
         if log.isEnabledFor(level):
             self._say(
                 level,
                 "%s -> %s ended: %d bytes up, %d bytes down, %.3f s, %s",
-                peer_name(peer),
-                address,
+                peer_name(connection.peer),
+                connection.address,
                 up,
                 down,
-                time.monotonic() - began,
-                reason,
+                (time.monotonic_ns() - slot[SINCE]) / NANOSECONDS,
+                outcome,
             )
-        slot[Field.TOTAL_UP] += up
-        slot[Field.TOTAL_DOWN] += down
-        slot[Field.UP] = slot[Field.DOWN] = 0
-        self._relay.release()
+        slot[TOTAL_UP] += up
+        slot[TOTAL_DOWN] += down
+        slot[UP] = slot[DOWN] = 0
+        if up + down > PAGES_WORTH_RETURNING:
+            self._relay.release()
 
     def _say(self, level: int, text: str, *values: object) -> None:
         """Log what a guest can cause, at a bounded rate."""

@@ -136,7 +136,8 @@ class Proxy:
         return [
             pid
             for pid in self.children()
-            if processes.title(pid).startswith("vsock-proxy: worker") and title in processes.title(pid)
+            if processes.title(pid).startswith("vsock-proxy: worker")
+            and title in processes.title(pid)
         ]
 
     def wait_for_workers(self, count: int, title: str = "", timeout: float = 10.0) -> List[int]:
