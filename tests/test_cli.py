@@ -62,7 +62,7 @@ def test_seconds_may_be_fractions() -> None:
 
 
 def test_cids_are_a_list() -> None:
-    assert parse(["--allow-cid", "16,17", *GOOD]).allowed_cids == {16, 17}
+    assert parse(["--allow-cid", "16,17", *GOOD]).allowed_cids == frozenset({16, 17})
 
 
 @pytest.mark.parametrize(

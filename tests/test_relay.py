@@ -253,7 +253,21 @@ Appetite = st.tuples(st.integers(1, 200_000), st.sampled_from((0.0, 0.0, 0.0005,
     endpoint_reads=Appetite,
     seed=st.binary(min_size=16, max_size=16),
 )
+@pytest.mark.parametrize("bulk_read", [1, relay_module.BULK_READ], ids=["spliced", "as it is"])
 def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
+    bulk_read: int,
+    up: List[tuple[int, float]],
+    down: List[tuple[int, float]],
+    client_reads: tuple[int, float],
+    endpoint_reads: tuple[int, float],
+    seed: bytes,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay_module, "BULK_READ", bulk_read)
+        _relay_scripts(up, down, client_reads, endpoint_reads, seed)
+
+
+def _relay_scripts(
     up: List[tuple[int, float]],
     down: List[tuple[int, float]],
     client_reads: tuple[int, float],
@@ -300,7 +314,7 @@ def _write(sock: socket.socket, script: List[tuple[int, float]], data: bytes) ->
 
 
 def _read(sock: socket.socket, size: int, pause: float) -> bytes:
-    parts = []
+    parts: List[bytes] = []
     while True:
         part = sock.recv(size)
         if not part:

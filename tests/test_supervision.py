@@ -78,7 +78,7 @@ def test_the_drain_timeout_ends_what_does_not_end(
         proxy.wait_for_workers(1, " -> ")
         proxy.send(signal.SIGTERM)
         assert proxy.wait(timeout=2) == os.EX_OK
-    proxy.log.wait_for("1 connections did not end in time")
+    proxy.log.wait_for("connections that did not end in time: 1; ending them now")
     proxy.log.wait_for("ended: .* proxy ends now")
 
 

@@ -11,10 +11,11 @@ import errno
 import os
 import socket
 import stat
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
 
 from vsock_proxy.errors import UnavailableError
+from vsock_proxy.peers import UNIX_PEER, Peer
 from vsock_proxy.settings import Settings
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
@@ -28,14 +29,25 @@ FIRST_UNPRIVILEGED_PORT = 1024
 class Listener:
     """A bound and listening socket, and the Unix path to remove when it is closed for good."""
 
-    socket: socket.socket
+    sock: socket.socket
+    family: int
     name: str
     path: Optional[str] = None
     inode: int = 0
 
+    def accept(self) -> Tuple[socket.SocketType, Peer]:
+        """The next connection and its peer. Raises OSError.
+
+        socket.accept() without its upper layer, which took 3 % of a short connection: this makes
+        the C type that socket.socket is built on, and does not work out family and type again.
+        """
+        descriptor, peer = self.sock._accept()  # type: ignore[attr-defined]
+        client = socket.SocketType(self.family, socket.SOCK_STREAM, 0, descriptor)
+        return client, peer or UNIX_PEER
+
     def close(self) -> None:
         """Close this process's copy."""
-        self.socket.close()
+        self.sock.close()
 
     def remove(self) -> None:
         """Remove the Unix socket's path, if it is still this listener's."""
@@ -90,7 +102,7 @@ def _listen_unix(path: str) -> Listener:
         _remove_stale(path)
         sock.bind(path)
         listener = _listening(sock, f"Unix socket {path}")
-        return Listener(listener.socket, listener.name, path, os.stat(path).st_ino)
+        return replace(listener, path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         sock.close()
         reason = "in use by another program" if _in_use(error) else error.strerror
@@ -124,4 +136,4 @@ def _remove_stale(path: str) -> None:
 def _listening(sock: socket.socket, name: str) -> Listener:
     sock.listen(BACKLOG)
     sock.setblocking(False)
-    return Listener(sock, name)
+    return Listener(sock, int(sock.family), name)

@@ -29,16 +29,13 @@ class _StderrHandler(logging.Handler):
 class _Text(logging.Formatter):
     """`2026-01-31T12:00:00.000Z info worker 2: ...`, the process named by the caller."""
 
-    converter = time.gmtime
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
-
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{self.formatTime(record)} {record.levelname.lower()} {self.body(record)}"
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{seconds}.{int(record.msecs):03d}Z {record.levelname.lower()} {self.body(record)}"
 
     def body(self, record: logging.LogRecord) -> str:
         text = f"{self._process}: {_printable(record.getMessage())}"

@@ -93,6 +93,7 @@ class Master:
         self._pacer = Pacer()
         self._workers: Dict[int, int] = {}
         self._resolver: Optional[int] = None
+        self._resolver_replaced = False
         # What to do when: the restarts that are due, and the next step of ending.
         self._timers: List[Tuple[float, Callable[[], None]]] = []
         self._draining = False
@@ -229,7 +230,11 @@ class Master:
     def _buried(self, pid: int, exit_code: int) -> None:
         if pid == self._resolver:
             self._resolver = None
-            self._replace("resolver", exit_code, self._start_resolver)
+            if self._resolver_replaced:
+                self._resolver_replaced = False
+                self._start_resolver()
+            else:
+                self._replace("resolver", exit_code, self._start_resolver)
         elif pid in self._workers:
             number = self._workers.pop(pid)
             self._board.set_busy(number, False)
@@ -251,13 +256,15 @@ class Master:
     # Reload
 
     def _reload(self) -> None:
+        if self._draining:
+            return
         try:
             policy = make_policy(self._settings, allowlist.load(self._settings.config))
-            addresses = self._still_permitted(policy)
         except ConfigurationError as error:
             log.error("%s; the allowlist stays as it was", error)
             return
         log.info("allowlist read again")
+        addresses = self._still_permitted(policy)
         if not addresses and not policy.any_address:
             log.error("%s; ending", not_permitted(policy))
             self._exit_code = os.EX_CONFIG
@@ -269,11 +276,15 @@ class Master:
         if self._resolver is not None:
             # It holds the old policy; its successor starts with the new one.
             os.kill(self._resolver, signal.SIGTERM)
+            self._resolver_replaced = True
 
     def _still_permitted(self, policy: Policy) -> Tuple[Address, ...]:
         """Of the known addresses; a reload does not wait for DNS."""
         if self._literal:
-            return first_addresses(self._settings, policy)
+            try:
+                return first_addresses(self._settings, policy)
+            except ConfigurationError:
+                return ()
         return tuple(address for address in self._table.current() if policy.permits(address))
 
     # The end
@@ -291,7 +302,7 @@ class Master:
         self._schedule(self._settings.drain_timeout, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
-        log.warning("%d connections did not end in time, ending them now", len(self._workers))
+        log.warning("connections that did not end in time: %d; ending them now", len(self._workers))
         self._end_now()
 
     def _end_now(self) -> None:

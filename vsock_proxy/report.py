@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Iterable, List, Tuple
 
 from vsock_proxy.addresses import host_of
-from vsock_proxy.scoreboard import FAILURES, NO_CID, Row, State
+from vsock_proxy.peers import peer_name
+from vsock_proxy.scoreboard import FAILURES, Row, State
 
 HEADINGS = (
     "worker",
@@ -49,13 +50,12 @@ def totals(rows: Iterable[Row]) -> str:
 
 def _line(row: Row, now: int) -> Tuple[str, ...]:
     idle = row.state in WITHOUT_CLIENT
-    client = "unix" if row.peer_cid == NO_CID else f"{row.peer_cid}:{row.peer_port}"
     return (
         str(row.number),
         str(row.pid),
         str(row.state),
         f"{max(0, now - row.since) / NANOSECONDS:.1f}",
-        "-" if idle else client,
+        "-" if idle else peer_name((row.peer_cid, row.peer_port)),
         "-" if idle or row.state is State.CONNECTING else host_of(row.address),
         str(row.up),
         str(row.down),

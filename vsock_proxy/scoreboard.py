@@ -54,8 +54,6 @@ FAILURES = {
     DENIED: "denied",
     FAILED: "otherwise",
 }
-# What the cell PEER_CID holds where there is no CID, as on a Unix socket: no CID is that large.
-NO_CID = 1 << 32
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Upstream:
         self._patience = _timeval(timeout)
         self._head_start = _timeval(min(timeout, ATTEMPT_DELAY))
 
-    def connect(self) -> Tuple[socket.socket, Address]:
+    def connect(self) -> Tuple[socket.SocketType, Address]:
         """A connected, blocking TCP socket and where it leads. Raises ConnectFailed."""
         deadline = time.monotonic() + self._timeout
         addresses = self._table.current()
@@ -77,7 +77,7 @@ class Upstream:
             return self._race(_Race(addresses[1:], sock, first, error), deadline)
         return sock, first
 
-    def _race(self, race: _Race, deadline: float) -> Tuple[socket.socket, Address]:
+    def _race(self, race: _Race, deadline: float) -> Tuple[socket.SocketType, Address]:
         try:
             sock, address = race.run(deadline)
         except ConnectFailed:
@@ -98,17 +98,17 @@ class _Race:
     """Attempts at several addresses, of which the first to answer wins."""
 
     def __init__(
-        self, others: Tuple[Address, ...], sock: socket.socket, address: Address, error: OSError
+        self, others: Tuple[Address, ...], sock: socket.SocketType, address: Address, error: OSError
     ) -> None:
         """Go on after a first attempt that failed, or that needs longer (BlockingIOError)."""
         self._waiting = list(others)
         self._failures: List[str] = []
         self._cause: Optional[int] = None
         self._poll = select.poll()
-        self._begun: Dict[int, Tuple[socket.socket, Address]] = {}
+        self._begun: Dict[int, Tuple[socket.SocketType, Address]] = {}
         self._sort(sock, address, error)
 
-    def run(self, deadline: float) -> Tuple[socket.socket, Address]:
+    def run(self, deadline: float) -> Tuple[socket.SocketType, Address]:
         """The winner. deadline is of time.monotonic(). Raises ConnectFailed."""
         next_attempt = 0.0
         try:
@@ -141,7 +141,7 @@ class _Race:
         else:
             self._add(sock, address)
 
-    def _sort(self, sock: socket.socket, address: Address, error: OSError) -> None:
+    def _sort(self, sock: socket.SocketType, address: Address, error: OSError) -> None:
         """An attempt did not connect at once: it is under way, or it failed."""
         if isinstance(error, BlockingIOError):
             self._add(sock, address)
@@ -153,11 +153,11 @@ class _Race:
         self._failures.append(f"{address}: {error.strerror}")
         self._cause = CAUSES.get(error.errno or 0, scoreboard.FAILED)
 
-    def _add(self, sock: socket.socket, address: Address) -> None:
+    def _add(self, sock: socket.SocketType, address: Address) -> None:
         self._begun[sock.fileno()] = (sock, address)
         self._poll.register(sock, select.POLLOUT)
 
-    def _await(self, until: float) -> Optional[Tuple[socket.socket, Address]]:
+    def _await(self, until: float) -> Optional[Tuple[socket.SocketType, Address]]:
         """Wait for an answer to any attempt; None if there is none, or it is a refusal."""
         if not self._begun:
             return None
@@ -172,7 +172,7 @@ class _Race:
             self._note(address, OSError(code, os.strerror(code)))
         return None
 
-    def _give_up(self) -> Tuple[socket.socket, Address]:
+    def _give_up(self) -> Tuple[socket.SocketType, Address]:
         for _, address in self._begun.values():
             self._note(address, OSError(errno.ETIMEDOUT, "no answer in time"))
         for address in self._waiting:
@@ -180,7 +180,7 @@ class _Race:
         raise ConnectFailed("; ".join(self._failures), self._cause or scoreboard.FAILED)
 
 
-def keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: socket.SocketType) -> None:
     """Let the kernel probe an endpoint that is silent. Apart from connect(), because a connection
     that is over in a moment need not pay for it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -189,8 +189,8 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def _make_socket(address: Address) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+def _make_socket(address: Address) -> socket.SocketType:
+    sock = socket.SocketType(address.family, socket.SOCK_STREAM)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

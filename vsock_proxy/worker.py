@@ -19,12 +19,12 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional
 
 from vsock_proxy.addresses import Address
 from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
+from vsock_proxy.peers import UNIX_PEER, Peer, peer_name
 from vsock_proxy.relay import End, Outcome, Relay
 from vsock_proxy.saturation import Alarm
 from vsock_proxy.scoreboard import (
@@ -32,7 +32,6 @@ from vsock_proxy.scoreboard import (
     ADDRESS_LOW,
     DENIED,
     DOWN,
-    NO_CID,
     PEER_CID,
     PEER_PORT,
     SERVED,
@@ -72,19 +71,8 @@ IDLE, CONNECTING, RELAYING, HALF_CLOSED, DRAINING = (
 
 log = logging.getLogger(__name__)
 
-Peer = Tuple[int, int]
-UNIX_PEER = (NO_CID, 0)
+Socket = socket.SocketType
 CUT = Outcome(End.CUT)
-
-
-@dataclass(frozen=True)
-class _Connection:
-    """A client and the endpoint's connection that was made for it."""
-
-    client: socket.socket
-    peer: Peer
-    upstream: socket.socket
-    address: Address
 
 
 class _EndNow(BaseException):
@@ -119,6 +107,9 @@ class Worker:
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
         self._stopping = False
         self._shown = ""
+        self._peer = UNIX_PEER
+        self._connected: Socket
+        self._address: Address
 
     def run(self, lifeline: int) -> None:
         """Serve until told to stop; lifeline is a descriptor that is readable once the master
@@ -126,7 +117,7 @@ class Worker:
         signals = SignalPipe([])
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGQUIT, _end_now)
-        listener = self._listener.socket
+        listener = self._listener.sock
         epoll = select.epoll()
         epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         epoll.register(lifeline, select.EPOLLIN)
@@ -137,7 +128,7 @@ class Worker:
             while not self._stopping:
                 for fd, _ in epoll.poll(None, 3):
                     if fd == listener_fd:
-                        self._serve(listener)
+                        self._serve()
                     elif fd == lifeline:
                         self._stopping = True
                     else:
@@ -158,8 +149,8 @@ class Worker:
 
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
-        keep_alive(self._connection.upstream)
-        self._show(f"[{peer_name(self._connection.peer)} -> {self._connection.address}]")
+        keep_alive(self._connected)
+        self._show(f"[{peer_name(self._peer)} -> {self._address}]")
 
     def _show(self, text: str) -> None:
         set_title(f"worker {self._number} {text}")
@@ -171,9 +162,9 @@ class Worker:
         if self._shown != "idle":
             self._show("idle")
 
-    def _serve(self, listener: socket.socket) -> None:
+    def _serve(self) -> None:
         try:
-            client, peer = listener.accept()
+            client, peer = self._listener.accept()
         except BlockingIOError:
             # Another worker was quicker.
             return
@@ -187,7 +178,7 @@ class Worker:
             self._alarm.raise_once()
         slot[STATE] = CONNECTING
         slot[SINCE] = began
-        peer = slot[PEER_CID], slot[PEER_PORT] = peer or UNIX_PEER
+        slot[PEER_CID], slot[PEER_PORT] = peer
         try:
             self._serve_client(client, peer)
         finally:
@@ -201,7 +192,7 @@ class Worker:
         if error.errno in EXHAUSTED:
             time.sleep(ACCEPT_PAUSE)
 
-    def _serve_client(self, client: socket.socket, peer: Peer) -> None:
+    def _serve_client(self, client: Socket, peer: Peer) -> None:
         allowed = self._settings.allowed_cids
         if allowed is not None and peer[0] not in allowed:
             client.close()
@@ -221,12 +212,14 @@ class Worker:
                 failure,
             )
             return
-        self._relay_connection(_Connection(client, peer, upstream, address))
+        self._relay_connection(client, peer, upstream, address)
 
-    def _relay_connection(self, connection: _Connection) -> None:
-        self._connection = connection
-        client, upstream, slot = connection.client, connection.upstream, self._slot
-        slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = connection.address.bits
+    def _relay_connection(
+        self, client: Socket, peer: Peer, upstream: Socket, address: Address
+    ) -> None:
+        slot = self._slot
+        self._peer, self._connected, self._address = peer, upstream, address
+        slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
         slot[SERVED] += 1
         slot[STATE] = DRAINING if self._stopping else RELAYING
         outcome = CUT
@@ -238,9 +231,9 @@ class Worker:
                 upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             client.close()
             upstream.close()
-            self._account(connection, outcome)
+            self._account(outcome)
 
-    def _account(self, connection: _Connection, outcome: Outcome) -> None:
+    def _account(self, outcome: Outcome) -> None:
         slot = self._slot
         up, down = slot[UP], slot[DOWN]
         level = logging.WARNING if outcome is CUT else logging.INFO
@@ -248,8 +241,8 @@ class Worker:
             self._say(
                 level,
                 "%s -> %s ended: %d bytes up, %d bytes down, %.3f s, %s",
-                peer_name(connection.peer),
-                connection.address,
+                peer_name(self._peer),
+                self._address,
                 up,
                 down,
                 (time.monotonic_ns() - slot[SINCE]) / NANOSECONDS,
@@ -269,11 +262,6 @@ class Worker:
         if refused:
             log.warning("%d lines were left out", refused)
         log.log(level, text, *values)
-
-
-def peer_name(peer: Peer) -> str:
-    """`CID:PORT`, or `unix` for a hybrid vsock, which does not tell them."""
-    return f"{peer[0]}:{peer[1]}" if peer[0] != NO_CID else "unix"
 
 
 def _end_now(number: int, frame: Optional[object]) -> None:

@@ -55,3 +55,14 @@ def context_switches(pid: int) -> int:
         if line.startswith("voluntary_ctxt_switches:"):
             return int(line.split()[1])
     raise AssertionError(f"no context switches of {pid}")
+
+
+def anonymous_kib(pid: int) -> int:
+    """The proportional size of the memory that is a process's own.
+
+    Unlike that of the files it maps, it does not depend on who else runs Python on this machine.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss_Anon:"):
+            return int(line.split()[1])
+    raise AssertionError(f"no Pss_Anon of {pid}")

@@ -24,11 +24,14 @@ def command(*arguments: str) -> List[str]:
     return [sys.executable, "-m", "vsock_proxy", *arguments]
 
 
-def run(*arguments: str, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, timeout: float = 20.0, environment: Optional[Dict[str, str]] = None
+) -> subprocess.CompletedProcess[str]:
     """Run the program to its end."""
     return subprocess.run(
         command(*arguments),
         cwd=PROJECT,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -76,7 +76,7 @@ def silent(connection: socket.socket) -> None:
 
 def read_all(sock: socket.socket) -> bytes:
     """Everything up to the end."""
-    parts = []
+    parts: List[bytes] = []
     while True:
         data = sock.recv(CHUNK)
         if not data:

@@ -1,0 +1,379 @@
+"""What the master does on a signal, and what live connections notice of it: nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Callable, List
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import board, processes
+from tests.support.program import Proxy
+from tests.support.servers import CHUNK, exchange, read_all, read_exactly, silent
+from tests.support.timing import SLOWNESS, wait_until
+
+MIB = 1 << 20
+TRANSFER = int(32 * MIB / SLOWNESS)
+
+
+def seconds_until_gone(pids: List[int], cause: Callable[[], None]) -> float:
+    """How long after a cause the last of these processes ended, to the kernel's accuracy."""
+    watched = [os.pidfd_open(pid) for pid in pids]
+    began = time.monotonic()
+    cause()
+    for fd in watched:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        assert poll.poll(10_000 * SLOWNESS), "a process did not end"
+    took = time.monotonic() - began
+    for fd in watched:
+        os.close(fd)
+    return took
+
+
+def send_pattern(connection: socket.socket) -> None:
+    """An endpoint that sends much, and then ends."""
+    block = bytes(range(256)) * (CHUNK // 256)
+    for _ in range(TRANSFER // CHUNK):
+        connection.sendall(block)
+    connection.shutdown(socket.SHUT_WR)
+
+
+def is_whole(first: bytes, client: socket.socket) -> bool:
+    """Whether all of the pattern arrives after its first bytes, and then the end."""
+    block = bytes(range(256)) * (CHUNK // 256)
+    expected = hashlib.sha256(block * (TRANSFER // CHUNK)).digest()
+    return hashlib.sha256(first + read_all(client)).digest() == expected
+
+
+def close_all(clients: List[socket.socket]) -> None:
+    for client in clients:
+        client.close()
+
+
+def is_refused(proxy: Proxy) -> bool:
+    """Whether a client that connects is turned away."""
+    try:
+        proxy.connect().close()
+    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
+# SIGTERM, and a second signal
+
+
+def test_an_idle_proxy_is_gone_100_ms_after_sigterm(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    times = []
+    for _ in range(3):
+        proxy = start_proxy(start_server())
+        proxy.wait_for_workers(4, "idle")
+        pids = [proxy.pid, *proxy.children()]
+        times.append(seconds_until_gone(pids, lambda: proxy.send(signal.SIGTERM)))  # noqa: B023
+        assert proxy.wait() == os.EX_OK
+    # The quickest, as another process may have had the processor in between.
+    assert min(times) < 0.1 * SLOWNESS
+
+
+def test_sigterm_in_mid_transfer_lets_it_arrive_whole_and_then_all_are_gone(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(send_pattern))
+    clients = [proxy.connect() for _ in range(3)]
+    firsts = [read_exactly(client, 1000) for client in clients]
+    proxy.send(signal.SIGTERM)
+    pids = [proxy.pid, *proxy.wait_for_workers(3)]
+    assert all(is_whole(first, client) for first, client in zip(firsts, clients))
+    assert not proxy.has_ended()
+    assert seconds_until_gone(pids, lambda: close_all(clients)) < 0.5 * SLOWNESS
+    assert proxy.wait() == os.EX_OK
+
+
+def test_a_queued_client_is_not_left_waiting_by_sigterm(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    with proxy.connect() as holder:
+        exchange(holder, b"x")
+        with proxy.connect() as queued:
+            queued.sendall(b"y")
+            proxy.send(signal.SIGTERM)
+            try:
+                assert queued.recv(1) == b""
+            except ConnectionResetError:
+                pass
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_second_signal_in_mid_transfer_ends_all_at_once(
+    second: signal.Signals, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(send_pattern))
+    with proxy.connect() as client:
+        read_exactly(client, 1000)
+        pids = [proxy.pid, *proxy.children()]
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for_workers(1)
+        pids = [pid for pid in pids if processes.is_alive(pid)]
+        assert seconds_until_gone(pids, lambda: proxy.send(second)) < 0.2 * SLOWNESS
+    assert proxy.wait() == os.EX_OK
+    proxy.log.wait_for(f"{second.name}: ending now")
+
+
+def test_sigquit_ends_all_at_once_the_first_time(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server(silent)
+    proxy = start_proxy(server)
+    with proxy.connect():
+        endpoint = server.wait_for_connections(1)[0]
+        proxy.wait_for_workers(1, " -> ")
+        pids = [proxy.pid, *proxy.children()]
+        assert seconds_until_gone(pids, lambda: proxy.send(signal.SIGQUIT)) < 0.2 * SLOWNESS
+        # What was cut must not look complete.
+        with pytest.raises(ConnectionResetError):
+            endpoint.recv(1)
+
+
+def test_a_stopped_worker_does_not_keep_the_proxy_from_ending(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), "--drain-timeout", "0.2")
+    stopped = proxy.wait_for_workers(4, "idle")[0]
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: processes.state(stopped) == "T", "it is stopped")
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=5) == os.EX_OK
+    assert not processes.is_alive(stopped)
+
+
+def test_sigkill_of_the_master_in_mid_transfer_lets_transfers_end_whole_and_leaves_nothing(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server(send_pattern)
+    proxy = start_proxy(server)
+    clients = [proxy.connect() for _ in range(3)]
+    firsts = [read_exactly(client, 1000) for client in clients]
+    pids = proxy.children()
+    proxy.send(signal.SIGKILL)
+    proxy.wait()
+    wait_until(lambda: sum(map(processes.is_alive, pids)) == 3, "the idle worker is gone")
+    assert all(is_whole(first, client) for first, client in zip(firsts, clients))
+    close_all(clients)
+    wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left")
+    again = start_proxy(server)
+    with again.connect() as client:
+        assert read_exactly(client, 4) == b"\0\1\2\3"
+
+
+# SIGHUP
+
+
+def test_a_reload_is_not_noticed_by_clients(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    pids = sorted(proxy.wait_for_workers(4))
+    with proxy.connect() as live:
+        exchange(live, b"before")
+        for count in range(1, 6):
+            proxy.send(signal.SIGHUP)
+            proxy.log.wait_for("info master: allowlist read again", count=count)
+        assert exchange(live, b"after") == b"after"
+        with proxy.connect() as client:
+            assert exchange(client, b"new") == b"new"
+    assert sorted(proxy.workers()) == pids
+
+
+BAD_FILES = {
+    "no YAML": b"allowlist: [",
+    "empty": b"",
+    "no list": b"allowlist: yes\n",
+    "a bad port": b"allowlist:\n- {address: 127.0.0.1, port: 70000}\n",
+    "no text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_file_is_one_error_line_and_the_old_list_stays(
+    content: bytes,
+    start_proxy: StartProxy,
+    start_server: StartServer,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    server = start_server()
+    config = write_allowlist(("127.0.0.1", server.port))
+    proxy = start_proxy(server, config=config)
+    good = config.read_bytes()
+    config.write_bytes(content)
+    with proxy.connect() as live:
+        exchange(live, b"before")
+        proxy.send(signal.SIGHUP)
+        proxy.log.wait_for(f"error master: allowlist {config}.*; the allowlist stays as it was$")
+        assert exchange(live, b"after") == b"after"
+        with proxy.connect() as client:
+            assert exchange(client, b"new") == b"new"
+    assert len(proxy.log.matching(" error master: ")) == 1
+    config.write_bytes(good)
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("info master: allowlist read again")
+
+
+def test_a_file_that_is_gone_is_one_error_line_and_the_old_list_stays(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    config = write_allowlist(("127.0.0.1", server.port))
+    proxy = start_proxy(server, config=config)
+    config.unlink()
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("No such file or directory.*; the allowlist stays as it was$")
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+def test_an_endpoint_no_longer_permitted_drains_and_ends_with_78(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    proxy = start_proxy(server, config=write_allowlist(("127.0.0.1", server.port)))
+    with proxy.connect() as live:
+        exchange(live, b"before")
+        write_allowlist(("127.0.0.2", server.port))
+        proxy.send(signal.SIGHUP)
+        proxy.log.wait_for(f"error master: 127.0.0.1:{server.port} is not permitted by .*; ending")
+        wait_until(lambda: is_refused(proxy), "new clients are refused")
+        assert exchange(live, b"after") == b"after"
+        assert not proxy.has_ended()
+    assert proxy.wait(timeout=2) == os.EX_CONFIG
+
+
+def test_a_reload_while_draining_does_not_change_how_it_ends(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    proxy = start_proxy(server, config=write_allowlist(("127.0.0.1", server.port)))
+    with proxy.connect() as live:
+        exchange(live, b"x")
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for_workers(1)
+        write_allowlist(("127.0.0.2", server.port))
+        proxy.send(signal.SIGHUP)
+        # Written after whatever the reload did, as the master takes one signal after the other.
+        proxy.send(signal.SIGUSR1)
+        proxy.log.wait_for("connections served")
+        assert exchange(live, b"after") == b"after"
+    assert proxy.wait(timeout=2) == os.EX_OK
+
+
+# SIGUSR1
+
+
+def states(proxy: Proxy) -> List[str]:
+    """What the workers do."""
+    return [row.state for row in board.ask(proxy)]
+
+
+def test_sigusr1_writes_what_every_worker_does_as_a_table(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    proxy = start_proxy(server, workers=3)
+    proxy.wait_for_workers(3, "idle")
+    with proxy.connect() as client:
+        exchange(client, b"12345")
+        rows = board.ask(proxy)
+        assert [row.worker for row in rows] == ["1", "2", "3"]
+        assert sorted(row.pid for row in rows) == sorted(proxy.workers())
+        assert sorted(row.state for row in rows) == ["idle", "idle", "relaying"]
+        busy = next(row for row in rows if row.state == "relaying")
+        assert re.fullmatch(proxy.transport.peer_pattern, busy.client)
+        assert (busy.endpoint, busy.up, busy.down) == ("127.0.0.1", 5, 5)
+    wait_until(lambda: set(states(proxy)) == {"idle"}, "all are idle")
+    assert "1 connections served, 0 failed" in board.totals(proxy)
+    assert "5 bytes up, 5 bytes down" in board.totals(proxy)
+
+
+def test_the_table_tells_half_closed_and_draining_connections(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server(silent)
+    proxy = start_proxy(server, workers=2)
+    with proxy.connect() as client:
+        proxy.wait_for_workers(1, " -> ")
+        client.shutdown(socket.SHUT_WR)
+        wait_until(lambda: "half-closed" in states(proxy), "half-closed is told")
+        proxy.send(signal.SIGTERM)
+        wait_until(lambda: "draining" in states(proxy), "draining is told")
+
+
+def test_the_table_counts_what_failed_by_its_cause(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    server.close()
+    proxy = start_proxy(server)
+    for _ in range(3):
+        with proxy.connect() as client:
+            try:
+                client.recv(1)
+            except ConnectionResetError:
+                pass
+    proxy.log.wait_for("cannot connect", count=3)
+    assert sum(row.failed for row in board.ask(proxy)) == 3
+    assert "3 failed (3 refused, " in board.totals(proxy)
+
+
+def test_totals_outlive_a_worker(start_proxy: StartProxy, start_server: StartServer) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    with proxy.connect() as client:
+        exchange(client, b"12345")
+    wait_until(lambda: states(proxy) == ["idle"], "the connection is over")
+    (old,) = proxy.workers()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker")
+    (row,) = board.ask(proxy)
+    assert row.pid != old
+    assert row.served == 1
+    assert "5 bytes up, 5 bytes down" in board.totals(proxy)
+
+
+def test_a_worker_killed_in_mid_connection_leaves_its_bytes_in_the_totals(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    with proxy.connect() as client:
+        exchange(client, b"12345")
+        (old,) = proxy.wait_for_workers(1, " -> ")
+        (row,) = board.ask(proxy)
+        assert (row.up, row.down) == (5, 5)
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker")
+        board.ask(proxy)
+    assert "5 bytes up, 5 bytes down" in board.totals(proxy)
+
+
+def test_a_storm_of_signals_ends_nothing(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    pids = sorted(proxy.wait_for_workers(4))
+    with proxy.connect() as live:
+        for _ in range(500):
+            proxy.send(signal.SIGUSR1)
+            proxy.send(signal.SIGHUP)
+            proxy.send(signal.SIGCHLD)
+        assert exchange(live, b"x") == b"x"
+    with proxy.connect() as client:
+        assert exchange(client, b"y") == b"y"
+    assert sorted(proxy.workers()) == pids
