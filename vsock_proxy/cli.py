@@ -84,6 +84,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def parse(arguments: List[str]) -> Settings:
     """Check a command line. Raises UsageError, whose text names the word at fault."""
     words = _words(arguments)
+    if words["<local_port>"] is None:
+        # docopt takes --vers for --version.
+        raise UsageError("--help and --version cannot be abbreviated")
     uds_path = words["--uds-path"]
     if uds_path is not None:
         _check_uds_path(uds_path, words["<local_port>"])

@@ -27,18 +27,16 @@ class _StderrHandler(logging.Handler):
 
 
 class _Text(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z info worker 2: ...`, the process named by the caller."""
+    """`2026-01-31T12:00:00.000Z info worker 2: ...`"""
 
-    def __init__(self, process: str) -> None:
-        super().__init__()
-        self._process = process
+    process = ""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         return f"{seconds}.{int(record.msecs):03d}Z {record.levelname.lower()} {self.body(record)}"
 
     def body(self, record: logging.LogRecord) -> str:
-        text = f"{self._process}: {_printable(record.getMessage())}"
+        text = f"{self.process}: {_printable(record.getMessage())}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return text
@@ -52,13 +50,21 @@ class _Journal(_Text):
         return prefix + self.body(record).replace("\n", "\n" + prefix)
 
 
-def configure(level: str, process: str) -> None:
-    """Log as the named process from now on; each process calls this once, after its fork."""
-    handler = _StderrHandler()
-    handler.setFormatter(_Journal(process) if _stderr_is_journal() else _Text(process))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+class Log:
+    """Where all lines of this process go. Made once, by the master; a child takes another name."""
+
+    def __init__(self, level: str) -> None:
+        """level: the lowest that is written."""
+        self._text = _Journal() if _stderr_is_journal() else _Text()
+        handler = _StderrHandler()
+        handler.setFormatter(self._text)
+        root = logging.getLogger()
+        root.handlers[:] = [handler]
+        root.setLevel(level.upper())
+
+    def name(self, process: str) -> None:
+        """Say in every line from now on that it is of this process."""
+        self._text.process = process
 
 
 def _stderr_is_journal() -> bool:

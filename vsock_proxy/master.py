@@ -23,11 +23,12 @@ import signal
 import time
 from typing import Callable, Dict, List, Optional, Tuple
 
-from vsock_proxy import allowlist, logs, report
+from vsock_proxy import allowlist, report
 from vsock_proxy.addresses import Address, AddressTable
 from vsock_proxy.errors import ConfigurationError
-from vsock_proxy.forking import HANDLED, fork
+from vsock_proxy.forking import fork
 from vsock_proxy.listener import Listener, open_listener
+from vsock_proxy.logs import Log
 from vsock_proxy.pacer import Pacer
 from vsock_proxy.policy import (
     Policy,
@@ -40,7 +41,7 @@ from vsock_proxy.resolver import Resolver
 from vsock_proxy.saturation import Alarm, Watch
 from vsock_proxy.scoreboard import Scoreboard
 from vsock_proxy.settings import Settings
-from vsock_proxy.signals import SignalPipe
+from vsock_proxy.signals import Signals
 from vsock_proxy.titles import set_title
 from vsock_proxy.upstream import Upstream
 from vsock_proxy.worker import Worker
@@ -55,12 +56,13 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
-    logs.configure(settings.log_level, "master")
+    log_output = Log(settings.log_level)
+    log_output.name("master")
     policy = make_policy(settings, allowlist.load(settings.config))
     addresses = first_addresses(settings, policy)
     _raise_file_limit()
     listener = open_listener(settings)
-    master = Master(settings, policy, listener, addresses)
+    master = Master(settings, log_output, policy, listener, addresses)
     try:
         return master.run()
     finally:
@@ -73,11 +75,13 @@ class Master:
     def __init__(
         self,
         settings: Settings,
+        log_output: Log,
         policy: Policy,
         listener: Listener,
         addresses: Tuple[Address, ...],
     ) -> None:
         self._settings = settings
+        self._log = log_output
         self._policy = policy
         self._listener = listener
         self._literal = bool(literal_address(settings))
@@ -87,9 +91,18 @@ class Master:
         self._board = Scoreboard(settings.workers)
         self._lifeline, self._lifeline_end = os.pipe()
         self._nudge_reader, self._nudge = _non_blocking_pipe()
-        self._alarm_reader, self._alarm = _non_blocking_pipe()
+        self._alarm_reader, alarm = _non_blocking_pipe()
         self._watch = Watch(self._board, self._alarm_reader)
-        self._signals = SignalPipe(HANDLED)
+        self._signals = Signals()
+        # Made here once for all: what a child has to make, it has to keep for itself.
+        self._worker = Worker(
+            settings,
+            listener,
+            self._board,
+            Upstream(self._table, settings.connect_timeout, self._nudge),
+            Alarm(self._board, alarm),
+            self._signals,
+        )
         self._pacer = Pacer()
         self._workers: Dict[int, int] = {}
         self._resolver: Optional[int] = None
@@ -147,7 +160,7 @@ class Master:
         for action in due:
             action()
 
-    def _act_on(self, number: signal.Signals) -> None:
+    def _act_on(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
@@ -156,12 +169,12 @@ class Master:
             for line in report.table(self._board.rows(), time.monotonic_ns()):
                 log.info("%s", line)
         elif number == signal.SIGQUIT or self._draining:
-            log.info("%s: ending now", number.name)
+            log.info("%s: ending now", signal.Signals(number).name)
             self._end_now()
         else:
             log.info(
                 "%s: no new connections, those that live have %g s",
-                number.name,
+                signal.Signals(number).name,
                 self._settings.drain_timeout,
             )
             self._drain()
@@ -172,7 +185,7 @@ class Master:
         if self._draining:
             return
         try:
-            pid = fork(lambda: self._be_worker(number))
+            pid = fork(self._signals, lambda: self._be_worker(number))
         except OSError as error:
             log.error("cannot start worker %d: %s; trying again", number, error.strerror)
             self._schedule(1.0, lambda: self._start_worker(number))
@@ -182,22 +195,14 @@ class Master:
     def _be_worker(self, number: int) -> None:
         self._leave_master()
         os.close(self._nudge_reader)
-        logs.configure(self._settings.log_level, f"worker {number}")
-        upstream = Upstream(self._table, self._settings.connect_timeout, self._nudge)
-        Worker(
-            number,
-            self._settings,
-            self._listener,
-            self._board,
-            upstream,
-            Alarm(self._board, self._alarm),
-        ).run(self._lifeline)
+        self._log.name(f"worker {number}")
+        self._worker.run(number, self._lifeline)
 
     def _start_resolver(self) -> None:
         if self._literal or self._draining:
             return
         try:
-            self._resolver = fork(self._be_resolver)
+            self._resolver = fork(self._signals, self._be_resolver)
         except OSError as error:
             log.error("cannot start the resolver: %s; trying again", error.strerror)
             self._schedule(1.0, self._start_resolver)
@@ -205,7 +210,9 @@ class Master:
     def _be_resolver(self) -> None:
         self._leave_master()
         self._listener.close()
-        logs.configure(self._settings.log_level, "resolver")
+        self._log.name("resolver")
+        # A lookup can block for half a minute, in which no handler of Python's would run.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         set_title(f"resolver {self._settings.endpoint.host}")
         Resolver(self._table, self._policy, self._settings.resolve_interval).run(
             self._nudge_reader, self._lifeline
@@ -213,7 +220,6 @@ class Master:
 
     def _leave_master(self) -> None:
         """In a child: close what only the master may hold."""
-        self._signals.close()
         os.close(self._lifeline_end)
         os.close(self._alarm_reader)
 

@@ -130,15 +130,16 @@ class _Direction:
         "state",
     )
 
-    def __init__(self, index: int, moved: Cells) -> None:
+    def __init__(self, index: int) -> None:
         # An anonymous map costs no page until it is touched; a bytearray is zeroed at once.
         self._map = mmap.mmap(-1, BUFFER_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._map)
         self._index = index
-        self._moved = moved
         self._pipe: Optional[Pipe] = None
 
-    def begin(self, source: socket.SocketType, sink: socket.SocketType, splices: bool) -> None:
+    def begin(
+        self, source: socket.SocketType, sink: socket.SocketType, moved: Cells, splices: bool
+    ) -> None:
         """Start over with the sockets of another connection."""
         self._recv_into = source.recv_into
         self._send = sink.send
@@ -146,7 +147,8 @@ class _Direction:
         self._close_pipe()
         self._splices = splices
         self._rest: Optional[memoryview] = None
-        self._moved[self._index] = 0
+        self._moved = moved
+        moved[self._index] = 0
         self.state = READING
         self.error: Optional[OSError] = None
         self.source_lost = False
@@ -241,29 +243,29 @@ class Relay:
     def __init__(
         self,
         idle_timeout: float = 0.0,
-        moved: Optional[Cells] = None,
         on_lasting: Callable[[], None] = lambda: None,
         on_half_close: Callable[[], None] = lambda: None,
     ) -> None:
         """
         idle_timeout: seconds without a byte in either direction that end a connection; 0: never.
-        moved: two cells that hold the bytes delivered to the endpoint and to the client.
         on_lasting: called once when a connection turns out not to be over in a moment.
         on_half_close: called when one direction has ended and the other goes on.
         """
-        self.moved: Cells = array("Q", (0, 0)) if moved is None else moved
+        # Bytes delivered to the endpoint and to the client; may be replaced by shared memory.
+        self.moved: Cells = array("Q", (0, 0))
         self._idle_ms = math.ceil(idle_timeout * 1000)
         self._on_lasting = on_lasting
         self._on_half_close = on_half_close
-        self._up = _Direction(UP, self.moved)
-        self._down = _Direction(DOWN, self.moved)
+        self._up = _Direction(UP)
+        self._down = _Direction(DOWN)
 
     def run(self, client: socket.SocketType, upstream: socket.SocketType) -> Outcome:
         """Relay until the connection has ended; the sockets are left to the caller to close."""
         self._client, self._upstream = client, upstream
         self._client_fd, self._upstream_fd = client.fileno(), upstream.fileno()
-        self._up.begin(client, upstream, splices=False)
-        self._down.begin(upstream, client, splices=CAN_SPLICE and client.family == socket.AF_UNIX)
+        self._up.begin(client, upstream, self.moved, splices=False)
+        splices = CAN_SPLICE and client.family == socket.AF_UNIX
+        self._down.begin(upstream, client, self.moved, splices)
         self._first_end: Optional[Outcome] = None
         self._patience = self._idle_ms or None
         self._poll = select.poll()

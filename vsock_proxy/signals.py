@@ -1,43 +1,69 @@
 """Signals as something to poll.
 
-A handler may run between any two instructions, so it does nothing; the interpreter writes the
-signal's number to a pipe (signal.set_wakeup_fd), and the loop acts on it where it chooses to.
+A handler may run between any two instructions, so it does next to nothing; the interpreter writes
+the signal's number to a pipe (signal.set_wakeup_fd), and the loop acts on it where it chooses to.
+
+A child keeps the handlers of its parent, which all lead here, and only takes a pipe of its own:
+setting each signal anew would cost every worker 100 KiB of pages of its own.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import Iterable, List
+from typing import Callable, Iterable, List
+
+# What the master acts on. A terminal's Ctrl-C and systemd's KillMode=control-group reach the
+# children too; those do what their master tells them, and nothing for the others.
+HANDLED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGCHLD,
+)
 
 
-class SignalPipe:
+class Signals:
     """The signals caught by this process, as a descriptor that becomes readable."""
 
-    def __init__(self, numbers: Iterable[signal.Signals]) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+    def __init__(self, numbers: Iterable[signal.Signals] = HANDLED) -> None:
+        self._interrupt: Callable[[int], None] = _nothing
         for number in numbers:
-            signal.signal(number, _nothing)
+            signal.signal(number, self._caught)
+        self._open()
 
     def fileno(self) -> int:
         """What to poll."""
         return self._reader
 
-    def take(self) -> List[signal.Signals]:
+    def take(self) -> List[int]:
         """The signals since the last call, oldest first."""
         try:
-            return [signal.Signals(number) for number in os.read(self._reader, 4096)]
+            return list(os.read(self._reader, 4096))
         except BlockingIOError:
             return []
 
-    def close(self) -> None:
-        """Close both ends: in a child, whose signals must not wake its parent."""
+    def inherit(self) -> None:
+        """In a child: leave the parent's pipe and have one of its own."""
         os.close(self._reader)
         os.close(self._writer)
+        self._open()
+
+    def on_interrupt(self, action: Callable[[int], None]) -> None:
+        """Call this with the signal's number at once, between any two instructions."""
+        self._interrupt = action
+
+    def _open(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def _caught(self, number: int, frame: object) -> None:
+        self._interrupt(number)
 
 
-def _nothing(number: int, frame: object) -> None:
-    """So that the signal is caught at all."""
+def _nothing(number: int) -> None:
+    """For the loop to act on."""

@@ -68,7 +68,11 @@ class Upstream:
                     "the endpoint's name does not resolve yet", scoreboard.UNRESOLVED
                 )
         first = addresses[0]
-        sock = _make_socket(first)
+        try:
+            sock = _make_socket(first)
+        except OSError as error:
+            # Out of descriptors or memory; another address would fare no better.
+            raise ConnectFailed(f"{first}: {error.strerror}", scoreboard.FAILED) from None
         patience = self._patience if len(addresses) == 1 else self._head_start
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         try:

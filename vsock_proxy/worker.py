@@ -19,7 +19,6 @@ import signal
 import socket
 import struct
 import time
-from typing import Optional
 
 from vsock_proxy.addresses import Address
 from vsock_proxy.limiter import Limiter
@@ -44,7 +43,7 @@ from vsock_proxy.scoreboard import (
     State,
 )
 from vsock_proxy.settings import Settings
-from vsock_proxy.signals import SignalPipe
+from vsock_proxy.signals import Signals
 from vsock_proxy.titles import set_title
 from vsock_proxy.upstream import ConnectFailed, Upstream, keep_alive
 
@@ -80,43 +79,43 @@ class _EndNow(BaseException):
 
 
 class Worker:
-    """One worker process's life after the fork."""
+    """What a worker process does. Made before the fork, so that all share what never changes."""
 
     def __init__(
         self,
-        number: int,
         settings: Settings,
         listener: Listener,
         board: Scoreboard,
         upstream: Upstream,
         alarm: Alarm,
+        signals: Signals,
     ) -> None:
-        self._number = number
         self._settings = settings
         self._listener = listener
         self._board = board
         self._upstream = upstream
         self._alarm = alarm
-        self._slot = board.claim(number, os.getpid())
-        self._relay = Relay(
-            settings.idle_timeout,
-            self._slot[UP : DOWN + 1],
-            self._connection_lasts,
-            self._half_closed,
-        )
+        self._signals = signals
+        self._relay = Relay(settings.idle_timeout, self._connection_lasts, self._half_closed)
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
         self._stopping = False
         self._shown = ""
         self._peer = UNIX_PEER
         self._connected: Socket
         self._address: Address
+        self._number: int
+        self._slot: memoryview
 
-    def run(self, lifeline: int) -> None:
-        """Serve until told to stop; lifeline is a descriptor that is readable once the master
-        is gone."""
-        signals = SignalPipe([])
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGQUIT, _end_now)
+    def run(self, number: int, lifeline: int) -> None:
+        """Be worker number so-and-so until told to stop.
+
+        lifeline: a descriptor that is readable once the master is gone.
+        """
+        self._number = number
+        self._slot = self._board.claim(number, os.getpid())
+        self._relay.moved = self._slot[UP : DOWN + 1]
+        signals = self._signals
+        signals.on_interrupt(self._interrupt)
         listener = self._listener.sock
         epoll = select.epoll()
         epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
@@ -129,14 +128,18 @@ class Worker:
                 for fd, _ in epoll.poll(None, 3):
                     if fd == listener_fd:
                         self._serve()
-                    elif fd == lifeline:
+                    elif fd == lifeline or signal.SIGTERM in signals.take():
                         self._stopping = True
-                    else:
-                        signals.take()
         except _EndNow:
             pass
 
-    def _stop(self, number: int, frame: object) -> None:
+    def _interrupt(self, number: int) -> None:
+        if number == signal.SIGQUIT:
+            raise _EndNow
+        if number == signal.SIGTERM:
+            self._stop()
+
+    def _stop(self) -> None:
         # Closed here and not when the connection ends: a client that connects meanwhile must not
         # wait for a worker that will never come.
         self._stopping = True
@@ -262,7 +265,3 @@ class Worker:
         if refused:
             log.warning("%d lines were left out", refused)
         log.log(level, text, *values)
-
-
-def _end_now(number: int, frame: Optional[object]) -> None:
-    raise _EndNow
