@@ -25,7 +25,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from vsock_proxy import allowlist, report
 from vsock_proxy.addresses import Address, AddressTable
-from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.errors import ConfigurationError, UnavailableError
 from vsock_proxy.forking import fork
 from vsock_proxy.listener import Listener, open_listener
 from vsock_proxy.logs import Log
@@ -334,7 +334,9 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= NEEDED_FILES or soft == resource.RLIM_INFINITY:
         return
-    wanted = NEEDED_FILES if hard == resource.RLIM_INFINITY else min(NEEDED_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if wanted < NEEDED_FILES:
-        log.warning("the limit of open files is %d, %d are needed", wanted, NEEDED_FILES)
+    if hard < NEEDED_FILES and hard != resource.RLIM_INFINITY:
+        raise UnavailableError(
+            f"the limit of open files is {hard}, {NEEDED_FILES} are needed; raise it with "
+            "LimitNOFILE= in the unit or ulimit -n"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (NEEDED_FILES, hard))

@@ -49,6 +49,11 @@ class Policy:
             return False
         return self.any_address or self.allowlist.permits_address(ip, self.endpoint.port)
 
+    def permits_literal(self) -> bool:
+        """Whether an endpoint that was given as an address may be connected to."""
+        ip = ipaddress.ip_address(self.endpoint.host)
+        return self.any_address or self.allowlist.permits_address(ip, self.endpoint.port)
+
     def choose(self, addresses: Iterable[Address]) -> Tuple[Address, ...]:
         """The permitted ones, the families taking turns (RFC 8305, 4)."""
         permitted = [address for address in addresses if self.permits(address)]
@@ -91,8 +96,7 @@ def first_addresses(settings: Settings, policy: Policy) -> Tuple[Address, ...]:
     endpoint = policy.endpoint
     literal = literal_address(settings)
     if literal:
-        ip = ipaddress.ip_address(endpoint.host)
-        if policy.any_address or policy.allowlist.permits_address(ip, endpoint.port):
+        if policy.permits_literal():
             return literal
         raise not_permitted(policy)
     if policy.any_address:

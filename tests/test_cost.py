@@ -1,0 +1,68 @@
+"""What serving costs, where it can be counted exactly."""
+
+from __future__ import annotations
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.program import Proxy
+from tests.support.servers import exchange, read_all
+from tests.support.timing import SLOWNESS, wait_until
+
+CONNECTIONS = 200
+
+
+def test_a_connection_wakes_one_idle_worker_and_not_all_of_them(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=50)
+    workers = proxy.wait_for_workers(50, "idle")
+    before = _wakings(workers)
+    for _ in range(CONNECTIONS):
+        _one_connection(proxy)
+    # The one that serves waits for the client's data, the answer, the end and the next client;
+    # were all idle ones woken, it would be fifty more.
+    assert _wakings(workers) - before < CONNECTIONS * 8
+
+
+def _one_connection(proxy: Proxy) -> None:
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+def _wakings(pids: list[int]) -> int:
+    return sum(processes.context_switches(pid) for pid in pids)
+
+
+def test_20_000_connections_leave_no_descriptor_and_no_memory_behind(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server(lambda connection: (connection.sendall(b"hi"), connection.close()))
+    proxy = start_proxy(server, "--log-level", "warning", workers=2, ready=False)
+    wait_until(lambda: _answers(proxy), "it serves")
+    rounds = 10_000 if SLOWNESS == 1 else 500
+    _serve(proxy, server.accepted, rounds)
+    workers = proxy.wait_for_workers(2)
+    files = [processes.open_files(pid) for pid in workers]
+    memory = [processes.pss_kib(pid) for pid in workers]
+    _serve(proxy, server.accepted, rounds)
+    proxy.wait_for_workers(2, "idle")
+    assert [processes.open_files(pid) for pid in workers] == files
+    assert all(processes.pss_kib(pid) < before * 1.1 for pid, before in zip(workers, memory)), (
+        memory
+    )
+
+
+def _answers(proxy: Proxy) -> bool:
+    try:
+        with proxy.connect() as client:
+            return read_all(client) == b"hi"
+    except (ConnectionRefusedError, FileNotFoundError, ConnectionResetError):
+        return False
+
+
+def _serve(proxy: Proxy, accepted: list, rounds: int) -> None:  # type: ignore[type-arg]
+    for _ in range(rounds):
+        with proxy.connect() as client:
+            assert read_all(client) == b"hi"
+        # The server remembers each connection; twenty thousand are too many to keep.
+        accepted.clear()
