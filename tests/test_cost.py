@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from typing import List
+
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.program import Proxy
@@ -36,7 +39,7 @@ def _wakings(pids: list[int]) -> int:
 def test_20_000_connections_leave_no_descriptor_and_no_memory_behind(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
-    server = start_server(lambda connection: (connection.sendall(b"hi"), connection.close()))
+    server = start_server(_greet)
     proxy = start_proxy(server, "--log-level", "warning", workers=2, ready=False)
     wait_until(lambda: _answers(proxy), "it serves")
     rounds = 10_000 if SLOWNESS == 1 else 500
@@ -52,6 +55,11 @@ def test_20_000_connections_leave_no_descriptor_and_no_memory_behind(
     )
 
 
+def _greet(connection: socket.socket) -> None:
+    connection.sendall(b"hi")
+    connection.close()
+
+
 def _answers(proxy: Proxy) -> bool:
     try:
         with proxy.connect() as client:
@@ -60,7 +68,7 @@ def _answers(proxy: Proxy) -> bool:
         return False
 
 
-def _serve(proxy: Proxy, accepted: list, rounds: int) -> None:  # type: ignore[type-arg]
+def _serve(proxy: Proxy, accepted: List[socket.socket], rounds: int) -> None:
     for _ in range(rounds):
         with proxy.connect() as client:
             assert read_all(client) == b"hi"

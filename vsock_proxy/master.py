@@ -84,7 +84,7 @@ class Master:
         self._log = log_output
         self._policy = policy
         self._listener = listener
-        self._literal = bool(literal_address(settings))
+        self._literal = literal_address(settings)
         self._table = AddressTable(settings.endpoint.port)
         if addresses:
             self._table.publish(addresses)
@@ -287,10 +287,7 @@ class Master:
     def _still_permitted(self, policy: Policy) -> Tuple[Address, ...]:
         """Of the known addresses; a reload does not wait for DNS."""
         if self._literal:
-            try:
-                return first_addresses(self._settings, policy)
-            except ConfigurationError:
-                return ()
+            return self._literal if policy.permits_literal() else ()
         return tuple(address for address in self._table.current() if policy.permits(address))
 
     # The end
