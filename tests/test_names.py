@@ -124,18 +124,20 @@ def test_a_name_that_stops_resolving_neither_fails_nor_slows_a_connection(
     server = start_inside(host=HERE)
     dns.set(NAME, HERE)
     proxy = start_named(server.port, "--resolve-interval", "0.1")
-    p99(proxy)
-    before = p99(proxy)
     pids = proxy.children()
-    dns.mood = fault
-    assert NAME in proxy.log.wait_for("does not resolve: .*; keeping the 1 known before")[0]
-    # The machine is shared, so noise may spoil a round; what DNS costs would be in each of them.
-    rounds = []
-    for _ in range(5):
-        rounds.append(p99(proxy))
-        if rounds[-1] <= before * 1.2:
+    p99(proxy)
+    # Others may use this machine at the same time, and spoil a round; what DNS costs would be in
+    # every one of them.
+    for count in range(1, 7):
+        before = p99(proxy)
+        dns.mood = fault
+        proxy.log.wait_for("does not resolve: .*; keeping the 1 known before", count=count)
+        after = p99(proxy)
+        if after <= before * 1.2:
             break
-    assert min(rounds) <= before * 1.2
+        dns.mood = Mood.ANSWERING
+        proxy.log.wait_for("resolves again", count=count)
+    assert after <= before * 1.2
     assert same_processes(proxy, pids)
 
 
@@ -163,14 +165,17 @@ def test_an_answer_without_an_address_changes_nothing(
     assert answers(proxy)
 
 
-def test_a_resolver_that_waits_for_dns_does_not_delay_the_end(
+def test_a_resolver_that_waits_for_dns_does_not_outlive_the_end(
     dns: NameServer, start_inside: StartServer, start_named: StartProxy
 ) -> None:
     dns.mood = Mood.SILENT
-    proxy = start_named(start_inside(host=HERE).port)
+    proxy = start_named(start_inside(host=HERE).port, "--resolve-interval", "0.1")
+    proxy.wait_for_workers(4, "idle")
+    pids = proxy.children()
     dns.wait_for_questions(1)
     proxy.send(signal.SIGTERM)
     assert proxy.wait(timeout=0.5) == os.EX_OK
+    wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left", 0.3)
 
 
 def test_a_resolver_that_dies_is_replaced_and_what_it_knew_stays(
@@ -437,12 +442,52 @@ def test_a_reload_that_permits_other_addresses_takes_new_connections_there(
         exchange(live, b"x")
         write_allowlist((THERE, here.port))
         proxy.send(signal.SIGHUP)
-        proxy.log.wait_for("allowlist read again")
+        wait_until(lambda: answers(proxy) and there.accepted, "a connection to the other address")
         old = len(here.accepted)
         assert all(answers(proxy) for _ in range(8))
         assert len(here.accepted) == old
-        assert len(there.accepted) >= 8
         assert exchange(live, b"after") == b"after"
+
+
+def test_a_reload_that_permits_more_addresses_makes_use_of_them(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    start_inside(host=THERE, port=here.port)
+    dns.set(NAME, HERE, THERE)
+    config = write_allowlist((HERE, here.port))
+    proxy = start_named(here.port, "--resolve-interval", "1000", config=config)
+    assert answers(proxy)
+    here.close()
+    assert not answers(proxy)
+    write_allowlist((HERE, here.port), (THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    wait_until(lambda: answers(proxy), "a connection to the other address")
+
+
+def test_after_a_reload_dns_cannot_lead_to_what_the_old_list_permitted(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    there = start_inside(host=THERE, port=here.port)
+    dns.set(NAME, THERE)
+    config = write_allowlist((HERE, here.port), (THERE, here.port))
+    proxy = start_named(here.port, "--resolve-interval", "0.1", config=config)
+    assert answers(proxy)
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("allowlist read again")
+    dns.set(NAME, HERE)
+    proxy.log.wait_for(f"not permitted: {HERE}; keeping the 1 known before")
+    assert all(answers(proxy) for _ in range(8))
+    assert len(there.accepted) == 9
+    assert not here.accepted
 
 
 def test_a_reload_that_replaces_the_resolver_is_no_trouble_to_warn_of(

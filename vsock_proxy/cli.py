@@ -17,6 +17,7 @@ import docopt
 
 from vsock_proxy import __version__
 from vsock_proxy.errors import ProxyError, UsageError
+from vsock_proxy.metadata import without_placeholders
 from vsock_proxy.settings import Endpoint, Settings
 
 USAGE = """\
@@ -29,7 +30,8 @@ Usage:
 
 Arguments:
   <local_port>   vsock port to listen on, from 4 to 4294967294
-  <remote_addr>  host name or IP address of the endpoint
+  <remote_addr>  host name or IP address of the endpoint; {region} and {domain}
+                 in it are filled in from the EC2 instance metadata
   <remote_port>  TCP port of the endpoint
 
 Options:
@@ -157,7 +159,7 @@ def _cids(text: str) -> FrozenSet[int]:
 
 
 def _host(text: str) -> str:
-    if not HOST.fullmatch(text):
+    if not HOST.fullmatch(without_placeholders(text)):
         raise UsageError(f"<remote_addr> must be a host name or an IP address, not {text!r}")
     return text
 

@@ -60,11 +60,33 @@ class Listener:
             pass
 
 
-def open_listener(settings: Settings) -> Listener:
-    """Bind and listen. Raises UnavailableError with the cause and what to do."""
+def open_listener(settings: Settings, inherited: Optional[socket.socket] = None) -> Listener:
+    """Bind and listen, or take over the socket of the service manager.
+
+    Raises UnavailableError with the cause and what to do.
+    """
+    if inherited is not None:
+        return _take_over(settings, inherited)
     if settings.uds_path is None:
         return _listen_vsock(settings.local_port)
     return _listen_unix(f"{settings.uds_path}_{settings.local_port}")
+
+
+def _take_over(settings: Settings, sock: socket.socket) -> Listener:
+    """Without a path to remove: it is for the service manager to keep or to remove."""
+    address = sock.getsockname()
+    if sock.family == socket.AF_VSOCK:
+        name, asked_for = f"vsock port {address[1]}", settings.uds_path is None
+        asked_for = asked_for and address[1] == settings.local_port
+    else:
+        name = f"Unix socket {address}"
+        asked_for = address == f"{settings.uds_path}_{settings.local_port}"
+    if not asked_for:
+        raise UnavailableError(
+            f"the socket that was passed is {name}, the command line asks for another; make "
+            "ListenStream= of the .socket unit agree with <local_port> and --uds-path"
+        )
+    return _listening(sock, name)
 
 
 def _listen_vsock(port: int) -> Listener:

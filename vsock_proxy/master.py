@@ -21,9 +21,10 @@ import resource
 import select
 import signal
 import time
+from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
-from vsock_proxy import allowlist, report
+from vsock_proxy import allowlist, metadata, report
 from vsock_proxy.addresses import Address, AddressTable
 from vsock_proxy.errors import ConfigurationError, UnavailableError
 from vsock_proxy.forking import fork
@@ -42,6 +43,7 @@ from vsock_proxy.saturation import Alarm, Watch
 from vsock_proxy.scoreboard import Scoreboard
 from vsock_proxy.settings import Settings
 from vsock_proxy.signals import Signals
+from vsock_proxy.systemd import Notifier, inherited_listener, summary
 from vsock_proxy.titles import set_title
 from vsock_proxy.upstream import Upstream
 from vsock_proxy.worker import Worker
@@ -58,11 +60,15 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
     log_output = Log(settings.log_level)
     log_output.name("master")
+    notifier = Notifier(os.environ)
+    inherited = inherited_listener(os.environ)
+    host = metadata.expand(settings.endpoint.host)
+    settings = replace(settings, endpoint=replace(settings.endpoint, host=host))
     policy = make_policy(settings, allowlist.load(settings.config))
     addresses = first_addresses(settings, policy)
     _raise_file_limit()
-    listener = open_listener(settings)
-    master = Master(settings, log_output, policy, listener, addresses)
+    listener = open_listener(settings, inherited)
+    master = Master(settings, log_output, notifier, policy, listener, addresses)
     try:
         return master.run()
     finally:
@@ -76,12 +82,14 @@ class Master:
         self,
         settings: Settings,
         log_output: Log,
+        notifier: Notifier,
         policy: Policy,
         listener: Listener,
         addresses: Tuple[Address, ...],
     ) -> None:
         self._settings = settings
         self._log = log_output
+        self._notifier = notifier
         self._policy = policy
         self._listener = listener
         self._literal = literal_address(settings)
@@ -127,6 +135,8 @@ class Master:
             self._settings.endpoint,
             self._settings.workers,
         )
+        self._notifier.ready()
+        self._tell_status()
         self._supervise()
         log.info("ended; %s", report.totals(self._board.rows()))
         return self._exit_code
@@ -164,7 +174,10 @@ class Master:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
+            self._notifier.reloading()
             self._reload()
+            if not self._draining:
+                self._notifier.ready()
         elif number == signal.SIGUSR1:
             for line in report.table(self._board.rows(), time.monotonic_ns()):
                 log.info("%s", line)
@@ -178,6 +191,14 @@ class Master:
                 self._settings.drain_timeout,
             )
             self._drain()
+
+    def _tell_status(self) -> None:
+        """Tell systemd how it goes, again and again where there is one to be told."""
+        if self._notifier.interval is None:
+            return
+        self._notifier.status(summary(self._board.busy(), self._board.rows()))
+        self._notifier.watchdog()
+        self._schedule(self._notifier.interval, self._tell_status)
 
     # Children
 
@@ -298,7 +319,9 @@ class Master:
         self._draining = True
         self._listener.close()
         self._listener.remove()
+        self._notifier.stopping(self._settings.drain_timeout + 2 * END_NOW_TIMEOUT)
         self._timers.clear()
+        self._tell_status()
         self._kill_all(signal.SIGTERM)
         if self._resolver is not None:
             os.kill(self._resolver, signal.SIGTERM)

@@ -172,7 +172,11 @@ class _Direction:
             return True
         taken = self._offer(self._view[:size])
         if taken and size >= BULK_READ and self._splices:
-            self._pipe = Pipe(self._source_fd, self._sink_fd)
+            try:
+                self._pipe = Pipe(self._source_fd, self._sink_fd)
+            except OSError:
+                # Out of descriptors, which a pipe needs and copying does not.
+                self._splices = False
         return taken
 
     def flush(self) -> None:

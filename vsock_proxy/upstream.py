@@ -1,9 +1,10 @@
 """Connecting to the endpoint: to the first of its known addresses that answers.
 
-The common case is one blocking connect() bounded by SO_SNDTIMEO, one system call where a
-non-blocking one with its poll() and SO_ERROR needs three. The attempt goes on when that time is
-over (connect(2): EINPROGRESS), and from then on addresses race as RFC 8305 says: another one is
-tried every 250 ms, or at once when the last one failed, and the first to answer wins.
+The common case is one connect() and one poll(), on a socket that is non-blocking from its making.
+A blocking connect() bounded by SO_SNDTIMEO would be no cheaper, and Python goes on without any
+bound once a signal has interrupted it. An attempt goes on when its head start is over, and from
+then on addresses race as RFC 8305 says: another one is tried every 250 ms, or at once when the
+last one failed, and the first to answer wins.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import errno
 import os
 import select
 import socket
-import struct
 import time
 from typing import Dict, List, Optional, Tuple
 
@@ -53,11 +53,10 @@ class Upstream:
         self._table = table
         self._timeout = timeout
         self._nudge = nudge
-        self._patience = _timeval(timeout)
-        self._head_start = _timeval(min(timeout, ATTEMPT_DELAY))
+        self._head_start = min(timeout, ATTEMPT_DELAY)
 
     def connect(self) -> Tuple[socket.SocketType, Address]:
-        """A connected, blocking TCP socket and where it leads. Raises ConnectFailed."""
+        """A connected, non-blocking TCP socket and where it leads. Raises ConnectFailed."""
         deadline = time.monotonic() + self._timeout
         addresses = self._table.current()
         if not addresses:
@@ -73,13 +72,14 @@ class Upstream:
         except OSError as error:
             # Out of descriptors or memory; another address would fare no better.
             raise ConnectFailed(f"{first}: {error.strerror}", scoreboard.FAILED) from None
-        patience = self._patience if len(addresses) == 1 else self._head_start
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        try:
-            sock.connect(first.sockaddr)
-        except OSError as error:
-            return self._race(_Race(addresses[1:], sock, first, error), deadline)
-        return sock, first
+        code = sock.connect_ex(first.sockaddr)
+        if code == errno.EINPROGRESS:
+            patience = self._timeout if len(addresses) == 1 else self._head_start
+            code = _await_answer(sock, patience)
+        if not code:
+            return sock, first
+        race = _Race(addresses[1:], sock, first, OSError(code, os.strerror(code)))
+        return self._race(race, deadline)
 
     def _race(self, race: _Race, deadline: float) -> Tuple[socket.SocketType, Address]:
         try:
@@ -138,7 +138,6 @@ class _Race:
             self._note(address, error)
             return
         try:
-            sock.setblocking(False)
             sock.connect(address.sockaddr)
         except OSError as error:
             self._sort(sock, address, error)
@@ -170,7 +169,6 @@ class _Race:
             self._poll.unregister(fd)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not code:
-                sock.setblocking(True)
                 return sock, address
             sock.close()
             self._note(address, OSError(code, os.strerror(code)))
@@ -194,12 +192,17 @@ def keep_alive(sock: socket.SocketType) -> None:
 
 
 def _make_socket(address: Address) -> socket.SocketType:
-    sock = socket.SocketType(address.family, socket.SOCK_STREAM)
+    sock = socket.SocketType(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
-def _timeval(seconds: float) -> bytes:
-    """A struct timeval, of at least a microsecond: zero would mean for ever (socket(7))."""
-    microseconds = max(1, int(seconds * 1_000_000))
-    return struct.pack("ll", microseconds // 1_000_000, microseconds % 1_000_000)
+def _await_answer(sock: socket.SocketType, seconds: float) -> int:
+    """How an attempt under way ends: 0, an errno, or EINPROGRESS if it takes longer than that."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT)
+    for _, event in poll.poll(seconds * 1000):
+        if event == select.POLLOUT:
+            return 0
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.EINPROGRESS

@@ -1,0 +1,166 @@
+"""One transport's measurement from beginning to end: which parts, how much, beside which peers."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import accounting
+import footprint
+import machine
+import native
+import proxies
+from accounting import Accounting
+from proxies import Proxy, Site
+from results import VSOCK, Results
+from rounds import LOADS, MIB, Bench, Report, run_rounds
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("loads", "scale", "memory", "starts", "held", "switches")
+# Memory and the number of connections have nothing to do with the transport.
+VSOCK_PARTS = ("loads", "scale", "starts", "switches")
+BACKEND_THREADS = 64
+SPARE_THREADS = 64
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    rounds: int
+    seconds: float
+    size: int
+    counts: Tuple[int, ...]
+    starts: int
+    held: int
+    held_rounds: int
+    connections: int
+
+
+FULL = Extent(
+    rounds=7,
+    seconds=2.0,
+    size=8 * MIB,
+    counts=(4, 100, 1000),
+    starts=10,
+    held=1000,
+    held_rounds=3,
+    connections=2000,
+)
+# The emulated machine is some ten times slower, and too small for a thousand interpreters.
+VIRTUAL = replace(
+    FULL, rounds=5, seconds=4.0, size=MIB // 2, counts=(4, 100), starts=3, held=100, connections=200
+)
+SHORT = Extent(
+    rounds=1,
+    seconds=0.3,
+    size=MIB,
+    counts=(4, 100),
+    starts=1,
+    held=100,
+    held_rounds=1,
+    connections=100,
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line asked for."""
+
+    transport: str
+    extent: Extent
+    parts: Tuple[str, ...]
+    loads: Tuple[str, ...]
+    peers: bool
+    python: str
+    baseline: Optional[Path]
+
+
+def measure(choice: Choice, report: Report) -> Results:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+        accounts = stack.enter_context(accounting.accounting())
+        return _measure(choice, report, folder, accounts)
+
+
+def _measure(choice: Choice, report: Report, folder: Path, accounts: Accounting) -> Results:
+    programs = native.build(folder)
+    site = proxies.new_site(choice.transport == VSOCK, folder, choice.python, ROOT, accounts)
+    peers, notes = _peers(choice.peers)
+    notes += [accounts.why_not] if accounts.why_not else []
+    for note in notes:
+        report(note)
+    empty = Results(
+        transport=choice.transport,
+        machine=machine.describe(choice.python, ROOT),
+        seconds=choice.extent.seconds,
+        size=choice.extent.size,
+        burner=accounting.check(accounts),
+        notes=notes,
+    )
+    with _bench(choice, programs, site, report, BACKEND_THREADS) as bench:
+        results = _under_load(choice, bench, empty, peers)
+    with _bench(choice, programs, site, report, _most_connections(choice.extent)) as bench:
+        return _beside_the_traffic(choice, bench, results, peers)
+
+
+def _most_connections(extent: Extent) -> int:
+    return max(*extent.counts, extent.held, footprint.HELD_FOR_MEMORY) + SPARE_THREADS
+
+
+@contextmanager
+def _bench(
+    choice: Choice, programs: native.Programs, site: Site, report: Report, threads: int
+) -> Iterator[Bench]:
+    extent = choice.extent
+    with native.backend(programs, site.accounts, threads) as backend:
+        yield Bench(programs, backend, site, extent.seconds, extent.size, report)
+
+
+def _peers(wanted: bool) -> Tuple[List[Proxy], List[str]]:
+    """The peers there are, and for each that is missing what to install."""
+    if not wanted:
+        return [], []
+    missing = proxies.missing_peers()
+    there = [peer for peer in (proxies.socat(), proxies.proxyd()) if peer.name not in missing]
+    return there, [f"{name} is missing: install the package {missing[name]}" for name in missing]
+
+
+def _under_load(choice: Choice, bench: Bench, results: Results, peers: Sequence[Proxy]) -> Results:
+    extent = choice.extent
+    if "loads" in choice.parts:
+        logging = proxies.ours(level="info", name=proxies.OURS_LOGGING, loads=("short",))
+        own = [proxies.ours(), logging]
+        if choice.baseline is not None:
+            own.append(proxies.ours(name=proxies.BASELINE, source=choice.baseline.resolve()))
+        loads = [load for load in LOADS if load.name in choice.loads]
+        samples = run_rounds(bench, [*own, *peers], loads, extent.rounds)
+        results = replace(results, samples=samples)
+    if "scale" in choice.parts:
+        scale = footprint.measure_scale(bench, extent.counts, extent.rounds)
+        results = replace(results, scale=scale)
+    return results
+
+
+def _beside_the_traffic(
+    choice: Choice, bench: Bench, results: Results, peers: Sequence[Proxy]
+) -> Results:
+    extent, parts = choice.extent, choice.parts
+    if "memory" in parts:
+        memory = footprint.measure_memory(bench, extent.counts, peers)
+        results = replace(results, memory=memory)
+    if "starts" in parts:
+        starts = footprint.measure_starts(bench, extent.counts, peers, extent.starts)
+        results = replace(results, starts=starts)
+    if "held" in parts:
+        held = footprint.measure_held(bench, extent.held, peers, extent.held_rounds)
+        results = replace(results, held=held)
+    if "switches" in parts:
+        counts = extent.counts[:2]
+        results = replace(
+            results, switches=footprint.measure_switches(bench, counts, extent.connections)
+        )
+    return results

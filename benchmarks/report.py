@@ -1,0 +1,283 @@
+"""The results as a page of Markdown."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import summary
+import targets
+from footprint import Held, Memory, Start, Switches
+from proxies import BASELINE, OURS, OURS_LOGGING, PROXYD, SOCAT
+from results import HYBRID, VSOCK, Results
+from rounds import DIRECT, LOADS, Load, Sample
+
+ROWS = (OURS, OURS_LOGGING, BASELINE, SOCAT, PROXYD, DIRECT)
+TITLES = {
+    HYBRID: "On the hybrid socket",
+    VSOCK: "On AF_VSOCK, in an emulated virtual machine",
+}
+KIB_A_MIB = 1024
+
+INTRODUCTION = """\
+# Benchmark
+
+This proxy, `socat -b 65536` with a fork for each connection, and systemd's
+`systemd-socket-proxyd`, each in front of the same TCP backend on 127.0.0.1, under the same load,
+in the same run. This page is written by
+
+    python3 benchmarks/run.py --vm
+
+which needs a C compiler, the peers (Debian: `socat`, `systemd`), root for the CPU time, and for
+`--vm` what the tests in the virtual machine need. Without `--vm` only the part on the hybrid
+socket is measured and the other is kept as it was. `--short` is a quick look that writes nothing.
+
+![Throughput and CPU time beside the peers](benchmark.svg)
+"""
+
+METHOD = """\
+## How it is measured
+
+- **Loads**, from 4 client threads: *short connections* (connect, 64 bytes there and back, close);
+  *ping-pong* (64 bytes there and back on a standing connection); *bulk up*, a length and then
+  that many bytes, over when the backend has confirmed the last of them by one byte; *bulk down*,
+  a request and then that many bytes. Bulk does not use a half-close as its end, because
+  systemd-socket-proxyd loses the reply to one. Every echo is compared, and a byte too many or too
+  few in a transfer breaks the framing of the next: any error is listed below the tables, and
+  voids the run.
+- **Load and backend** are in C and use blocking calls; the backend discards what is sent up
+  without copying it. The row *direct, no proxy* is the same load straight at the same backend,
+  over TCP. The last table of each part says how busy proxy, load and backend kept the machine;
+  what is missing from its cores was idle or taken by other programs, so the machine should have
+  no other work.
+- **Rounds.** All proxies run at once, the idle ones at no cost; in a round each load visits one
+  after the other, in an order that rotates from round to round, each with a warm-up of 0.2 s
+  before. Each round starts the proxies anew. Tables show medians over the rounds; ratios are
+  taken within a round, then their median, with the least and greatest beside it.
+- **CPU time** is that of the proxy's whole process tree, from a control group (version 2,
+  cpu.stat) of its own: children that were reaped by nobody count as well. What the kernel does
+  for the proxy in its system calls is in it, and so is loopback TCP's delivery to the backend,
+  which the kernel does on the sender's time. Each run first measures a known burner whose
+  children end unreaped.
+- **Equal terms.** This proxy runs with `-w 4` and `--log-level warning`, for the peers log no
+  connections either; what the default level's line a connection costs, written to a file, is a
+  row of its own.
+- **Memory** is the proportional set size (`smaps_rollup`), which counts a page shared by n
+  processes as one n-th of it.
+- **Start** is from before the fork and exec to the first connection that succeeds, tried every
+  half millisecond. systemd-socket-proxyd is started by the first connection; until then
+  systemd-socket-activate holds the socket.
+"""
+
+
+def page(found: Dict[str, Results]) -> str:
+    parts = [INTRODUCTION]
+    parts += [part(found[transport]) for transport in (HYBRID, VSOCK) if transport in found]
+    return "\n".join([*parts, METHOD])
+
+
+def part(results: Results) -> str:
+    """One transport's results."""
+    sections = [
+        f"## {TITLES[results.transport]}\n",
+        _machine(results),
+        "### Figures to reach\n",
+        _table(
+            ("figure", "target", "measured", "met"),
+            [(f.name, f.target, f.measured, _met(f.met)) for f in targets.figures(results)],
+        ),
+        *_loads(results),
+        *_beside_the_traffic(results),
+        *_busy(results),
+        _errors(results),
+    ]
+    return "\n".join(sections)
+
+
+def _machine(results: Results) -> str:
+    rows = [(name, value) for name, value in results.machine.items()]
+    rows.append(("rounds", f"{_rounds(results.samples)} of {results.seconds:g} s a load"))
+    rows.append(("bulk transfer", f"{results.size / 2**20:g} MiB"))
+    if results.burner is not None:
+        rows.append(
+            ("CPU accounting checked", f"measured {results.burner:.3f} of a known burner's time")
+        )
+    notes = "".join(f"\n{note}.\n" for note in results.notes)
+    return _table(("", ""), rows) + notes
+
+
+def _met(met: Optional[bool]) -> str:
+    return {True: "yes", False: "**no**", None: "-"}[met]
+
+
+def _loads(results: Results) -> Iterator[str]:
+    for load in LOADS:
+        samples = [sample for sample in results.samples if sample.load == load.name]
+        if samples:
+            yield f"### {load.title.capitalize()}\n"
+            yield _load_table(load, samples)
+
+
+def _load_table(load: Load, samples: Sequence[Sample]) -> str:
+    ours = f"{OURS} to it"
+    latency = "a transfer" if load.bulk else load.cpu_unit.split("/")[1]
+    head = (
+        "",
+        load.rate_unit,
+        f"median us {latency}",
+        "p99 us",
+        f"CPU {load.cpu_unit}",
+        f"rate: {ours}",
+        f"CPU: {ours}",
+    )
+    rows = []
+    for proxy in ROWS:
+        own = summary.of(samples, load.name, proxy)
+        if own:
+            rows.append((proxy, *_row(load, samples, own)))
+    return _table(head, rows)
+
+
+def _row(load: Load, samples: Sequence[Sample], own: Sequence[Sample]) -> Iterator[str]:
+    proxy = own[0].proxy
+    yield _number(summary.median_of(own, summary.rate), 0)
+    yield _number(summary.median_of(own, lambda sample: sample.median_us), 0)
+    yield _number(summary.median_of(own, summary.p99), 0)
+    yield _number(summary.median_of(own, summary.cpu), 3 if load.bulk else 1)
+    for value in (summary.rate, summary.cpu):
+        ratio = None if proxy == OURS else summary.ratio(samples, load.name, value, OURS, proxy)
+        yield "" if ratio is None else str(ratio)
+
+
+def _beside_the_traffic(results: Results) -> Iterator[str]:
+    if results.scale:
+        yield "### Short connections with many workers\n"
+        yield _scale(results.scale)
+    if results.memory:
+        yield "### Memory\n"
+        yield _memory(results.memory)
+    if results.starts:
+        yield "### From the start to accepting\n"
+        yield _starts(results.starts)
+    if results.held:
+        yield "### Many connections at once\n"
+        yield _held(results.held)
+    if results.switches:
+        yield "### Context switches of the workers\n"
+        yield _switches(results.switches)
+
+
+def _scale(samples: Sequence[Sample]) -> str:
+    names = sorted({sample.proxy for sample in samples}, key=lambda name: int(name.split()[-1]))
+    rows = []
+    for name in names:
+        own = summary.of(samples, "short", name)
+        ratio = summary.ratio(samples, "short", summary.rate, name, names[0])
+        rows.append(
+            (
+                name,
+                _number(summary.median_of(own, summary.rate), 0),
+                _number(summary.median_of(own, summary.p99), 0),
+                _number(summary.median_of(own, summary.cpu), 1),
+                str(ratio or ""),
+            )
+        )
+    return _table(
+        ("", "connections/s", "p99 us", "CPU us/connection", f"rate: to {names[0]}"), rows
+    )
+
+
+def _memory(records: Iterable[Memory]) -> str:
+    rows = [
+        (
+            memory.proxy,
+            str(memory.workers or ""),
+            memory.state,
+            "" if memory.a_worker is None else f"{memory.a_worker / KIB_A_MIB:.2f}",
+            str(memory.processes),
+            f"{memory.in_all / KIB_A_MIB:.1f}",
+        )
+        for memory in records
+    ]
+    return _table(("", "workers", "state", "MiB PSS a worker", "processes", "MiB PSS in all"), rows)
+
+
+def _starts(records: Iterable[Start]) -> str:
+    grouped: Dict[Tuple[str, Optional[int]], List[Start]] = defaultdict(list)
+    for start in records:
+        grouped[start.proxy, start.workers].append(start)
+    rows = [
+        (
+            proxy,
+            "" if workers is None else str(workers),
+            f"{median(s.connected for s in starts) * 1e3:.0f}",
+            f"{median(s.echoed for s in starts) * 1e3:.0f}",
+            str(len(starts)),
+        )
+        for (proxy, workers), starts in grouped.items()
+    ]
+    return _table(
+        ("", "workers", "ms to the first connection", "ms to the first echo", "starts"), rows
+    )
+
+
+def _held(records: Iterable[Held]) -> str:
+    rows = [
+        (
+            held.proxy,
+            str(held.workers or ""),
+            f"{held.echoed} of {held.wanted}",
+            f"{held.seconds:.2f}",
+        )
+        for held in records
+    ]
+    return _table(("", "workers", "echoed", "seconds from the start to the last echo"), rows)
+
+
+def _switches(records: Iterable[Switches]) -> str:
+    rows = [(f"-w {s.workers}", f"{s.connections}", f"{s.a_connection:.2f}") for s in records]
+    head = ("", "connections, one by one", "switches a connection, of all workers together")
+    return _table(head, rows)
+
+
+def _busy(results: Results) -> Iterator[str]:
+    if not results.samples:
+        return
+    yield "### What kept the machine busy\n"
+    yield "Cores in use by each party, medians.\n"
+    rows = []
+    for load in LOADS:
+        for proxy in ROWS:
+            own = summary.of(results.samples, load.name, proxy)
+            if own:
+                rows.append(
+                    (
+                        load.title,
+                        proxy,
+                        _number(summary.median_of(own, lambda sample: sample.proxy_cores), 2),
+                        _number(summary.median_of(own, lambda sample: sample.load_cores), 2),
+                        _number(summary.median_of(own, lambda sample: sample.backend_cores), 2),
+                    )
+                )
+    yield _table(("load", "", "proxy", "load generator", "backend"), rows)
+
+
+def _errors(results: Results) -> str:
+    errors = targets.all_errors(results)
+    if not errors:
+        return "Errors: none.\n"
+    return "\n".join(["**Errors:**\n", *(f"- {error}" for error in errors), ""])
+
+
+def _rounds(samples: Sequence[Sample]) -> int:
+    return 1 + max((sample.round for sample in samples), default=-1)
+
+
+def _number(value: Optional[float], digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,61 @@
+"""All that one run of the benchmark has found, as records that go to JSON and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from footprint import Held, Memory, Start, Switches
+from rounds import Sample
+
+HYBRID = "hybrid"
+VSOCK = "vsock"
+
+
+@dataclass(frozen=True)
+class Results:
+    """One transport's results; `burner` is what the check of the accounting returned."""
+
+    transport: str
+    machine: Dict[str, str]
+    seconds: float
+    size: int
+    burner: Optional[float]
+    notes: List[str] = field(default_factory=list)
+    samples: List[Sample] = field(default_factory=list)
+    scale: List[Sample] = field(default_factory=list)
+    memory: List[Memory] = field(default_factory=list)
+    starts: List[Start] = field(default_factory=list)
+    held: List[Held] = field(default_factory=list)
+    switches: List[Switches] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """One line, so that it can be told from what else is printed."""
+        return json.dumps(asdict(self))
+
+
+def from_record(record: Dict[str, Any]) -> Results:
+    lists = {
+        "samples": [Sample(**each) for each in record["samples"]],
+        "scale": [Sample(**each) for each in record["scale"]],
+        "memory": [Memory(**each) for each in record["memory"]],
+        "starts": [Start(**each) for each in record["starts"]],
+        "held": [Held(**each) for each in record["held"]],
+        "switches": [Switches(**each) for each in record["switches"]],
+    }
+    return Results(**{**record, **lists})
+
+
+def load(path: Path) -> Dict[str, Results]:
+    """The results kept in a file, by transport; none when there is no such file."""
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text())
+    return {transport: from_record(record) for transport, record in kept.items()}
+
+
+def save(path: Path, found: Dict[str, Results]) -> None:
+    kept = {transport: asdict(results) for transport, results in found.items()}
+    path.write_text(json.dumps(kept, indent=1) + "\n")

@@ -1,0 +1,173 @@
+"""Measure this proxy beside its peers and write the page and the plot.
+
+    python3 benchmarks/run.py           the hybrid socket; writes docs/benchmark.md, .svg, .json
+    python3 benchmarks/run.py --vm      that, and AF_VSOCK in a virtual machine
+    python3 benchmarks/run.py --short   under a minute, to see that it works; writes nothing
+    python3 benchmarks/run.py --parts loads --only short,up --rounds 3
+                                        while working on the speed; writes nothing
+
+By duty: `proxies` is what is measured, `rounds` the four loads, `footprint` memory, start and
+scale, `accounting` the CPU time, `measurement` all of them in order, `targets` the figures to
+reach, `report` and `plot` the outcome.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import measurement
+import native
+import plot
+import proxies
+import report
+import results
+import targets
+import virtual
+from measurement import FULL, PARTS, ROOT, SHORT, VIRTUAL, VSOCK_PARTS, Choice
+from results import HYBRID, VSOCK, Results
+from rounds import LOADS
+
+FAILURES = (
+    proxies.StartFailed,
+    native.CompilerMissing,
+    virtual.NoMachine,
+    subprocess.CalledProcessError,
+    subprocess.TimeoutExpired,
+)
+
+
+def main() -> int:
+    arguments = _parse()
+    try:
+        fresh = _measure(arguments)
+    except FAILURES as error:
+        _say(f"benchmark: {error}")
+        return 1
+    if arguments.json == "-":
+        for found in fresh.values():
+            print(found.to_json(), flush=True)
+    else:
+        _show(arguments, fresh)
+    return 1 if any(targets.all_errors(found) for found in fresh.values()) else 0
+
+
+def _measure(arguments: argparse.Namespace) -> Dict[str, Results]:
+    fresh = {}
+    if not arguments.vm_only:
+        fresh[arguments.transport] = measurement.measure(_choice(arguments), _say)
+    if arguments.vm or arguments.vm_only:
+        fresh[VSOCK] = virtual.measure(_passed_on(arguments), arguments.python)
+    return fresh
+
+
+def _show(arguments: argparse.Namespace, fresh: Dict[str, Results]) -> None:
+    for found in fresh.values():
+        print(report.part(found))
+    if arguments.json is not None:
+        results.save(Path(arguments.json), fresh)
+    folder = _folder(arguments)
+    if folder is not None:
+        write(folder, fresh)
+
+
+def write(folder: Path, fresh: Dict[str, Results]) -> None:
+    """Write the page, the plot and all samples; a transport not measured now stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {**results.load(folder / "benchmark.json"), **fresh}
+    results.save(folder / "benchmark.json", found)
+    (folder / "benchmark.md").write_text(report.page(found))
+    (folder / "benchmark.svg").write_text(plot.draw(found))
+    _say(f"written: benchmark.md, benchmark.svg and benchmark.json in {folder}")
+
+
+def _folder(arguments: argparse.Namespace) -> Optional[Path]:
+    """Where to write: what was asked for, or docs/ for a measurement that is whole."""
+    if arguments.out is not None:
+        return Path(arguments.out)
+    partial = arguments.short or arguments.only or arguments.parts or arguments.no_peers
+    return None if partial or arguments.baseline or arguments.json else ROOT / "docs"
+
+
+def _choice(arguments: argparse.Namespace) -> Choice:
+    vsock = arguments.transport == VSOCK
+    loads = tuple(load.name for load in LOADS)
+    extent = SHORT if arguments.short else VIRTUAL if vsock else FULL
+    if arguments.rounds is not None:
+        extent = replace(extent, rounds=arguments.rounds)
+    if arguments.seconds is not None:
+        extent = replace(extent, seconds=arguments.seconds)
+    return Choice(
+        transport=arguments.transport,
+        extent=extent,
+        parts=_names(arguments.parts, PARTS, VSOCK_PARTS if vsock else PARTS),
+        loads=_names(arguments.only, loads, loads),
+        peers=not arguments.no_peers,
+        python=arguments.python,
+        baseline=arguments.baseline,
+    )
+
+
+def _names(
+    text: Optional[str], all_of_them: Tuple[str, ...], default: Tuple[str, ...]
+) -> Tuple[str, ...]:
+    if text is None:
+        return default
+    chosen = tuple(text.split(","))
+    unknown = [name for name in chosen if name not in all_of_them]
+    if unknown:
+        raise SystemExit(f"benchmark: {unknown[0]!r} is none of {', '.join(all_of_them)}")
+    return chosen
+
+
+def _passed_on(arguments: argparse.Namespace) -> List[str]:
+    """The arguments that hold in the virtual machine too."""
+    passed = ["--python", arguments.python]
+    passed += ["--short"] if arguments.short else []
+    passed += ["--no-peers"] if arguments.no_peers else []
+    for name in ("only", "parts", "rounds", "seconds", "baseline"):
+        value = getattr(arguments, name)
+        passed += [] if value is None else [f"--{name}", str(value)]
+    return passed
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--short", action="store_true", help="one quick round of everything; writes nothing")
+    add("--only", metavar="LOADS", help="of short,pingpong,up,down; writes nothing")
+    add("--parts", metavar="PARTS", help=f"of {','.join(PARTS)}; writes nothing")
+    add("--rounds", type=int, metavar="N", help="interleaved rounds")
+    add("--seconds", type=float, metavar="S", help="of each load in each round")
+    add("--no-peers", action="store_true", help="this proxy alone; writes nothing")
+    add(
+        "--baseline",
+        type=Path,
+        metavar="DIR",
+        help="another checkout of this proxy, as a further peer",
+    )
+    add("--python", default=sys.executable, help="the interpreter that runs the proxy")
+    add(
+        "--transport", choices=(HYBRID, VSOCK), default=HYBRID, help="vsock: on CID 1, the loopback"
+    )
+    add("--vm", action="store_true", help="measure AF_VSOCK in a virtual machine as well")
+    add("--vm-only", action="store_true", help="measure only that; the rest of the page stays")
+    add(
+        "--json", metavar="FILE", help="write the samples there (-: print them) instead of the page"
+    )
+    add("--out", metavar="DIR", help="write the page, the plot and the samples there")
+    return parser.parse_args()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The figures this proxy is to reach, and whether a run has reached them.
+
+Each is a ratio to a peer in the same run, because only that survives a change of machine, or an
+absolute bound where an operator would feel it. A figure that a run did not measure is shown as
+such, never as met.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Iterator, List, Optional
+
+import summary
+from footprint import Memory, with_workers
+from proxies import OURS, PROXYD, SOCAT
+from results import HYBRID, Results
+from rounds import LOADS
+
+KIB_A_MIB = 1024
+MIN_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table; `met` is None where nothing was measured."""
+
+    name: str
+    target: str
+    measured: str
+    met: Optional[bool]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A ratio of ours to a peer's that must not fall below (or, for a cost, exceed) a limit."""
+
+    load: str
+    cost: bool
+    peer: str
+    limit: float
+
+
+HYBRID_BOUNDS = (
+    Bound("short", False, PROXYD, 1.20),
+    Bound("short", True, PROXYD, 0.85),
+    Bound("pingpong", False, PROXYD, 1.00),
+    Bound("pingpong", True, PROXYD, 1.15),
+    Bound("up", False, SOCAT, 1.05),
+    Bound("up", True, SOCAT, 0.90),
+    Bound("down", False, SOCAT, 1.10),
+    Bound("down", False, PROXYD, 0.95),
+)
+# In an emulated machine the interpreter weighs more than the kernel's work: only bulk is promised.
+VSOCK_BOUNDS = (
+    Bound("up", False, SOCAT, 1.00),
+    Bound("up", False, PROXYD, 1.00),
+    Bound("down", False, SOCAT, 1.00),
+    Bound("down", False, PROXYD, 1.00),
+)
+SCALE_AT_LEAST = 0.95
+MEMORY_AT_MOST_MIB = 1.0
+HELD_AT_MOST_SECONDS = 3.0
+START_AT_MOST_SECONDS = 0.120
+WAKE_UPS_MORE_AT_MOST = 1.0
+
+
+def figures(results: Results) -> List[Figure]:
+    if results.transport == HYBRID:
+        return [
+            *(_bound(results, bound) for bound in HYBRID_BOUNDS),
+            _scale(results),
+            _memory(results),
+            *_held(results),
+            _start(results),
+        ]
+    return [*(_bound(results, bound) for bound in VSOCK_BOUNDS), _wake_ups(results)]
+
+
+def all_errors(results: Results) -> List[str]:
+    """Every error of a run in words; a run with any is void."""
+    found = [
+        f"{count} x {what}"
+        for what, count in summary.errors([*results.samples, *results.scale]).items()
+    ]
+    for held in results.held:
+        found += [
+            f"{count} x {held.proxy}, connections held open: {what}"
+            for what, count in held.errors.items()
+        ]
+    return found
+
+
+def _exact(found: summary.Ratio) -> str:
+    """One digit more than the target has, lest a figure just missed looks as if it were met."""
+    return f"{found.median:.3f} ({found.least:.2f} to {found.greatest:.2f})"
+
+
+def _not_measured(name: str, target: str) -> Figure:
+    return Figure(name, target, "not measured", None)
+
+
+def _bound(results: Results, bound: Bound) -> Figure:
+    load = next(load for load in LOADS if load.name == bound.load)
+    what = f"CPU, {load.cpu_unit.split('/')[1]}" if bound.cost else load.rate_unit
+    name = f"{load.title}: {what}"
+    target = f"{'at most' if bound.cost else 'at least'} {bound.limit:.2f} x {bound.peer}"
+    value = summary.cpu if bound.cost else summary.rate
+    found = summary.ratio(results.samples, bound.load, value, OURS, bound.peer)
+    if found is None:
+        return _not_measured(name, target)
+    met = found.median <= bound.limit if bound.cost else found.median >= bound.limit
+    few = "" if found.rounds >= MIN_ROUNDS else f", of {found.rounds} rounds only"
+    return Figure(name, target, f"{_exact(found)}{few}", met)
+
+
+def _scale(results: Results) -> Figure:
+    name, target = "short connections at -w 1000", f"at least {SCALE_AT_LEAST:.2f} x those at -w 4"
+    found = summary.ratio(results.scale, "short", summary.rate, with_workers(1000), with_workers(4))
+    if found is None:
+        return _not_measured(name, target)
+    return Figure(name, target, _exact(found), found.median >= SCALE_AT_LEAST)
+
+
+def _memory(results: Results) -> Figure:
+    name, target = "idle memory at -w 100", f"at most {MEMORY_AT_MOST_MIB:.1f} MiB PSS a worker"
+    fresh = next(filter(_is_fresh_hundred, results.memory), None)
+    if fresh is None or fresh.a_worker is None:
+        return _not_measured(name, target)
+    each = fresh.a_worker / KIB_A_MIB
+    return Figure(name, target, f"{each:.2f} MiB", each <= MEMORY_AT_MOST_MIB)
+
+
+def _is_fresh_hundred(memory: Memory) -> bool:
+    return memory.proxy == OURS and memory.workers == 100 and memory.state == "idle, fresh"
+
+
+def _held(results: Results) -> Iterator[Figure]:
+    name = "-w 1000: 1,000 connections open at once"
+    held = [each for each in results.held if each.proxy == OURS and each.wanted == 1000]
+    up = f"at most {HELD_AT_MOST_SECONDS:.0f} s from the start to the last echo"
+    if not held:
+        yield _not_measured(name, "each echoes")
+        yield _not_measured(name, up)
+        return
+    echoed = min(each.echoed for each in held)
+    yield Figure(name, "each echoes", f"{echoed} echoed", echoed == 1000)
+    seconds = median(each.seconds for each in held)
+    yield Figure(name, up, f"{seconds:.2f} s", echoed == 1000 and seconds < HELD_AT_MOST_SECONDS)
+
+
+def _start(results: Results) -> Figure:
+    name, target = "start to accepting, -w 4", f"at most {START_AT_MOST_SECONDS * 1e3:.0f} ms"
+    starts = [s.connected for s in results.starts if s.proxy == OURS and s.workers == 4]
+    if not starts:
+        return _not_measured(name, target)
+    seconds = median(starts)
+    spread = f"{seconds * 1e3:.0f} ms ({min(starts) * 1e3:.0f} to {max(starts) * 1e3:.0f})"
+    return Figure(name, target, spread, seconds <= START_AT_MOST_SECONDS)
+
+
+def _wake_ups(results: Results) -> Figure:
+    name = "context switches of workers, a connection"
+    target = f"at -w 100 at most {WAKE_UPS_MORE_AT_MOST:.0f} more than at -w 4"
+    few = [s.a_connection for s in results.switches if s.workers == 4]
+    many = [s.a_connection for s in results.switches if s.workers == 100]
+    if not few or not many:
+        return _not_measured(name, target)
+    measured = f"{median(few):.2f} at -w 4, {median(many):.2f} at -w 100"
+    return Figure(name, target, measured, median(many) - median(few) <= WAKE_UPS_MORE_AT_MOST)

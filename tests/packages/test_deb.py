@@ -1,0 +1,77 @@
+"""The Debian package: what is in it and what it asks for. How it fares, tests/system shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.packages.building import (
+    TO_BUILD_DEB,
+    TO_BUILD_PAGES,
+    build,
+    lines_of,
+    missing,
+)
+from tests.support.program import PROJECT
+
+NEEDED = {**TO_BUILD_DEB, **TO_BUILD_PAGES}
+pytestmark = [
+    pytest.mark.hybrid_only,
+    pytest.mark.skipif(bool(missing(NEEDED)), reason=missing(NEEDED) or "can be built"),
+]
+MODULES = "usr/lib/python3/dist-packages"
+CONFIGURATION = "/etc/nitro_enclaves/vsock-proxy.yaml"
+
+
+@pytest.fixture(scope="module")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("deb", tmp_path_factory.mktemp("packages"))
+
+
+def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(deb: Path) -> None:
+    # Only what is large enough for it is compressed.
+    listed = (line.split()[-1][2:] for line in lines_of("dpkg-deb", "-c", deb))
+    files = {re.sub(r"\.gz$", "", file) for file in listed if file}
+    found = {file for file in files if not file.endswith("/") and ".egg-info" not in file}
+    modules = {f"{MODULES}/vsock_proxy/{path.name}" for path in _modules()}
+    assert found - modules == {
+        "etc/nitro_enclaves/vsock-proxy.yaml",
+        "lib/systemd/system/nitro-enclaves-vsock-proxy.service",
+        "lib/systemd/system/nitro-enclaves-vsock-proxy.socket",
+        "lib/systemd/system/nitro-enclaves-vsock-proxy@.service",
+        "usr/bin/vsock-proxy",
+        "usr/share/doc/vsock-proxy/README.md",
+        "usr/share/doc/vsock-proxy/changelog",
+        "usr/share/doc/vsock-proxy/copyright",
+        "usr/share/man/man5/vsock-proxy.yaml.5",
+        "usr/share/man/man8/vsock-proxy.8",
+    }
+    assert modules <= found
+    assert "etc/nitro_enclaves/vsock-proxy.d/" in files
+
+
+def test_it_depends_on_what_setup_py_asks_for(deb: Path) -> None:
+    (depends,) = lines_of("dpkg-deb", "-f", deb, "Depends")
+    assert set(depends.split(", ")) == {
+        "python3-docopt",
+        "python3-setproctitle",
+        "python3-yaml",
+        "python3:any",
+    }
+
+
+def test_the_allowlist_is_a_configuration_file(deb: Path, tmp_path: Path) -> None:
+    lines_of("dpkg-deb", "-e", deb, tmp_path)
+    assert (tmp_path / "conffiles").read_text().split() == [CONFIGURATION]
+
+
+@pytest.mark.skipif(bool(missing({"lintian": "lintian"})), reason="needs lintian")
+def test_lintian_finds_no_error(deb: Path) -> None:
+    found = lines_of("lintian", "--allow-root", "--fail-on", "none", deb)
+    assert [line for line in found if line.startswith("E:")] == []
+
+
+def _modules() -> list[Path]:
+    return [path for path in (PROJECT / "vsock_proxy").iterdir() if path.is_file()]

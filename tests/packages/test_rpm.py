@@ -1,0 +1,198 @@
+"""The RPM package: what is in it, what it asks for, and that it stands beside AWS's package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.packages.building import (
+    TO_BUILD_PAGES,
+    TO_BUILD_RPM,
+    build,
+    lines_of,
+    missing,
+)
+from tests.support.program import PROJECT
+
+NEEDED = {**TO_BUILD_RPM, **TO_BUILD_PAGES, "busybox": "busybox-static"}
+pytestmark = [
+    pytest.mark.hybrid_only,
+    pytest.mark.skipif(bool(missing(NEEDED)), reason=missing(NEEDED) or "can be built"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for rpm to change its root"),
+]
+PREFIX = "/usr/local"
+LIBRARY = f"{PREFIX}/lib/vsock-proxy"
+CONFIGURATION = "etc/nitro_enclaves/vsock-proxy.yaml"
+# A package with the names that aws-nitro-enclaves-cli has on Amazon Linux 2023.
+OTHER = """
+Name: other
+Version: 1
+Release: 1
+Summary: -
+License: -
+BuildArch: noarch
+%description
+%install
+mkdir -p %{buildroot}/usr/bin %{buildroot}/usr/lib/systemd/system %{buildroot}/etc/nitro_enclaves
+cd %{buildroot}
+echo other > usr/bin/vsock-proxy
+echo other > usr/lib/systemd/system/nitro-enclaves-vsock-proxy.service
+echo other > etc/nitro_enclaves/vsock-proxy.yaml
+%files
+/usr/bin/vsock-proxy
+/usr/lib/systemd/system/nitro-enclaves-vsock-proxy.service
+%config(noreplace) /etc/nitro_enclaves/vsock-proxy.yaml
+"""
+
+
+def python_3_9() -> str:
+    """A Python of the version that the package is for, wherever it is; empty if there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = map(str, pyenv.glob("versions/3.9.*/bin/python3.9"))
+    for python in (shutil.which("python3.9") or "", *found):
+        # The first may be a stand-in that only says where the real ones are.
+        if (
+            python
+            and not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
+        ):
+            return python
+    return ""
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("packages")
+
+
+@pytest.fixture(scope="module")
+def rpm(packages: Path) -> Path:
+    return build("rpm", packages)
+
+
+@pytest.fixture(scope="module")
+def newer(packages: Path) -> Path:
+    return build("rpm", packages, "99.0.0")
+
+
+@pytest.fixture(scope="module")
+def other(packages: Path) -> Path:
+    (packages / "other.spec").write_text(OTHER)
+    top = packages / "other"
+    lines_of("rpmbuild", "-bb", "--quiet", "-D", f"_topdir {top}", packages / "other.spec")
+    return top / "RPMS" / "noarch" / "other-1-1.noarch.rpm"
+
+
+class Root:
+    """A system with a shell and nothing else, to install packages in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir()
+        shutil.copy(shutil.which("busybox") or "", folder / "bin" / "busybox")
+        lines_of("chroot", folder, "/bin/busybox", "--install", "-s", "/bin")
+
+    def rpm(self, *arguments: object) -> None:
+        """Run rpm on this system; it knows nothing of what is required."""
+        subprocess.run(
+            ["rpm", "--root", str(self.folder), "--nodeps", *map(str, arguments)],
+            stderr=subprocess.PIPE,
+            check=True,
+        )
+
+    @property
+    def allowlist(self) -> Path:
+        return self.folder / CONFIGURATION
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Root:
+    return Root(tmp_path)
+
+
+def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(rpm: Path) -> None:
+    files = set(lines_of("rpm", "-qpl", rpm))
+    assert {file for file in files if not file.startswith(LIBRARY)} == {
+        "/etc/nitro_enclaves",
+        "/etc/nitro_enclaves/vsock-proxy.d",
+        f"/{CONFIGURATION}",
+        f"{PREFIX}/bin/vsock-proxy",
+        f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy.service",
+        f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy.socket",
+        f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy@.service",
+        f"{PREFIX}/share/man/man5/vsock-proxy.yaml.5",
+        f"{PREFIX}/share/man/man8/vsock-proxy.8",
+    }
+    modules = [path for path in (PROJECT / "vsock_proxy").iterdir() if path.is_file()]
+    assert {f"{LIBRARY}/vsock_proxy/{path.name}" for path in modules} <= files
+    assert not [file for file in files if "__pycache__" in file]
+
+
+def test_it_requires_the_distributions_python_and_systemd(rpm: Path) -> None:
+    required = {line for line in lines_of("rpm", "-qpR", rpm) if not line.startswith("rpmlib")}
+    assert required == {"/bin/sh", "/usr/bin/python3", "python(abi) = 3.9", "systemd"}
+
+
+def test_the_allowlist_is_a_configuration_file(rpm: Path) -> None:
+    assert lines_of("rpm", "-qpc", rpm) == [f"/{CONFIGURATION}"]
+
+
+def test_the_units_start_what_was_installed(rpm: Path, system: Root) -> None:
+    system.rpm("-i", rpm)
+    for unit in (system.folder / "usr/local/lib/systemd/system").glob("*.service"):
+        (start,) = (line for line in unit.read_text().splitlines() if "ExecStart=" in line)
+        program = start.split("=")[1].split()[0]
+        assert os.access(f"{system.folder}{program}", os.X_OK)
+
+
+def test_the_default_allowlist_is_there_after_the_installation(rpm: Path, system: Root) -> None:
+    system.rpm("-i", rpm)
+    assert system.allowlist.read_text() == (PROJECT / CONFIGURATION).read_text()
+
+
+def test_an_edited_allowlist_outlives_an_upgrade(rpm: Path, newer: Path, system: Root) -> None:
+    system.rpm("-i", rpm)
+    system.allowlist.write_text("edited")
+    system.rpm("-U", newer)
+    assert system.allowlist.read_text() == "edited"
+
+
+def test_removal_leaves_nothing(rpm: Path, system: Root) -> None:
+    system.rpm("-i", rpm)
+    (system.folder / LIBRARY[1:] / "vsock_proxy" / "__pycache__").mkdir()
+    system.rpm("-e", "vsock-proxy")
+    assert list(system.folder.rglob("*vsock*")) == []
+
+
+def test_removal_leaves_an_edited_allowlist(rpm: Path, system: Root) -> None:
+    system.rpm("-i", rpm)
+    system.allowlist.write_text("edited")
+    system.rpm("-e", "vsock-proxy")
+    assert system.allowlist.read_text() == "edited"
+
+
+def test_it_stands_beside_the_package_of_aws_and_touches_no_file_of_it(
+    rpm: Path, other: Path, system: Root
+) -> None:
+    system.rpm("-i", other)
+    system.rpm("-i", rpm)
+    system.rpm("-e", "vsock-proxy")
+    assert system.allowlist.read_text() == "other\n"
+    assert (system.folder / "usr/bin/vsock-proxy").read_text() == "other\n"
+
+
+@pytest.mark.skipif(not python_3_9(), reason="needs Python 3.9")
+def test_the_program_runs_on_python_3_9_with_what_it_brings_along(rpm: Path, system: Root) -> None:
+    system.rpm("-i", rpm)
+    done = subprocess.run(
+        [python_3_9(), "-s", "-m", "vsock_proxy", "8000", "localhost", "443"],
+        env={**os.environ, "PYTHONPATH": f"{system.folder}{LIBRARY}"},
+        cwd=system.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == os.EX_CONFIG, done.stderr

@@ -1,0 +1,94 @@
+"""Sets a fresh machine up and runs all tests: python3 tests/run.py [arguments of tox]
+
+Arguments are tox's: `python3 tests/run.py -e lint` is one environment, and what follows `--` goes
+to pytest. The exit code is tox's. As root, or with a sudo that asks for no password, the Debian
+packages that the tests use are installed; else those lacking are named, and what needs them is
+skipped.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+from tests import bootstrap  # noqa: E402
+
+# Debian packages beside those of a minimal system. A folder of tests that is an environment of its
+# own, such as vm, names what it needs in a packages.txt.
+ALL_TESTS = ["curl", "iproute2", "systemd"]
+BENCHMARK = ["gcc", "libc6-dev", "socat", "systemd"]
+PYENV_VERSIONS = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
+PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+
+
+def main(arguments: List[str]) -> int:
+    """Run tox with these arguments; returns its exit code."""
+    report(bootstrap.install_debian(needed_packages(arguments)))
+    python = bootstrap.python_with("tox>=4")
+    command = [python, "-m", "tox", *missing_is_failure(), *arguments]
+    bootstrap.say(" ".join(command[2:]))
+    environment = {**os.environ, "PATH": os.pathsep.join((*pyenv_folders(), os.environ["PATH"]))}
+    return subprocess.run(
+        command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+def needed_packages(arguments: List[str]) -> List[str]:
+    """The Debian packages for the environments that the arguments name, or for all."""
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    named = any(word.startswith("-e") for word in words)
+    needed = set()
+    for environment, packages in known_packages().items():
+        is_test = environment != "benchmark"
+        if any(environment in word for word in words) or (is_test and not named):
+            needed.update(packages)
+    return sorted(needed)
+
+
+def known_packages() -> Dict[str, List[str]]:
+    """By environment, of which `py` are several, the Debian packages it needs."""
+    lists = {"py": ALL_TESTS, "benchmark": BENCHMARK}
+    for file in (PROJECT / "tests").glob("*/packages.txt"):
+        lines = file.read_text(encoding="utf-8").split("\n")
+        listed = [line for line in lines if line and not line.startswith("#")]
+        lists[file.parent.name] = [*ALL_TESTS, *listed]
+    return lists
+
+
+def report(lacking: List[str]) -> None:
+    """Name what could not be installed."""
+    if lacking:
+        bootstrap.say(
+            "not installed, so what needs them is skipped; as root: "
+            f"apt-get install {' '.join(lacking)}"
+        )
+
+
+def pyenv_folders() -> List[str]:
+    """Where pyenv keeps the interpreters under test, one folder a version.
+
+    Its shims will not do: those of a version that is not switched on fail.
+    """
+    return [folder for version in PYTHONS for folder in reversed(folders_of(version))]
+
+
+def folders_of(version: str) -> List[str]:
+    """Where pyenv keeps this version, the newest last; glob() passes over what may not be read."""
+    return sorted(glob.glob(f"{PYENV_VERSIONS}/{version}.*/bin"))
+
+
+def missing_is_failure() -> List[str]:
+    """Under CI, where pyenv has every version, none may be passed over in silence."""
+    complete = all(folders_of(version) for version in PYTHONS)
+    return ["--skip-missing-interpreters=false"] if os.environ.get("CI") and complete else []
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

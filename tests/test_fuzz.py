@@ -1,0 +1,179 @@
+"""Whatever is in the file or on the command line: never a traceback, always a code of sysexits.h.
+
+The parsing functions take thousands of examples in this process; the program itself takes dozens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Iterator, List, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.program import PROJECT, command
+from tests.support.timing import SLOWNESS
+from vsock_proxy import allowlist, cli
+from vsock_proxy.errors import ConfigurationError, UsageError
+from vsock_proxy.settings import Settings
+
+pytestmark = pytest.mark.hybrid_only
+
+# sysexits.h: 64 to 78; 0 is what --help and a proxy that was told to end give.
+SYSEXITS = {os.EX_OK, *range(os.EX_USAGE, os.EX_CONFIG + 1)}
+MANY = settings(
+    max_examples=int(10_000 / SLOWNESS),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+FEW = settings(MANY, max_examples=max(4, int(24 / SLOWNESS)))
+
+# What is likely to be near to something that is right, so that not all ends at the first check.
+YAML_PIECES = (
+    *("allowlist:", "- ", "{", "}", "[", "]", "address: ", "port: ", ", ", "\n", "  ", ": "),
+    *("443", "0", "0x1bb", "1e3", "1:30", "-1", "~", "null", "yes", "0o17", "0b1", "9" * 5000),
+    *("kms.us-east-1.amazonaws.com", "*.example", "*", "*.", ".", "10.0.0.0/8", "10.0.0.1/8"),
+    *("::1", "fe80::1%1", "'a'", '"\\u0000"', '"', "'", "&a ", "*a", "!!binary ", "!!python/x "),
+    *("<<: ", "? ", "|\n", ">\n", "# ", "---\n", "...\n", "%YAML 9.9\n", "\t", "\r", "\x85"),
+    *("\ufeff", "\u2028", "bücher.example", "xn--", "xn--bcher-kva", "ß" * 70, "\ud7ff"),
+    *("allowlist:\n- {address: a, port: 1}\n", "- {address: '", "', port: 443}\n", "- - "),
+)
+OPTIONS = (
+    *("-4", "--ipv4", "-6", "--ipv6", "-46", "-w", "-w4", "-w=4", "--num_workers", "--num"),
+    *("--config", "--uds-path", "--allow-cid", "--connect-timeout", "--idle-timeout"),
+    *("--resolve-interval", "--drain-timeout", "--log-level", "--version", "-h", "--help"),
+    *("--config=", "--config=x", "--allow-cid=1,,2", "--", "-", "--4", "---", "-x", "--x=y"),
+    *("--vers", "--he", "-4h", "--ip", "--l=info", "--idle=1", "--resolve-interval=.1"),
+)
+VALUES = (
+    *("8000", "443", "0", "1", "-1", "4294967295", "9" * 400, "1e9", "nan", "inf", "0.5", ".5"),
+    *("8_000", " 8000", "\u0668", "kms.us-east-1.amazonaws.com", "127.0.0.1", "::1", "fe80::1%1"),
+    *("", "a" * 300, "a..b", "\n", "\x00", "\udcff", "info", "debug", "loud", "1,2", ",", "/x"),
+    *("bücher.example", "[::1]", "1.2.3", "0x7f.1", "%", "options", "<local_port>"),
+)
+
+
+def choices(pieces: Sequence[str], count: int) -> st.SearchStrategy[List[str]]:
+    """Lists of pieces, each picked by one byte: much quicker to draw than a list of strategies."""
+    return st.binary(max_size=count).map(
+        lambda picks: [pieces[pick % len(pieces)] for pick in picks]
+    )
+
+
+YAML = choices(YAML_PIECES, 30).map("".join)
+FILES = st.one_of(
+    st.binary(max_size=200),
+    YAML.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.tuples(YAML, st.binary(max_size=8)).map(
+        lambda parts: b"allowlist:\n- {address: " + parts[0].encode("utf-8") + parts[1] + b"}"
+    ),
+)
+ANYTHING = st.binary(max_size=20).map(lambda data: [data.decode("utf-8", "surrogateescape")])
+WORDS = st.one_of(ANYTHING, choices(OPTIONS + VALUES, 9))
+NEARLY_GOOD = st.tuples(WORDS, st.permutations(["8000", "127.0.0.1", "443"]), WORDS).map(
+    lambda parts: [*parts[0][:2], *parts[1], *parts[2][:2]]
+)
+COMMAND_LINES = st.one_of(WORDS, NEARLY_GOOD)
+
+
+def is_one_line(message: str) -> bool:
+    return bool(message) and "\n" not in message
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "allowlist.yaml"
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[int]:
+    """A file that is in no file system, as those take longer than all the rest."""
+    fd = os.memfd_create("allowlist")
+    yield fd
+    os.close(fd)
+
+
+@MANY
+@given(content=FILES)
+def test_any_file_is_an_allowlist_or_an_error_of_one_line(memory: int, content: bytes) -> None:
+    os.ftruncate(memory, 0)
+    os.pwrite(memory, content, 0)
+    path = f"/proc/self/fd/{memory}"
+    try:
+        loaded = allowlist.load(path)
+    except ConfigurationError as error:
+        assert is_one_line(str(error))
+        assert path in str(error)
+    else:
+        assert not loaded.permits_name("", 443)
+        assert all(1 <= entry.port <= 65535 for entry in loaded.entries)
+
+
+@MANY
+@given(words=COMMAND_LINES)
+def test_any_command_line_is_settings_or_an_error_of_one_line(words: List[str]) -> None:
+    try:
+        parsed = cli.parse(list(words))
+    except UsageError as error:
+        assert str(error)
+    else:
+        assert isinstance(parsed, Settings)
+        assert 3 < parsed.local_port < 2**32 - 1
+        assert 1 <= parsed.endpoint.port <= 65535
+        assert parsed.workers >= 1
+
+
+def outcome(arguments: List[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run the program; if it serves, which it well may, tell it to end."""
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        out, err = process.communicate(timeout=3 * SLOWNESS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20 * SLOWNESS)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def assert_civil(done: subprocess.CompletedProcess[bytes]) -> None:
+    assert done.returncode in SYSEXITS, done
+    assert b"Traceback" not in done.stderr, done
+    if done.returncode:
+        assert done.stderr.splitlines()[-1].startswith(b"vsock-proxy: "), done
+
+
+@FEW
+@given(words=COMMAND_LINES)
+def test_the_program_takes_any_command_line(file: Path, words: List[str]) -> None:
+    file.write_text("allowlist:\n- {address: 10.255.255.1, port: 1}\n")
+    # This file permits nothing that the words name, so that no port of this machine is opened.
+    assert_civil(outcome(["--config", str(file), *filter(is_passable, words)]))
+
+
+def is_passable(word: str) -> bool:
+    """Whether a process can be given this argument at all."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
+
+
+@FEW
+@given(content=FILES)
+def test_the_program_takes_any_file(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    socket_path = str(file.parent / "v")
+    assert_civil(
+        outcome(["--config", str(file), "--uds-path", socket_path, "8000", "127.0.0.1", "443"])
+    )

@@ -1,0 +1,32 @@
+"""The manifest for Kubernetes is valid, and serves what its allowlist permits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.program import PROJECT
+from vsock_proxy import allowlist
+
+MANIFEST = PROJECT / "etc" / "kubernetes" / "vsock-proxy.yaml"
+KUBERNETES = "1.29"
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+
+def test_it_is_valid_by_the_schemas_of_the_api() -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    for resource in yaml.safe_load_all(MANIFEST.read_text()):
+        validator.validate(resource, KUBERNETES, strict=True)
+
+
+def test_its_allowlist_permits_the_endpoint_of_its_arguments(tmp_path: Path) -> None:
+    config, daemons = yaml.safe_load_all(MANIFEST.read_text())
+    (container,) = daemons["spec"]["template"]["spec"]["containers"]
+    host, port = container["args"][-2:]
+    path = tmp_path / "vsock-proxy.yaml"
+    path.write_text(config["data"]["vsock-proxy.yaml"])
+    name = host.replace("{region}", "eu-west-1").replace("{domain}", "amazonaws.com")
+    assert allowlist.load(str(path)).permits_name(name, int(port))

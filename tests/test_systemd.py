@@ -1,0 +1,269 @@
+"""As a service of systemd: what the proxy tells it, and the socket that it takes over."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.program import Proxy
+from tests.support.servers import exchange, silent
+from tests.support.systemd import NotifySocket, passing
+from tests.support.timing import wait_until
+from tests.support.transports import Hybrid, Vsock
+from vsock_proxy.systemd import Notifier, inherited_listener
+
+WATCHDOG_USEC = 200_000
+SOCKET = "v.sock_8000"
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[NotifySocket]:
+    notify_socket = NotifySocket(str(tmp_path / "notify"))
+    yield notify_socket
+    notify_socket.close()
+
+
+def service(systemd: NotifySocket, **variables: str) -> Dict[str, str]:
+    """The environment of a service that this systemd starts."""
+    return {**os.environ, "NOTIFY_SOCKET": systemd.address, **variables}
+
+
+# The protocol
+
+
+def test_without_a_notify_socket_there_is_nothing_to_do() -> None:
+    notifier = Notifier({"WATCHDOG_USEC": "1000000"})
+    assert notifier.interval is None
+    notifier.ready()
+    notifier.watchdog()
+
+
+def test_an_abstract_notify_socket_begins_with_an_at_sign() -> None:
+    systemd = NotifySocket(f"@vsock-proxy-test-{os.getpid()}")
+    Notifier({"NOTIFY_SOCKET": systemd.address}).ready()
+    assert systemd.receive() == "READY=1"
+    systemd.close()
+
+
+def test_reloading_carries_the_time_of_the_monotonic_clock(systemd: NotifySocket) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    Notifier({"NOTIFY_SOCKET": systemd.address}).reloading()
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    found = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", systemd.receive())
+    assert found and before <= int(found.group(1)) <= after
+
+
+def test_a_status_is_sent_only_when_it_has_changed(systemd: NotifySocket) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
+    notifier.status("one")
+    notifier.status("one")
+    notifier.status("two")
+    assert [systemd.receive(), systemd.receive()] == ["STATUS=one", "STATUS=two"]
+    assert systemd.is_empty()
+
+
+def test_stopping_asks_for_the_time_that_draining_may_take(systemd: NotifySocket) -> None:
+    Notifier({"NOTIFY_SOCKET": systemd.address}).stopping(0.5)
+    assert systemd.receive() == "STOPPING=1\nEXTEND_TIMEOUT_USEC=500000"
+
+
+def test_the_watchdog_is_fed_twice_within_the_time_allowed(systemd: NotifySocket) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "3000000"})
+    assert notifier.interval == 1.5
+    notifier.watchdog()
+    assert systemd.receive() == "WATCHDOG=1"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"},
+    ],
+)
+def test_no_watchdog_is_fed_that_is_not_meant_for_this_process(
+    systemd: NotifySocket, variables: Dict[str, str]
+) -> None:
+    Notifier({"NOTIFY_SOCKET": systemd.address, **variables}).watchdog()
+    assert systemd.is_empty()
+
+
+def test_the_variables_are_taken_out_of_the_environment(systemd: NotifySocket) -> None:
+    environment = {
+        "NOTIFY_SOCKET": systemd.address,
+        "WATCHDOG_USEC": "3000000",
+        "WATCHDOG_PID": str(os.getpid()),
+        "HOME": "/",
+    }
+    Notifier(environment)
+    assert environment == {"HOME": "/"}
+
+
+def test_a_systemd_that_has_gone_harms_nothing_and_is_complained_of_once(
+    systemd: NotifySocket, caplog: pytest.LogCaptureFixture
+) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
+    systemd.close()
+    notifier.ready()
+    notifier.ready()
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot notify systemd: Connection refused; going on"
+    ]
+
+
+# The service
+
+
+def test_ready_means_that_connections_are_accepted(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    proxy = start_proxy(start_server(), environment=service(systemd), ready=False)
+    systemd.wait_for("^READY=1$")
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+def test_the_status_tells_who_is_busy_and_what_was_done(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    environment = service(systemd, WATCHDOG_USEC=str(WATCHDOG_USEC))
+    proxy = start_proxy(start_server(), environment=environment)
+    systemd.wait_for("^STATUS=0 of 4 workers busy, 0 connections served, 0 failed$")
+    with proxy.connect() as client:
+        exchange(client, b"x")
+        systemd.wait_for("^STATUS=1 of 4 workers busy, 1 connections served, 0 failed$")
+    systemd.wait_for("^STATUS=0 of 4 workers busy, 1 connections served, 0 failed$")
+
+
+def test_the_watchdog_is_fed_while_the_master_supervises_and_not_when_it_is_stopped(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    environment = service(systemd, WATCHDOG_USEC=str(WATCHDOG_USEC))
+    proxy = start_proxy(start_server(), environment=environment)
+    for _ in range(3):
+        systemd.wait_for("^WATCHDOG=1$")
+    proxy.send(signal.SIGSTOP)
+    wait_until(lambda: processes.state(proxy.pid) == "T", "the master is stopped")
+    while not systemd.is_empty():
+        systemd.receive()
+    time.sleep(2 * WATCHDOG_USEC / 1e6)  # it is the absence of news that is to be seen
+    assert systemd.is_empty()
+    proxy.send(signal.SIGCONT)
+    systemd.wait_for("^WATCHDOG=1$")
+
+
+def test_a_reload_begins_and_ends_whatever_the_allowlist_says(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket, tmp_path: Path
+) -> None:
+    proxy = start_proxy(start_server(), environment=service(systemd))
+    systemd.wait_for("^READY=1$")
+    (tmp_path / "allowlist.yaml").write_text("nonsense")
+    proxy.send(signal.SIGHUP)
+    systemd.wait_for("^RELOADING=1\nMONOTONIC_USEC=")
+    systemd.wait_for("^READY=1$")
+
+
+def test_stopping_is_told_when_the_drain_begins(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    proxy = start_proxy(start_server(silent), "--drain-timeout", "60", environment=service(systemd))
+    with proxy.connect():
+        proxy.wait_for_workers(1, " -> ")
+        proxy.send(signal.SIGTERM)
+        news = systemd.wait_for("^STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+        assert int(news.rsplit("=", 1)[1]) > 60_000_000
+        assert not proxy.has_ended()
+
+
+# The socket that systemd passes
+
+
+def passed(transport: Hybrid | Vsock) -> List[str]:
+    """What makes the proxy's listener one that it is passed."""
+    if isinstance(transport, Hybrid):
+        return passing("unix-listener", transport.path)
+    return passing("vsock-listener", str(transport.port))
+
+
+def test_a_passed_socket_is_served(
+    start_proxy: StartProxy, start_server: StartServer, transport: Hybrid | Vsock
+) -> None:
+    proxy = start_proxy(start_server(), wrapper=passed(transport))
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+@pytest.mark.hybrid_only
+def test_the_path_of_a_passed_socket_stays_for_the_next_start(
+    start_proxy: StartProxy, start_server: StartServer, transport: Hybrid
+) -> None:
+    proxy = start_proxy(start_server(), wrapper=passed(transport))
+    proxy.send(signal.SIGTERM)
+    proxy.wait()
+    assert transport.path.is_socket()
+
+
+def test_its_variables_are_taken_out_of_the_environment_even_if_meant_for_another() -> None:
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
+    assert inherited_listener(environment) is None
+    assert environment == {"HOME": "/"}
+
+
+def test_sockets_passed_to_another_process_are_not_touched(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    environment = {**os.environ, "LISTEN_PID": "1", "LISTEN_FDS": "1"}
+    proxy = start_proxy(start_server(), environment=environment)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize(
+    ("kind", "address", "problem"),
+    [
+        ("unix-not-listening", SOCKET, "not listening"),
+        ("unix-datagram", SOCKET, "not a stream socket"),
+        ("tcp-listener", "127.0.0.1", "neither AF_VSOCK nor AF_UNIX"),
+        ("file", os.devnull, "Socket operation on non-socket"),
+        ("unix-listener", "other", "--uds-path"),
+    ],
+)
+def test_what_cannot_be_served_is_exit_code_69(
+    run_passed: Callable[..., Proxy], kind: str, address: str, problem: str
+) -> None:
+    proxy = run_passed(kind, address)
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    assert len(proxy.log.lines) == 1
+    assert problem in proxy.log.lines[0]
+
+
+@pytest.mark.hybrid_only
+def test_more_than_one_passed_socket_is_exit_code_69(run_passed: Callable[..., Proxy]) -> None:
+    proxy = run_passed("unix-listener", SOCKET, environment={**os.environ, "LISTEN_FDS": "2"})
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    assert "systemd passed 2 sockets" in proxy.log.lines[0]
+
+
+@pytest.fixture
+def run_passed(
+    start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
+) -> Callable[..., Proxy]:
+    def start(kind: str, address: str, **process: object) -> Proxy:
+        is_path = kind.startswith("unix")
+        wrapper = passing(kind, tmp_path / address if is_path else address)
+        return start_proxy(start_server(), wrapper=wrapper, ready=False, **process)
+
+    return start

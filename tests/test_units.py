@@ -1,0 +1,68 @@
+"""The units: how little they permit, and that the two services agree in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from tests.support.program import PROJECT
+
+SERVICE = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy.service"
+TEMPLATE = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy@.service"
+SOCKET = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy.socket"
+# systemd-analyze has ten times the exposure that it shows as a threshold.
+MAXIMUM_EXPOSURE = 15
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+
+def section(unit: Path, name: str) -> List[str]:
+    """The settings of a section, without comments."""
+    text = unit.read_text().split(f"\n[{name}]\n", 1)[1].split("\n[", 1)[0]
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (systemd)")
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda unit: unit.name)
+def test_the_exposure_is_at_most_1_5(unit: Path) -> None:
+    done = subprocess.run(
+        [
+            *("systemd-analyze", "security", "--no-pager", "--offline=true"),
+            *(f"--threshold={MAXIMUM_EXPOSURE}", str(unit)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert "Overall exposure level" in done.stdout
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_template_has_the_sandbox_and_the_supervision_of_the_service() -> None:
+    own = ("ExecStart=", "Environment=", "EnvironmentFile=")
+    of_service = [line for line in section(SERVICE, "Service") if not line.startswith(own)]
+    of_template = [line for line in section(TEMPLATE, "Service") if not line.startswith(own)]
+    assert of_service == of_template
+
+
+def test_errors_that_need_an_operator_are_not_tried_again() -> None:
+    assert "RestartPreventExitStatus=64 78" in section(SERVICE, "Service")
+
+
+def test_the_socket_unit_holds_the_port_that_the_service_asks_for() -> None:
+    (command,) = (line for line in section(SERVICE, "Service") if line.startswith("ExecStart="))
+    (listen,) = (line for line in section(SOCKET, "Socket") if line.startswith("ListenStream="))
+    assert listen == f"ListenStream=vsock::{command.split()[1]}"
+
+
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE, SOCKET], ids=lambda unit: unit.name)
+def test_the_vsock_module_is_loaded_before(unit: Path) -> None:
+    settings = section(unit, "Unit")
+    for setting in ("Wants=", "After="):
+        (line,) = (line for line in settings if line.startswith(setting))
+        assert "modprobe@vsock.service" in line.split("=")[1].split()

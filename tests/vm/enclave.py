@@ -1,0 +1,160 @@
+"""An enclave for the tests: a second virtual machine, started inside the first, over vhost-vsock.
+
+To its guest the machine that starts it is CID 2, the parent. It must not take minutes to boot, so
+the guest holds nothing but a static busybox, the client of guest/client.c and the drivers; its
+kernel is uncompressed beforehand; and QEMU uses KVM in the parent, whose emulated processor offers
+it, rather than emulate on top of emulation.
+
+`build` makes the guest on the host; `Enclave` runs it, in the parent.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .bzimage import uncompressed
+from .kernel import Kernel, which
+
+GUEST = Path(__file__).resolve().with_name("guest")
+DRIVERS = ("virtio_pci", "vmw_vsock_virtio_transport")
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable clocksource=tsc nokaslr"
+)
+KERNEL_VARIABLE = "VSOCK_PROXY_TEST_ENCLAVE_KERNEL"
+INITRAMFS_VARIABLE = "VSOCK_PROXY_TEST_ENCLAVE_INITRAMFS"
+BOOT_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an enclave boots."""
+
+    kernel: Path
+    initramfs: Path
+
+    def as_environment(self) -> dict[str, str]:
+        return {KERNEL_VARIABLE: str(self.kernel), INITRAMFS_VARIABLE: str(self.initramfs)}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Image:
+        return cls(Path(environment[KERNEL_VARIABLE]), Path(environment[INITRAMFS_VARIABLE]))
+
+
+def build(kernel: Kernel, folder: Path) -> Image:
+    """Compile the client and pack the guest's files, in the given folder."""
+    root = folder / "root"
+    for name in ("bin", "dev", "modules"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(GUEST / "init", root / "init")
+    (root / "init").chmod(0o755)
+    shutil.copy(which("busybox") or "busybox", root / "bin" / "busybox")
+    subprocess.run(
+        ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", root / "client", GUEST / "client.c"],
+        check=True,
+    )
+    drivers = _drivers_in_order(kernel)
+    for driver in drivers:
+        shutil.copy(driver, root / "modules")
+    (root / "modules" / "order").write_text("".join(f"{driver.name}\n" for driver in drivers))
+    vmlinux = folder / "vmlinux"
+    vmlinux.write_bytes(uncompressed(kernel.image.read_bytes()))
+    return Image(vmlinux, _pack(root, folder / "initramfs.cpio"))
+
+
+def _drivers_in_order(kernel: Kernel) -> list[Path]:
+    """Each driver after those that it depends on; none that this kernel has built in."""
+    found: dict[Path, None] = {}
+    modprobe = [which("modprobe") or "modprobe", "--show-depends", "--dirname", str(kernel.root)]
+    for name in DRIVERS:
+        shown = subprocess.run(
+            [*modprobe, "--set-version", kernel.version, name],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        words = [line.split() for line in shown.splitlines()]
+        found.update((Path(path), None) for action, path, *_ in words if action == "insmod")
+    return list(found)
+
+
+def _pack(root: Path, archive: Path) -> Path:
+    names = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
+    with archive.open("wb") as packed:
+        subprocess.run(
+            ["busybox", "cpio", "-o", "-H", "newc"],
+            cwd=root,
+            input=names.encode(),
+            stdout=packed,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+    return archive
+
+
+class Enclave:
+    """A running enclave; its client is told what to do and answers over a serial line."""
+
+    def __init__(self, process: subprocess.Popen[bytes], console: Path) -> None:
+        self._process = process
+        self._console = console
+        self._unread = b""
+
+    def ask(self, command: str, timeout: float) -> str:
+        """Have the client run a command, and return what it answers."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\n".encode())
+        self._process.stdin.flush()
+        return self.answer(timeout)
+
+    def answer(self, timeout: float) -> str:
+        """Return the client's next line."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._unread:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                raise AssertionError(f"no answer in {timeout:.0f} s; {self._end_of_console()}")
+            received = os.read(self._process.stdout.fileno(), 4096)
+            if not received:
+                raise AssertionError(f"the enclave ended; {self._end_of_console()}")
+            self._unread += received
+        line, self._unread = self._unread.split(b"\n", 1)
+        return line.decode()
+
+    def kill(self) -> None:
+        """End it as a crash or `nitro-cli terminate-enclave` does: without a word to anyone."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _end_of_console(self) -> str:
+        return f"the end of its console:\n{self._console.read_text(errors='replace')[-2000:]}"
+
+
+@contextmanager
+def running(image: Image, cid: int, folder: Path) -> Iterator[Enclave]:
+    """Start an enclave with that CID and wait until its client is ready."""
+    subprocess.run(["modprobe", "kvm_amd"], check=False)
+    console = folder / f"console-{cid}"
+    command = [
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-accel", "kvm", "-accel", "tcg", "-m", "256M"),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
+        *("-append", KERNEL_ARGUMENTS),
+        *("-serial", f"file:{console}", "-serial", "stdio"),
+        *("-device", f"vhost-vsock-pci,guest-cid={cid}"),
+    ]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    enclave = Enclave(process, console)
+    try:
+        assert enclave.answer(BOOT_SECONDS) == "ready"
+        yield enclave
+    finally:
+        enclave.kill()

@@ -1,0 +1,156 @@
+"""What systemd passes to a service, and what a service tells systemd.
+
+Both are small protocols over environment variables, so no library is needed (sd_notify(3),
+sd_watchdog_enabled(3), sd_listen_fds(3)): news are datagrams to the socket that $NOTIFY_SOCKET
+names, and a listening socket that a .socket unit holds is descriptor 3. Each variable is taken out
+of the environment once it was read, as none is meant for anything that this process starts.
+
+Not started by systemd, nothing here makes a system call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import Iterable, List, MutableMapping, Optional
+
+from vsock_proxy.errors import UnavailableError
+from vsock_proxy.scoreboard import Row
+
+FIRST_PASSED_FD = 3
+# Seconds between two looks at whether the status has changed.
+STATUS_INTERVAL = 5.0
+# The master has other things to do than to wait for a service manager that is stuck.
+SEND_TIMEOUT = 1.0
+MICROSECONDS = 1_000_000
+
+log = logging.getLogger(__name__)
+
+Environment = MutableMapping[str, str]
+
+
+class Notifier:
+    """Tells systemd how the service is; does nothing where systemd does not ask for it."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._address = _notify_address(environment)
+        self._watchdog = _watchdog_interval(environment) if self._address else None
+        self._last_status = ""
+        self._complained = False
+
+    @property
+    def interval(self) -> Optional[float]:
+        """Every how many seconds status() and watchdog() are to be called; None: never."""
+        if self._address is None:
+            return None
+        # Twice within the time that systemd allows, as sd_watchdog_enabled(3) recommends.
+        return min(STATUS_INTERVAL, (self._watchdog or STATUS_INTERVAL * 2) / 2)
+
+    def ready(self) -> None:
+        """Connections are accepted; or a reload has ended."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """A reload has begun; ready() must follow."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self, patience: float) -> None:
+        """No new connections; the live ones have so many seconds, which may be more than the unit
+        allows a stop."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience * MICROSECONDS)}")
+
+    def status(self, text: str) -> None:
+        """What `systemctl status` shows; sent when it has changed."""
+        if text != self._last_status:
+            self._last_status = text
+            self._send(f"STATUS={text}")
+
+    def watchdog(self) -> None:
+        """The service is alive."""
+        if self._watchdog is not None:
+            self._send("WATCHDOG=1")
+
+    def _send(self, news: str) -> None:
+        if self._address is None:
+            return
+        try:
+            # A socket for each: one kept open would be inherited by every worker.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(SEND_TIMEOUT)
+                sock.sendto(news.encode(), self._address)
+        except OSError as error:
+            if not self._complained:
+                log.warning("cannot notify systemd: %s; going on", error.strerror or error)
+            self._complained = True
+
+
+def summary(busy: int, rows: Iterable[Row]) -> str:
+    """The status line: `3 of 4 workers busy, 1207 connections served, 2 failed`."""
+    known = list(rows)
+    served, failed = sum(row.served for row in known), sum(row.failed for row in known)
+    return f"{busy} of {len(known)} workers busy, {served} connections served, {failed} failed"
+
+
+def inherited_listener(environment: Environment) -> Optional[socket.socket]:
+    """The listening socket that systemd holds for this process, None if there is none.
+
+    Raises UnavailableError if what was passed cannot be served.
+    """
+    pid, count, names = (
+        environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    )
+    if not count or pid != str(os.getpid()):
+        return None
+    if count != "1":
+        raise UnavailableError(
+            f"systemd passed {count} sockets ({names or 'unnamed'}), one process serves one; "
+            "give ListenStream= once in the .socket unit"
+        )
+    os.set_inheritable(FIRST_PASSED_FD, False)
+    try:
+        sock = socket.socket(fileno=FIRST_PASSED_FD)
+    except OSError as error:
+        raise _unfit(names, error.strerror or str(error)) from None
+    problems = _problems(sock)
+    if problems:
+        sock.close()
+        raise _unfit(names, ", ".join(problems))
+    return sock
+
+
+def _problems(sock: socket.socket) -> List[str]:
+    """Why a socket is none to accept guests' connections from."""
+    problems = []
+    if sock.family not in (socket.AF_VSOCK, socket.AF_UNIX):
+        problems.append("neither AF_VSOCK nor AF_UNIX")
+    if sock.type != socket.SOCK_STREAM:
+        problems.append("not a stream socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        problems.append("not listening")
+    return problems
+
+
+def _unfit(names: str, problem: str) -> UnavailableError:
+    return UnavailableError(
+        f"the socket that systemd passed ({names or 'unnamed'}) cannot be served: {problem}; the "
+        ".socket unit must have ListenStream=vsock::PORT or a path, and Accept=no"
+    )
+
+
+def _notify_address(environment: Environment) -> Optional[str]:
+    address = environment.pop("NOTIFY_SOCKET", "")
+    if not address:
+        return None
+    # '@' stands for the zero byte of an abstract address (unix(7)).
+    return "\0" + address[1:] if address[0] == "@" else address
+
+
+def _watchdog_interval(environment: Environment) -> Optional[float]:
+    """Within how many seconds systemd expects a sign of life, None if it does not."""
+    interval = environment.pop("WATCHDOG_USEC", "")
+    pid = environment.pop("WATCHDOG_PID", "")
+    if not interval.isdecimal() or not int(interval) or pid not in ("", str(os.getpid())):
+        return None
+    return int(interval) / MICROSECONDS
