@@ -14,6 +14,7 @@ TEST = [
     "flask",
     "flask-cors",
     "hypothesis",
+    "kubernetes-validate",
     "moto[kms]",
     "pytest",
 ]
