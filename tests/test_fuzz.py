@@ -6,7 +6,6 @@ The parsing functions take thousands of examples in this process; the program it
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Iterator, List, Sequence
@@ -15,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.program import PROJECT, command
-from tests.support.timing import SLOWNESS
+from tests.support.program import PROJECT, Log, command
+from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy import allowlist, cli
 from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Settings
@@ -129,28 +128,30 @@ def test_any_command_line_is_settings_or_an_error_of_one_line(words: List[str]) 
         assert parsed.workers >= 1
 
 
-def outcome(arguments: List[str]) -> subprocess.CompletedProcess[bytes]:
-    """Run the program; if it serves, which it well may, tell it to end."""
-    process = subprocess.Popen(
+def assert_civil(arguments: List[str]) -> None:
+    """Run the program to its end; if it serves, which it well may, tell it to end."""
+    with subprocess.Popen(
         command(*arguments),
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    )
-    try:
-        out, err = process.communicate(timeout=3 * SLOWNESS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20 * SLOWNESS)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def assert_civil(done: subprocess.CompletedProcess[bytes]) -> None:
-    assert done.returncode in SYSEXITS, done
-    assert b"Traceback" not in done.stderr, done
-    if done.returncode:
-        assert done.stderr.splitlines()[-1].startswith(b"vsock-proxy: "), done
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        log = Log(process.stderr)
+        wait_until(
+            lambda: process.poll() is not None or log.matching(r" workers$"),
+            "an end or a beginning",
+            20,
+        )
+        process.terminate()
+        code = process.wait(20 * SLOWNESS)
+        log.join()
+    assert code in SYSEXITS, (arguments, code, log.lines)
+    assert not log.matching("Traceback"), (arguments, log.lines)
+    if code:
+        assert log.lines[-1].startswith("vsock-proxy: "), (arguments, log.lines)
 
 
 @FEW
@@ -158,7 +159,7 @@ def assert_civil(done: subprocess.CompletedProcess[bytes]) -> None:
 def test_the_program_takes_any_command_line(file: Path, words: List[str]) -> None:
     file.write_text("allowlist:\n- {address: 10.255.255.1, port: 1}\n")
     # This file permits nothing that the words name, so that no port of this machine is opened.
-    assert_civil(outcome(["--config", str(file), *filter(is_passable, words)]))
+    assert_civil(["--config", str(file), *filter(is_passable, words)])
 
 
 def is_passable(word: str) -> bool:
@@ -174,6 +175,4 @@ def is_passable(word: str) -> bool:
 def test_the_program_takes_any_file(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     socket_path = str(file.parent / "v")
-    assert_civil(
-        outcome(["--config", str(file), "--uds-path", socket_path, "8000", "127.0.0.1", "443"])
-    )
+    assert_civil(["--config", str(file), "--uds-path", socket_path, "8000", "127.0.0.1", "443"])
