@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sys
+import traceback
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence
 
 import docopt
@@ -81,6 +82,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return serve(settings)
     except ProxyError as error:
         return _fail(str(error), error.exit_code)
+    except Exception:
+        # The last frame of the program: the error is shown whole, and has an exit code of its own.
+        traceback.print_exc()
+        return _fail("internal error, please report it", os.EX_SOFTWARE)
 
 
 def parse(arguments: List[str]) -> Settings:

@@ -114,7 +114,6 @@ class Master:
         self._pacer = Pacer()
         self._workers: Dict[int, int] = {}
         self._resolver: Optional[int] = None
-        self._resolver_replaced = False
         # What to do when: the restarts that are due, and the next step of ending.
         self._timers: List[Tuple[float, Callable[[], None]]] = []
         self._draining = False
@@ -220,7 +219,7 @@ class Master:
         self._worker.run(number, self._lifeline)
 
     def _start_resolver(self) -> None:
-        if self._literal or self._draining:
+        if self._literal or self._draining or self._resolver is not None:
             return
         try:
             self._resolver = fork(self._signals, self._be_resolver)
@@ -257,11 +256,7 @@ class Master:
     def _buried(self, pid: int, exit_code: int) -> None:
         if pid == self._resolver:
             self._resolver = None
-            if self._resolver_replaced:
-                self._resolver_replaced = False
-                self._start_resolver()
-            else:
-                self._replace("resolver", exit_code, self._start_resolver)
+            self._replace("resolver", exit_code, self._start_resolver)
         elif pid in self._workers:
             number = self._workers.pop(pid)
             self._board.set_busy(number, False)
@@ -291,6 +286,7 @@ class Master:
             log.error("%s; the allowlist stays as it was", error)
             return
         log.info("allowlist read again")
+        self._end_resolver()
         addresses = self._still_permitted(policy)
         if not addresses and not policy.any_address:
             log.error("%s; ending", not_permitted(policy))
@@ -298,12 +294,18 @@ class Master:
             self._drain()
             return
         self._policy = policy
-        if addresses and addresses != self._table.current():
+        if addresses:
             self._table.publish(addresses)
+        self._start_resolver()
+
+    def _end_resolver(self) -> None:
+        """End it for good before its successor: it would publish by the old policy."""
         if self._resolver is not None:
-            # It holds the old policy; its successor starts with the new one.
-            os.kill(self._resolver, signal.SIGTERM)
-            self._resolver_replaced = True
+            # Not SIGTERM, which a stopped process would not see; it leaves nothing unfinished that
+            # the next publication does not set right.
+            os.kill(self._resolver, signal.SIGKILL)
+            os.waitpid(self._resolver, 0)
+            self._resolver = None
 
     def _still_permitted(self, policy: Policy) -> Tuple[Address, ...]:
         """Of the known addresses; a reload does not wait for DNS."""
@@ -323,8 +325,7 @@ class Master:
         self._timers.clear()
         self._tell_status()
         self._kill_all(signal.SIGTERM)
-        if self._resolver is not None:
-            os.kill(self._resolver, signal.SIGTERM)
+        self._end_resolver()
         self._schedule(self._settings.drain_timeout, self._drained_too_long)
 
     def _drained_too_long(self) -> None:

@@ -10,8 +10,8 @@ Two independent directions, each with one buffer and a state:
     ENDED       that end was passed on to the sink
 
 poll() and not epoll: there are two descriptors, and what they wait for changes often, which costs
-poll() no system call. Level-triggered, so nothing has to be read until EAGAIN. The sockets stay
-in blocking mode and every call is made with MSG_DONTWAIT, which spares two calls a connection.
+poll() no system call. Level-triggered, so nothing has to be read until EAGAIN. Every call is made
+with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
 
 The client is a vsock or Unix socket, the upstream a TCP socket, and they differ in how they tell
 that the peer is wholly gone: see _client_fault().

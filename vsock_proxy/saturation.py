@@ -66,10 +66,12 @@ class Watch:
         """See whether all are still busy; warn once that has lasted."""
         if self._since is None:
             return
+        # In this order: who takes the last place after the look must find nobody looking.
+        self._board.watched = False
         if not self._board.all_busy():
             self._since = self._next_look = None
-            self._board.watched = False
             return
+        self._board.watched = True
         lasting = now - self._since >= TOLERATED
         self._next_look = now + (TOLERATED if lasting else LOOK_INTERVAL)
         if lasting and now - self._last_warning >= WARNING_INTERVAL:

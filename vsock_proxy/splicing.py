@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 
 # What an unprivileged process may ask for (fs.pipe-max-size); without it, 64 KiB will do.
 PIPE_SIZE = 1 << 20
 # include/uapi/linux/fcntl.h; fcntl names it only since Python 3.10.
 F_SETPIPE_SZ = 1031
 
-if sys.version_info >= (3, 10):
-    splice = os.splice
-else:
-
-    def splice(src: int, dst: int, count: int) -> int:
-        """Not here."""
-        raise NotImplementedError
-
 
 def available() -> bool:
     """Whether this Python can splice."""
-    return sys.version_info >= (3, 10)
+    return hasattr(os, "splice")
 
 
 class Pipe:
@@ -47,12 +38,12 @@ class Pipe:
 
     def fill(self) -> int:
         """Take what the source has; 0 at its end. Raises OSError."""
-        self.held = splice(self._source, self._writer, PIPE_SIZE)
+        self.held = os.splice(self._source, self._writer, PIPE_SIZE)
         return self.held
 
     def drain(self) -> int:
         """Give the sink what it takes. Raises OSError."""
-        sent = splice(self._reader, self._sink, self.held)
+        sent = os.splice(self._reader, self._sink, self.held)
         self.held -= sent
         return sent
 

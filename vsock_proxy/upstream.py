@@ -53,7 +53,6 @@ class Upstream:
         self._table = table
         self._timeout = timeout
         self._nudge = nudge
-        self._head_start = min(timeout, ATTEMPT_DELAY)
 
     def connect(self) -> Tuple[socket.SocketType, Address]:
         """A connected, non-blocking TCP socket and where it leads. Raises ConnectFailed."""
@@ -70,12 +69,11 @@ class Upstream:
         try:
             sock = _make_socket(first)
         except OSError as error:
-            # Out of descriptors or memory; another address would fare no better.
-            raise ConnectFailed(f"{first}: {error.strerror}", scoreboard.FAILED) from None
+            return self._race(_Race(addresses[1:], None, first, error), deadline)
         code = sock.connect_ex(first.sockaddr)
         if code == errno.EINPROGRESS:
-            patience = self._timeout if len(addresses) == 1 else self._head_start
-            code = _await_answer(sock, patience)
+            left = deadline - time.monotonic()
+            code = _await_answer(sock, left if len(addresses) == 1 else min(left, ATTEMPT_DELAY))
         if not code:
             return sock, first
         race = _Race(addresses[1:], sock, first, OSError(code, os.strerror(code)))
@@ -102,7 +100,11 @@ class _Race:
     """Attempts at several addresses, of which the first to answer wins."""
 
     def __init__(
-        self, others: Tuple[Address, ...], sock: socket.SocketType, address: Address, error: OSError
+        self,
+        others: Tuple[Address, ...],
+        sock: Optional[socket.SocketType],
+        address: Address,
+        error: OSError,
     ) -> None:
         """Go on after a first attempt that failed, or that needs longer (BlockingIOError)."""
         self._waiting = list(others)
@@ -132,25 +134,23 @@ class _Race:
                 sock.close()
 
     def _attempt(self, address: Address) -> None:
+        sock: Optional[socket.SocketType] = None
         try:
             sock = _make_socket(address)
-        except OSError as error:
-            self._note(address, error)
-            return
-        try:
             sock.connect(address.sockaddr)
         except OSError as error:
             self._sort(sock, address, error)
         else:
             self._add(sock, address)
 
-    def _sort(self, sock: socket.SocketType, address: Address, error: OSError) -> None:
+    def _sort(self, sock: Optional[socket.SocketType], address: Address, error: OSError) -> None:
         """An attempt did not connect at once: it is under way, or it failed."""
-        if isinstance(error, BlockingIOError):
+        if sock is not None and isinstance(error, BlockingIOError):
             self._add(sock, address)
-        else:
+            return
+        if sock is not None:
             sock.close()
-            self._note(address, error)
+        self._note(address, error)
 
     def _note(self, address: Address, error: OSError) -> None:
         self._failures.append(f"{address}: {error.strerror}")
