@@ -145,6 +145,14 @@ def test_a_bad_address_is_named_with_its_line(file: Path, address: str) -> None:
             b"allowlist:\n- {port: 1}\n",
             ", line 2: entry without address; expected address and port",
         ),
+        (
+            b"allowlist: []\nallowlist: []\n",
+            ", line 2: a second 'allowlist:'; put all endpoints in one list",
+        ),
+        (
+            b"allowlist:\n- {address: a, port: 1, port: 2}\n",
+            ", line 2: a second port in one entry; expected one",
+        ),
         (b"allowlist:\n- \xff\n", ", line 2: byte 0xff is not UTF-8; save the file as UTF-8"),
     ],
 )

@@ -98,6 +98,7 @@ def test_cids_are_a_list() -> None:
         [*GOOD, "--drain-timeout", "-0.5"],
         [*GOOD, "--drain-timeout", "1e9"],
         [*GOOD, "--log-level", "loud"],
+        [*GOOD, "--config", ""],
         [*GOOD, "--uds-path", ""],
         [*GOOD, "--uds-path", "x" * 120],
         [*GOOD, "--allow-cid", "a"],
@@ -130,6 +131,17 @@ def test_a_usage_error_names_the_argument_its_value_and_what_is_expected() -> No
     assert run("3", "a", "1").stderr == (
         "vsock-proxy: <local_port> must be an integer from 4 to 4294967294, not '3'\n"
     )
+
+
+def test_an_unknown_option_is_named() -> None:
+    assert run(*GOOD, "--workers=20").stderr == (
+        "vsock-proxy: there is no option --workers; see vsock-proxy --help\n"
+    )
+
+
+def test_a_python_that_warns_of_a_dependency_adds_no_line_to_an_error() -> None:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nowhere"}
+    assert run("x", "a", "1", environment=environment).stderr.count("\n") == 1
 
 
 def test_an_allowlist_that_is_not_there_is_exit_code_78() -> None:

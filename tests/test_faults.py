@@ -537,7 +537,7 @@ def test_a_hard_limit_that_is_tiny_at_the_start_is_an_error_of_one_line_or_no_tr
         start_server(), ready=False, workers=1, wrapper=["prlimit", f"--nofile={hard}:{hard}"]
     )
     wait_until(
-        lambda: proxy.has_ended() or proxy.log.matching(r"1 workers$"), "an end or a beginning"
+        lambda: proxy.has_ended() or proxy.log.matching(r"1 worker$"), "an end or a beginning"
     )
     if proxy.has_ended():
         assert proxy.wait() in (os.EX_UNAVAILABLE, os.EX_TEMPFAIL, os.EX_OSERR, os.EX_CONFIG)

@@ -141,7 +141,7 @@ def assert_civil(arguments: List[str]) -> None:
         assert process.stderr is not None
         log = Log(process.stderr)
         wait_until(
-            lambda: process.poll() is not None or log.matching(r" workers$"),
+            lambda: process.poll() is not None or log.matching(r" workers?$"),
             "an end or a beginning",
             20,
         )

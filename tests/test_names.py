@@ -188,7 +188,7 @@ def test_a_resolver_that_dies_is_replaced_and_what_it_knew_stays(
     (old,) = [pid for pid in proxy.children() if processes.title(pid) == title]
     dns.mood = Mood.SILENT
     os.kill(old, signal.SIGKILL)
-    proxy.log.wait_for("resolver ended, signal 9; starting another")
+    proxy.log.wait_for("resolver ended, signal 9 .Killed.; starting another")
     assert answers(proxy)
     wait_until(lambda: proxy.titles().count(title) == 1, "another resolver")
     assert old not in proxy.children()

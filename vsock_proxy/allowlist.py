@@ -133,6 +133,8 @@ def _entries(path: str, root: yaml.Node) -> List[Entry]:
     found = None
     for key, value in root.value:
         if key.value == "allowlist":
+            if found is not None:
+                raise _malformed(path, key, "a second 'allowlist:'; put all endpoints in one list")
             found = value
         else:
             _warn_unknown(path, key)
@@ -151,6 +153,8 @@ def _entry(path: str, node: yaml.Node) -> Entry:
     values: Dict[str, yaml.Node] = {}
     for key, value in node.value:
         if isinstance(key.value, str) and key.value in KNOWN_KEYS:
+            if key.value in values:
+                raise _malformed(path, key, f"a second {key.value} in one entry; expected one")
             values[key.value] = value
         else:
             _warn_unknown(path, key)

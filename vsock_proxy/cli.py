@@ -12,9 +12,13 @@ import re
 import socket
 import sys
 import traceback
+import warnings
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence
 
-import docopt
+with warnings.catch_warnings():
+    # Its regular expressions have escapes that CPython 3.12 and newer complain of when compiling.
+    warnings.simplefilter("ignore")
+    import docopt
 
 from vsock_proxy import __version__
 from vsock_proxy.errors import ProxyError, UsageError
@@ -59,6 +63,7 @@ Options:
   --version              Show the version.
 """
 
+LONG = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
 MAX_WORKERS = 10_000
 MAX_SECONDS = 1_000_000.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -94,6 +99,8 @@ def parse(arguments: List[str]) -> Settings:
     if words["<local_port>"] is None:
         # docopt takes --vers for --version.
         raise UsageError("--help and --version cannot be abbreviated")
+    if not words["--config"]:
+        raise UsageError("--config must be a path, not ''")
     uds_path = words["--uds-path"]
     if uds_path is not None:
         _check_uds_path(uds_path, words["<local_port>"])
@@ -134,6 +141,9 @@ def _what_docopt_means(arguments: List[str], text: str) -> str:
     """One line for a command line that docopt refuses, which it explains only sometimes."""
     if {"-4", "--ipv4"} & set(arguments) and {"-6", "--ipv6"} & set(arguments):
         return "-4 and -6 exclude each other; give one of them, or neither for both families"
+    for word in arguments:
+        if word.startswith("--") and not any(name.startswith(word.split("=")[0]) for name in LONG):
+            return f"there is no option {word.split('=')[0]}; see vsock-proxy --help"
     reason = text.splitlines()[0] if text else ""
     if not reason or reason.startswith("Usage:"):
         return (

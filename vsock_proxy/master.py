@@ -129,10 +129,11 @@ class Master:
         for number in range(1, self._settings.workers + 1):
             self._start_worker(number)
         log.info(
-            "%s -> %s, %d workers",
+            "%s -> %s, %d worker%s",
             self._listener.name,
             self._settings.endpoint,
             self._settings.workers,
+            "s" if self._settings.workers > 1 else "",
         )
         self._notifier.ready()
         self._tell_status()
@@ -267,7 +268,9 @@ class Master:
             return
         now = time.monotonic()
         delay = self._pacer.next(now) - now
-        cause = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+        cause = f"exit code {exit_code}"
+        if exit_code < 0:
+            cause = f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
         when = f" in {delay:.1f} s, too many have ended" if delay else ""
         log.warning("%s ended, %s; starting another%s", name, cause, when)
         self._schedule(delay, start)

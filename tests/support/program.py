@@ -106,7 +106,7 @@ class Proxy:
 
     def wait_ready(self) -> None:
         """Wait until it accepts connections."""
-        self.log.wait_for(r"info master: .* -> .*, \d+ workers$")
+        self.log.wait_for(r"info master: .* -> .*, \d+ workers?$")
 
     def connect(self) -> socket.socket:
         """A client's connection to it."""
