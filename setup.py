@@ -19,7 +19,7 @@ TEST = [
     "pytest",
 ]
 # What starts a virtual machine for those on AF_VSOCK.
-VM = ["virtme-ng"]
+VM = ["pytest-xdist", "virtme-ng"]
 # Each release formats a little differently.
 LINT = ["ruff==0.17.*"]
 TYPES = [

@@ -581,6 +581,7 @@ def test_all_workers_being_busy_for_a_moment_is_no_warning(
     assert not proxy.log.matching("workers are busy")
 
 
+@pytest.mark.hybrid_only  # an emulated machine serves fewer than would be left out
 def test_lines_that_a_guest_can_cause_are_bounded_and_what_is_left_out_is_counted(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
