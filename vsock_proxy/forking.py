@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from typing import Callable
 
-from vsock_proxy.signals import HANDLED, Signals
+from vsock_proxy.signals import Signals, block, unblock
 
 log = logging.getLogger(__name__)
 
 
 def fork(signals: Signals, child: Callable[[], None]) -> int:
     """Run a function in a new process and return its pid. Raises OSError if there can be none."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    block()
     try:
         pid = os.fork()
         if not pid:
             _run(signals, child)
         return pid
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        unblock()
 
 
 def _run(signals: Signals, child: Callable[[], None]) -> None:
     exit_code = os.EX_SOFTWARE
     try:
         signals.inherit()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        unblock()
         child()
         exit_code = os.EX_OK
     except Exception:
