@@ -71,7 +71,9 @@ class AddressTable:
         self._map = mmap.mmap(-1, (HEADER + MAX_ADDRESSES * ENTRY) * CELL)
         self._cells = memoryview(self._map).cast("Q")
         self._version = 0
+        self._preferred = 0
         self._addresses: Tuple[Address, ...] = ()
+        self._ordered: Tuple[Address, ...] = ()
         # Readable from the first publication on; a byte that nobody ever takes out.
         self._published_reader, self._published_writer = os.pipe()
 
@@ -93,17 +95,9 @@ class AddressTable:
     def current(self) -> Tuple[Address, ...]:
         """The addresses, the one that last worked first; empty before the first publication."""
         cells = self._cells
-        if cells[VERSION] != self._version:
+        if cells[VERSION] != self._version or cells[PREFERRED] != self._preferred:
             self._refresh()
-        preferred = cells[PREFERRED]
-        index = preferred & ((1 << INDEX_BITS) - 1)
-        if not index or preferred >> INDEX_BITS != self._version or index >= len(self._addresses):
-            return self._addresses
-        return (
-            self._addresses[index],
-            *self._addresses[:index],
-            *self._addresses[index + 1 :],
-        )
+        return self._ordered
 
     def prefer(self, address: Address) -> None:
         """Let every worker begin with this address, as long as the list stays as it is."""
@@ -121,8 +115,18 @@ class AddressTable:
         version, count = self._cells[VERSION], self._cells[COUNT]
         if count > MAX_ADDRESSES or self._checksum(count) != self._cells[CHECKSUM]:
             return
-        self._addresses = tuple(self._entry(index) for index in range(count))
-        self._version = version
+        if version != self._version:
+            self._addresses = tuple(self._entry(index) for index in range(count))
+            self._version = version
+        self._preferred = self._cells[PREFERRED]
+        self._ordered = self._preferred_first()
+
+    def _preferred_first(self) -> Tuple[Address, ...]:
+        addresses = self._addresses
+        index = self._preferred & ((1 << INDEX_BITS) - 1)
+        if self._preferred >> INDEX_BITS != self._version or index >= len(addresses):
+            return addresses
+        return (addresses[index], *addresses[:index], *addresses[index + 1 :])
 
     def _entry(self, index: int) -> Address:
         start = HEADER + index * ENTRY

@@ -52,6 +52,7 @@ MOMENT_MS = 50
 
 UP, DOWN = 0, 1
 
+AF_UNIX = socket.AF_UNIX
 DONTWAIT = socket.MSG_DONTWAIT
 IN, OUT = select.POLLIN, select.POLLOUT
 HUP = select.POLLHUP
@@ -121,8 +122,6 @@ class _Direction:
         "_recv_into",
         "_rest",
         "_send",
-        "_sink_fd",
-        "_source_fd",
         "_splices",
         "_view",
         "error",
@@ -138,17 +137,21 @@ class _Direction:
         self._pipe: Optional[Pipe] = None
 
     def begin(
-        self, source: socket.SocketType, sink: socket.SocketType, moved: Cells, splices: bool
+        self,
+        source: socket.SocketType,
+        sink: socket.SocketType,
+        moved: Cells,
+        splices: Optional[Tuple[int, int]] = None,
     ) -> None:
-        """Start over with the sockets of another connection."""
+        """Start over with the sockets of another connection.
+
+        splices: their descriptors, if bytes in bulk may go through a pipe.
+        """
         self._recv_into = source.recv_into
         self._send = sink.send
-        self._source_fd, self._sink_fd = source.fileno(), sink.fileno()
-        self._close_pipe()
         self._splices = splices
         self._rest: Optional[memoryview] = None
         self._moved = moved
-        moved[self._index] = 0
         self.state = READING
         self.error: Optional[OSError] = None
         self.source_lost = False
@@ -173,10 +176,10 @@ class _Direction:
         taken = self._offer(self._view[:size])
         if taken and size >= BULK_READ and self._splices:
             try:
-                self._pipe = Pipe(self._source_fd, self._sink_fd)
+                self._pipe = Pipe(*self._splices)
             except OSError:
                 # Out of descriptors, which a pipe needs and copying does not.
-                self._splices = False
+                self._splices = None
         return taken
 
     def flush(self) -> None:
@@ -192,13 +195,19 @@ class _Direction:
         """The sink takes nothing any more: what is read from now on is dropped."""
         self.error = error
         self._rest = None
-        self._close_pipe()
+        self.close_pipe()
         if self.state is not ENDED:
             self.state = DISCARDING
 
+    def close_pipe(self) -> None:
+        """Drop what is in the pipe, if there is one, and copy from now on."""
+        if self._pipe:
+            self._pipe.close()
+            self._pipe = None
+            self._splices = None
+
     def release(self) -> None:
         """Give the memory back that the connection took, if it was much."""
-        self._close_pipe()
         if self._moved[self._index] > mmap.PAGESIZE:
             self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -234,12 +243,6 @@ class _Direction:
         self.state = WRITING
         return False
 
-    def _close_pipe(self) -> None:
-        if self._pipe:
-            self._pipe.close()
-            self._pipe = None
-            self._splices = False
-
 
 class Relay:
     """Relays one connection after the other, with the same two buffers."""
@@ -255,7 +258,8 @@ class Relay:
         on_lasting: called once when a connection turns out not to be over in a moment.
         on_half_close: called when one direction has ended and the other goes on.
         """
-        # Bytes delivered to the endpoint and to the client; may be replaced by shared memory.
+        # Bytes delivered to the endpoint and to the client are added to these; shared memory may
+        # take their place.
         self.moved: Cells = array("Q", (0, 0))
         self._idle_ms = math.ceil(idle_timeout * 1000)
         self._on_lasting = on_lasting
@@ -266,18 +270,20 @@ class Relay:
     def run(self, client: socket.SocketType, upstream: socket.SocketType) -> Outcome:
         """Relay until the connection has ended; the sockets are left to the caller to close."""
         self._client, self._upstream = client, upstream
-        self._client_fd, self._upstream_fd = client.fileno(), upstream.fileno()
-        self._up.begin(client, upstream, self.moved, splices=False)
-        splices = CAN_SPLICE and client.family == socket.AF_UNIX
-        self._down.begin(upstream, client, self.moved, splices)
+        self._client_fd, self._upstream_fd = source, sink = client.fileno(), upstream.fileno()
+        self._up.begin(client, upstream, self.moved)
+        can_splice = CAN_SPLICE and client.family == AF_UNIX
+        self._down.begin(upstream, client, self.moved, (sink, source) if can_splice else None)
         self._first_end: Optional[Outcome] = None
         self._patience = self._idle_ms or None
-        self._poll = select.poll()
-        self._poll.register(self._client_fd, IN)
-        self._poll.register(self._upstream_fd, IN)
+        self._poll = poll = select.poll()
+        poll.register(source, IN)
+        poll.register(sink, IN)
         # A client has mostly spoken by the time the endpoint has answered: try without waiting.
         outcome = None if self._up.pump() else self._settle(0)
-        return outcome or self._relay_a_moment() or self._relay_on()
+        outcome = outcome or self._relay_a_moment() or self._relay_on()
+        self._down.close_pipe()
+        return outcome
 
     def release(self) -> None:
         """Give back the memory that the last connection took."""
@@ -342,6 +348,9 @@ class Relay:
     def _settle(self, event: int) -> Optional[Outcome]:
         """After a change of state: pass ends on, see whether all is over, wait for what is next."""
         up, down = self._up, self._down
+        if up.state is FINISHING and event & HUP and down.state is READING:
+            # The way most connections end: the client has gone, and nothing waits for it.
+            return CLIENT_CLOSED
         if up.source_lost:
             return Outcome(End.CLIENT_RESET, _words(up.error))
         if down.source_lost:

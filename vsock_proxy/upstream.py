@@ -14,6 +14,8 @@ import os
 import select
 import socket
 import time
+from select import POLLOUT
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Dict, List, Optional, Tuple
 
 from vsock_proxy import scoreboard
@@ -26,6 +28,7 @@ KEEPALIVE_IDLE = 120
 KEEPALIVE_INTERVAL = 30
 KEEPALIVE_PROBES = 4
 
+KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 CAUSES = {
     errno.ECONNREFUSED: scoreboard.REFUSED,
     errno.ETIMEDOUT: scoreboard.TIMED_OUT,
@@ -57,14 +60,7 @@ class Upstream:
     def connect(self) -> Tuple[socket.SocketType, Address]:
         """A connected, non-blocking TCP socket and where it leads. Raises ConnectFailed."""
         deadline = time.monotonic() + self._timeout
-        addresses = self._table.current()
-        if not addresses:
-            self._table.wait(self._timeout)
-            addresses = self._table.current()
-            if not addresses:
-                raise ConnectFailed(
-                    "the endpoint's name does not resolve yet", scoreboard.UNRESOLVED
-                )
+        addresses = self._table.current() or self._first_addresses()
         first = addresses[0]
         try:
             sock = _make_socket(first)
@@ -72,12 +68,22 @@ class Upstream:
             return self._race(_Race(addresses[1:], None, first, error), deadline)
         code = sock.connect_ex(first.sockaddr)
         if code == errno.EINPROGRESS:
-            left = deadline - time.monotonic()
-            code = _await_answer(sock, left if len(addresses) == 1 else min(left, ATTEMPT_DELAY))
+            seconds = deadline - time.monotonic()
+            if len(addresses) > 1:
+                seconds = min(seconds, ATTEMPT_DELAY)
+            code = _await_answer(sock, seconds)
         if not code:
             return sock, first
         race = _Race(addresses[1:], sock, first, OSError(code, os.strerror(code)))
         return self._race(race, deadline)
+
+    def _first_addresses(self) -> Tuple[Address, ...]:
+        """Wait for the resolver's first answer."""
+        self._table.wait(self._timeout)
+        addresses = self._table.current()
+        if not addresses:
+            raise ConnectFailed("the endpoint's name does not resolve yet", scoreboard.UNRESOLVED)
+        return addresses
 
     def _race(self, race: _Race, deadline: float) -> Tuple[socket.SocketType, Address]:
         try:
@@ -192,17 +198,17 @@ def keep_alive(sock: socket.SocketType) -> None:
 
 
 def _make_socket(address: Address) -> socket.SocketType:
-    sock = socket.SocketType(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock = socket.SocketType(address.family, KIND)
+    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     return sock
 
 
 def _await_answer(sock: socket.SocketType, seconds: float) -> int:
     """How an attempt under way ends: 0, an errno, or EINPROGRESS if it takes longer than that."""
     poll = select.poll()
-    poll.register(sock.fileno(), select.POLLOUT)
+    poll.register(sock, POLLOUT)
     for _, event in poll.poll(seconds * 1000):
-        if event == select.POLLOUT:
+        if event == POLLOUT:
             return 0
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return errno.EINPROGRESS

@@ -98,6 +98,7 @@ class Worker:
         self._signals = signals
         self._relay = Relay(settings.idle_timeout, self._connection_lasts, self._half_closed)
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
+        self._logs_all = log.isEnabledFor(logging.INFO)
         self._stopping = False
         self._shown = ""
         self._peer = UNIX_PEER
@@ -254,10 +255,9 @@ class Worker:
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
         up, down = slot[UP], slot[DOWN]
-        level = logging.WARNING if outcome is CUT else logging.INFO
-        if log.isEnabledFor(level):
+        if self._logs_all or outcome is CUT:
             self._say(
-                level,
+                logging.WARNING if outcome is CUT else logging.INFO,
                 "%s -> %s ended: %d bytes up, %d bytes down, %.3f s, %s",
                 peer_name(self._peer),
                 self._address,
