@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.relaying import Relayed
+from tests.support.relaying import Relayed, SocketPair, tcp_pair
 from tests.support.servers import read_all, read_exactly
 from tests.support.timing import wait_until
 from vsock_proxy import relay as relay_module
@@ -255,9 +255,15 @@ Appetite = st.tuples(st.integers(1, 200_000), st.sampled_from((0.0, 0.0, 0.0005,
     endpoint_reads=Appetite,
     seed=st.binary(min_size=16, max_size=16),
 )
-@pytest.mark.parametrize("bulk_read", [1, relay_module.BULK_READ], ids=["spliced", "as it is"])
+@pytest.mark.parametrize(
+    ("bulk_read", "client_pair"),
+    [(1, socket.socketpair), (1, tcp_pair), (relay_module.BULK_READ, socket.socketpair)],
+    # Only what comes up from a Unix socket is never spliced.
+    ids=["spliced down", "spliced both ways", "as it is"],
+)
 def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
     bulk_read: int,
+    client_pair: Callable[[], SocketPair],
     up: List[tuple[int, float]],
     down: List[tuple[int, float]],
     client_reads: tuple[int, float],
@@ -266,17 +272,18 @@ def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay_module, "BULK_READ", bulk_read)
-        _relay_scripts(up, down, client_reads, endpoint_reads, seed)
+        _relay_scripts(client_pair, up, down, client_reads, endpoint_reads, seed)
 
 
 def _relay_scripts(
+    client_pair: Callable[[], SocketPair],
     up: List[tuple[int, float]],
     down: List[tuple[int, float]],
     client_reads: tuple[int, float],
     endpoint_reads: tuple[int, float],
     seed: bytes,
 ) -> None:
-    relayed = Relayed()
+    relayed = Relayed(client_pair=client_pair)
     try:
         up_data, down_data = _content(up, seed), _content(down, seed[::-1])
         writers = [

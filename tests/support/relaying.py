@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from vsock_proxy.relay import Outcome, Relay
 
+SocketPair = Tuple[socket.socket, socket.socket]
 
-def tcp_pair() -> Tuple[socket.socket, socket.socket]:
+
+def tcp_pair() -> SocketPair:
     """Two ends of a TCP connection over loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
@@ -22,9 +24,14 @@ def tcp_pair() -> Tuple[socket.socket, socket.socket]:
 class Relayed:
     """The client's and the endpoint's end of a connection that a relay joins."""
 
-    def __init__(self, relay: Optional[Relay] = None) -> None:
+    def __init__(
+        self,
+        relay: Optional[Relay] = None,
+        client_pair: Callable[[], SocketPair] = socket.socketpair,
+    ) -> None:
+        """client_pair makes the client's connection, which is a Unix socket if it is not given."""
         self.relay = relay or Relay()
-        self.client, self.near_client = socket.socketpair()
+        self.client, self.near_client = client_pair()
         self.near_endpoint, self.endpoint = tcp_pair()
         for sock in (self.client, self.endpoint):
             sock.settimeout(20)
