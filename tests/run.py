@@ -23,6 +23,7 @@ from tests import bootstrap  # noqa: E402
 # Debian packages beside those of a minimal system. A folder of tests that is an environment of its
 # own, such as vm, names what it needs in a packages.txt.
 ALL_TESTS = ["curl", "iproute2", "systemd"]
+NOT_TESTS = ("soak", "benchmark")
 BENCHMARK = ["gcc", "libc6-dev", "socat", "systemd"]
 PYENV_VERSIONS = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
@@ -46,7 +47,7 @@ def needed_packages(arguments: List[str]) -> List[str]:
     named = any(word.startswith("-e") for word in words)
     needed = set()
     for environment, packages in known_packages().items():
-        is_test = environment != "benchmark"
+        is_test = environment not in NOT_TESTS
         if any(environment in word for word in words) or (is_test and not named):
             needed.update(packages)
     return sorted(needed)
@@ -54,7 +55,7 @@ def needed_packages(arguments: List[str]) -> List[str]:
 
 def known_packages() -> Dict[str, List[str]]:
     """By environment, of which `py` are several, the Debian packages it needs."""
-    lists = {"py": ALL_TESTS, "benchmark": BENCHMARK}
+    lists = {"py": ALL_TESTS, "soak": ALL_TESTS, "benchmark": BENCHMARK}
     for file in (PROJECT / "tests").glob("*/packages.txt"):
         lines = file.read_text(encoding="utf-8").split("\n")
         listed = [line for line in lines if line and not line.startswith("#")]

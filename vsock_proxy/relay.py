@@ -35,9 +35,10 @@ from vsock_proxy.splicing import Pipe
 
 # Measured: smaller buffers cost more system calls a byte; larger ones leave the cache.
 BUFFER_SIZE = 256 * 1024
-# Once as much came in one read, a direction goes through a pipe without being copied. Measured: a
-# third of the processor time down to a Unix socket, four fifths both ways on vsock. Up from a Unix
-# socket it costs, so that direction copies on.
+# Once as much came in one read, down to a Unix socket and up from vsock go through a pipe without
+# being copied. Measured: a third of the processor time, and 88 %. Up from a Unix socket it costs;
+# down to vsock each page would be a packet of its own (splice_to_socket() before Linux 6.5), and
+# the rate falls by a tenth.
 BULK_READ = 64 * 1024
 CAN_SPLICE = splicing.available()
 # Once one direction has ended, seconds without a byte until the other is ended too.
@@ -272,9 +273,13 @@ class Relay:
         """Relay until the connection has ended; the sockets are left to the caller to close."""
         self._client, self._upstream = client, upstream
         self._client_fd, self._upstream_fd = source, sink = client.fileno(), upstream.fileno()
-        up_splices = CAN_SPLICE and client.family != AF_UNIX
-        self._up.begin(client, upstream, self.moved, (source, sink) if up_splices else None)
-        self._down.begin(upstream, client, self.moved, (sink, source) if CAN_SPLICE else None)
+        up = down = None
+        if CAN_SPLICE and client.family == AF_UNIX:
+            down = sink, source
+        elif CAN_SPLICE:
+            up = source, sink
+        self._up.begin(client, upstream, self.moved, up)
+        self._down.begin(upstream, client, self.moved, down)
         self._first_end: Optional[Outcome] = None
         self._patience = self._idle_ms or None
         self._poll = poll = select.poll()
