@@ -17,9 +17,10 @@ TEST = [
     "kubernetes-validate",
     "moto[kms]",
     "pytest",
+    "pytest-xdist",
 ]
 # What starts a virtual machine for those on AF_VSOCK.
-VM = ["pytest-xdist", "virtme-ng"]
+VM = ["virtme-ng"]
 # Each release formats a little differently.
 LINT = ["ruff==0.17.*"]
 TYPES = [

@@ -18,19 +18,20 @@ from tests.support.transports import Hybrid, Vsock
 
 ONLY_ON_HYBRID = "hybrid_only"
 ONLY_ON_VSOCK = "vsock_only"
-FaultSeconds = Callable[[float], float]
 StartProxy = Callable[..., Proxy]
 StartServer = Callable[..., Server]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--transport", choices=("hybrid", "vsock"), default="hybrid")
-    parser.addoption("--full-length", action="store_true", help="let faults last as in life")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"{ONLY_ON_HYBRID}: needs no transport or the Unix socket; not run on AF_VSOCK"
+    )
+    config.addinivalue_line(
+        "markers", "alone: measures time or memory, so that nothing may run beside it"
     )
     config.addinivalue_line("markers", f"{ONLY_ON_VSOCK}: needs AF_VSOCK; not run on hybrid")
 
@@ -51,13 +52,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped under CI: {report.longrepr}"
-
-
-@pytest.fixture
-def fault_seconds(request: pytest.FixtureRequest) -> FaultSeconds:
-    """How long a fault lasts that in life lasts so many seconds: 2 s without --full-length."""
-    full_length = request.config.getoption("--full-length")
-    return lambda seconds: seconds if full_length else 2.0
 
 
 @pytest.fixture

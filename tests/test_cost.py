@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import List
 
+import pytest
+
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.program import Proxy
@@ -36,6 +38,7 @@ def _wakings(pids: list[int]) -> int:
     return sum(processes.context_switches(pid) for pid in pids)
 
 
+@pytest.mark.alone
 def test_20_000_connections_leave_no_descriptor_and_no_memory_behind(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

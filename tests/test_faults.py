@@ -16,11 +16,11 @@ from typing import Callable, Iterator, List, Tuple
 
 import pytest
 
-from tests.conftest import FaultSeconds, StartProxy, StartServer
+from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, echo, exchange, read_all, read_exactly, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
 MIB = 1 << 20
 TRANSFER = int(16 * MIB / SLOWNESS)
@@ -72,6 +72,7 @@ def wait_until_idle(proxy: Proxy, workers: int) -> None:
 # Workers that die or stand still
 
 
+@pytest.mark.alone
 def test_a_worker_killed_in_mid_transfer_costs_only_its_connection(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -112,6 +113,7 @@ def test_the_endpoint_sees_the_end_of_a_connection_whose_worker_was_killed(
         assert end_of(endpoint) == b""
 
 
+@pytest.mark.alone
 def test_workers_that_die_at_once_are_replaced_at_most_10_times_a_second(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -132,13 +134,13 @@ def test_workers_that_die_at_once_are_replaced_at_most_10_times_a_second(
 
 
 def test_while_one_worker_stands_still_the_others_go_on_accepting(
-    start_proxy: StartProxy, start_server: StartServer, fault_seconds: FaultSeconds
+    start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server())
     for stopped in proxy.wait_for_workers(4, "idle")[:3]:
         os.kill(stopped, signal.SIGSTOP)
         wait_until(lambda pid=stopped: processes.state(pid) == "T", "it is stopped")  # type: ignore[misc]
-        answer_promptly(proxy, fault_seconds(10))
+        answer_promptly(proxy, at_full_length(10))
         os.kill(stopped, signal.SIGCONT)
     wait_until_idle(proxy, 4)
 
@@ -224,15 +226,16 @@ def send_forever(connection: socket.socket) -> None:
         connection.sendall(block())
 
 
+@pytest.mark.alone
 def test_a_client_that_reads_nothing_costs_bounded_memory_and_disturbs_nobody(
-    start_proxy: StartProxy, start_server: StartServer, fault_seconds: FaultSeconds
+    start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(answer_or_flood), workers=2)
     with proxy.connect() as stalled:
         stalled.sendall(b"f")
         (busy,) = proxy.wait_for_workers(1, " -> ")
         wait_until(lambda: has_come_to_rest(proxy, busy), "no more fits anywhere")
-        answer_promptly(proxy, fault_seconds(60))
+        answer_promptly(proxy, at_full_length(60))
         assert processes.pss_kib(busy) < 16 * 1024
         assert has_come_to_rest(proxy, busy)
         read_exactly(stalled, 8 * MIB)
@@ -260,6 +263,7 @@ def answer_or_flood(connection: socket.socket) -> None:
     echo(connection)
 
 
+@pytest.mark.alone
 def test_an_endpoint_that_reads_nothing_costs_bounded_memory(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -326,6 +330,7 @@ def test_200_clients_that_queue_behind_idle_ones_are_all_served_in_turn(
     wait_until_idle(proxy, workers)
 
 
+@pytest.mark.alone
 def test_a_flood_of_20000_clients_disturbs_no_transfer_and_leaves_nothing_behind(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -460,6 +465,7 @@ def first_free(pid: int) -> int:
     return next(number for number in range(len(used) + 1) if number not in used)
 
 
+@pytest.mark.alone
 def test_descriptors_that_run_out_cost_no_live_connection_and_no_processor_time(
     start_proxy: StartProxy,
     start_server: StartServer,
@@ -549,6 +555,7 @@ def test_a_hard_limit_that_is_tiny_at_the_start_is_an_error_of_one_line_or_no_tr
 # What the log says, and how often
 
 
+@pytest.mark.alone
 def test_all_workers_being_busy_for_a_second_is_one_warning_that_names_the_option(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -568,6 +575,7 @@ def test_all_workers_being_busy_for_a_second_is_one_warning_that_names_the_optio
     assert len(proxy.log.matching("workers are busy")) == 1
 
 
+@pytest.mark.alone
 def test_all_workers_being_busy_for_a_moment_is_no_warning(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -582,6 +590,7 @@ def test_all_workers_being_busy_for_a_moment_is_no_warning(
 
 
 @pytest.mark.hybrid_only  # an emulated machine serves fewer than would be left out
+@pytest.mark.alone
 def test_lines_that_a_guest_can_cause_are_bounded_and_what_is_left_out_is_counted(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

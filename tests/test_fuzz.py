@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.program import PROJECT, Log, command
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, wait_until
 from vsock_proxy import allowlist, cli
 from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Settings
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.hybrid_only
 # sysexits.h: 64 to 78; 0 is what --help and a proxy that was told to end give.
 SYSEXITS = {os.EX_OK, *range(os.EX_USAGE, os.EX_CONFIG + 1)}
 MANY = settings(
-    max_examples=int(10_000 / SLOWNESS),
+    max_examples=int(at_full_length(10_000, 500)),
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-FEW = settings(MANY, max_examples=max(4, int(24 / SLOWNESS)))
+FEW = settings(MANY, max_examples=int(at_full_length(24, 8)))
 
 # What is likely to be near to something that is right, so that not all ends at the first check.
 YAML_PIECES = (

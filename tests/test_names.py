@@ -15,13 +15,13 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from tests.conftest import FaultSeconds, StartProxy, StartServer
+from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
 from tests.support.servers import Server, exchange, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
 pytestmark = [
     pytest.mark.hybrid_only,
@@ -118,6 +118,7 @@ def same_processes(proxy: Proxy, pids: List[int]) -> bool:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda mood: mood.name)
+@pytest.mark.alone
 def test_a_name_that_stops_resolving_neither_fails_nor_slows_a_connection(
     fault: Mood, dns: NameServer, start_inside: StartServer, start_named: StartProxy
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_resolver_that_dies_is_replaced_and_what_it_knew_stays(
 # A name that moves
 
 
+@pytest.mark.alone
 def test_a_name_that_moves_takes_new_connections_along_and_leaves_live_ones(
     dns: NameServer, start_inside: StartServer, start_named: StartProxy
 ) -> None:
@@ -237,17 +239,16 @@ def test_dns_that_is_down_at_the_start_delays_nothing_but_the_clients(
     start_name_server: Callable[[], NameServer],
     start_inside: StartServer,
     start_named: StartProxy,
-    fault_seconds: FaultSeconds,
 ) -> None:
     server = start_inside(host=HERE)
     began = time.monotonic()
     proxy = start_named(server.port, "--connect-timeout", str(1 * SLOWNESS), workers=2)
     assert time.monotonic() - began < 2 * SLOWNESS
     pids = proxy.children()
-    while time.monotonic() < began + fault_seconds(20):
+    while time.monotonic() < began + at_full_length(20):
         with proxy.connect() as client:
             assert end_of(client) == b""
-        assert proxy.log.matching("the endpoint's name does not resolve yet")
+        proxy.log.wait_for("the endpoint's name does not resolve yet")
     dns = start_name_server()
     dns.set(NAME, HERE)
     wait_until(lambda: answers(proxy), "it serves", 5)
@@ -519,6 +520,7 @@ def behind_a_hole(network: Namespace, dns: NameServer, start_inside: StartServer
     return start_inside(host=BEYOND)
 
 
+@pytest.mark.alone
 def test_an_address_that_does_not_answer_costs_less_than_400_ms(
     behind_a_hole: Server, start_named: StartProxy
 ) -> None:

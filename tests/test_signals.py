@@ -71,6 +71,7 @@ def is_refused(proxy: Proxy) -> bool:
 # SIGTERM, and a second signal
 
 
+@pytest.mark.alone
 def test_an_idle_proxy_is_gone_100_ms_after_sigterm(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_queued_client_is_not_left_waiting_by_sigterm(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.alone
 def test_a_second_signal_in_mid_transfer_ends_all_at_once(
     second: signal.Signals, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
