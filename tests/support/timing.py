@@ -6,7 +6,7 @@ import os
 import time
 from typing import Callable, Optional, TypeVar
 
-# Whether faults last as long as they may in life, and as many examples are taken as there should be.
+# Whether faults last as long as in life, and examples are as many as they should be.
 FULL_LENGTH = bool(os.environ.get("VSOCK_PROXY_TEST_FULL_LENGTH"))
 # How much slower than an ordinary machine this one is; the virtual machine says so itself.
 SLOWNESS = float(os.environ.get("VSOCK_PROXY_TEST_SLOWNESS", "1"))
