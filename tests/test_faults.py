@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
+from tests.support.clients import answers, end_of
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, echo, exchange, read_all, read_exactly, silent
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
@@ -26,24 +27,6 @@ MIB = 1 << 20
 TRANSFER = int(16 * MIB / SLOWNESS)
 FLOOD = int(20_000 / SLOWNESS)
 TRACEBACK = "Traceback"
-
-
-def end_of(client: socket.socket) -> bytes:
-    """What comes until the connection ends, be it by a reset."""
-    try:
-        return client.recv(1)
-    except ConnectionResetError:
-        return b""
-
-
-def answers(proxy: Proxy) -> bool:
-    """Whether a client gets through; it may be closed instead, but not left without an end."""
-    with proxy.connect() as client:
-        try:
-            client.sendall(b"?")
-            return client.recv(1) == b"?"
-        except (ConnectionResetError, BrokenPipeError):
-            return False
 
 
 def block() -> bytes:

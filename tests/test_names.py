@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
+from tests.support.clients import answers, end_of
 from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
@@ -73,24 +74,6 @@ def start_named(network: Namespace, start_proxy: StartProxy) -> StartProxy:
         return start_proxy((NAME, port), *options, wrapper=network.wrapper, **process)
 
     return start
-
-
-def answers(proxy: Proxy) -> bool:
-    """Whether a client gets through; it may be closed instead, but not left without an end."""
-    with proxy.connect() as client:
-        try:
-            client.sendall(b"?")
-            return client.recv(1) == b"?"
-        except (ConnectionResetError, BrokenPipeError):
-            return False
-
-
-def end_of(client: socket.socket) -> bytes:
-    """What comes until the connection ends, be it by a reset."""
-    try:
-        return client.recv(1)
-    except ConnectionResetError:
-        return b""
 
 
 def p99(proxy: Proxy) -> float:

@@ -13,10 +13,10 @@ import subprocess
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, List
 
 from tests.support.program import PROJECT
 from tests.vm.bzimage import uncompressed
+from tests.vm.initramfs import pack, with_dependencies
 from tests.vm.kernel import Kernel, Lacking, cache_folder, locked, require_commands, which
 
 NEEDED = {"mke2fs": "e2fsprogs", "mmdebstrap": "mmdebstrap", "busybox": "busybox-static"}
@@ -162,7 +162,7 @@ def _add_tests(root: Path) -> None:
 
 def _add_modules(kernel: Kernel, root: Path) -> None:
     target = root / "lib" / "modules" / kernel.version
-    for driver in _with_dependencies(kernel, SYSTEM_DRIVERS):
+    for driver in with_dependencies(kernel, SYSTEM_DRIVERS):
         place = target / driver.relative_to(kernel.modules)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(driver, place)
@@ -179,35 +179,11 @@ def _initramfs(kernel: Kernel, folder: Path) -> Path:
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
     shutil.copy(which("busybox") or "busybox", root / "bin" / "busybox")
-    drivers = _with_dependencies(kernel, BOOT_DRIVERS)
+    drivers = with_dependencies(kernel, BOOT_DRIVERS)
     for driver in drivers:
         shutil.copy(driver, root / "modules")
     (root / "modules" / "order").write_text("".join(f"{driver.name}\n" for driver in drivers))
-    archive = folder / "initramfs.cpio"
-    names = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
-    with archive.open("wb") as packed:
-        subprocess.run(
-            ["busybox", "cpio", "-o", "-H", "newc"],
-            cwd=root,
-            input=names.encode(),
-            stdout=packed,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
-    return archive
-
-
-def _with_dependencies(kernel: Kernel, names: Iterable[str]) -> List[Path]:
-    """Each driver after those that it depends on."""
-    found: dict[Path, None] = {}
-    for name in names:
-        shown = _run(
-            *(which("modprobe") or "modprobe", "--show-depends", "--dirname", kernel.root),
-            *("--set-version", kernel.version, name),
-        )
-        words = [line.split() for line in shown.splitlines()]
-        found.update((Path(word[1]), None) for word in words if word[0] == "insmod")
-    return list(found)
+    return pack(root, folder / "initramfs.cpio")
 
 
 def _run(*command: object) -> str:

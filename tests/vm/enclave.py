@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .bzimage import uncompressed
+from .initramfs import pack, with_dependencies
 from .kernel import Kernel, which
 
 GUEST = Path(__file__).resolve().with_name("guest")
@@ -60,43 +61,13 @@ def build(kernel: Kernel, folder: Path) -> Image:
         ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", root / "client", GUEST / "client.c"],
         check=True,
     )
-    drivers = _drivers_in_order(kernel)
+    drivers = with_dependencies(kernel, DRIVERS)
     for driver in drivers:
         shutil.copy(driver, root / "modules")
     (root / "modules" / "order").write_text("".join(f"{driver.name}\n" for driver in drivers))
     vmlinux = folder / "vmlinux"
     vmlinux.write_bytes(uncompressed(kernel.image.read_bytes()))
-    return Image(vmlinux, _pack(root, folder / "initramfs.cpio"))
-
-
-def _drivers_in_order(kernel: Kernel) -> list[Path]:
-    """Each driver after those that it depends on; none that this kernel has built in."""
-    found: dict[Path, None] = {}
-    modprobe = [which("modprobe") or "modprobe", "--show-depends", "--dirname", str(kernel.root)]
-    for name in DRIVERS:
-        shown = subprocess.run(
-            [*modprobe, "--set-version", kernel.version, name],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-        words = [line.split() for line in shown.splitlines()]
-        found.update((Path(path), None) for action, path, *_ in words if action == "insmod")
-    return list(found)
-
-
-def _pack(root: Path, archive: Path) -> Path:
-    names = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
-    with archive.open("wb") as packed:
-        subprocess.run(
-            ["busybox", "cpio", "-o", "-H", "newc"],
-            cwd=root,
-            input=names.encode(),
-            stdout=packed,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
-    return archive
+    return Image(vmlinux, pack(root, folder / "initramfs.cpio"))
 
 
 class Enclave:

@@ -1,0 +1,25 @@
+"""What clients of the proxy do in more than one test."""
+
+from __future__ import annotations
+
+import socket
+
+from tests.support.program import Proxy
+
+
+def answers(proxy: Proxy) -> bool:
+    """Whether a client gets through; it may be closed instead, but not left without an end."""
+    with proxy.connect() as client:
+        try:
+            client.sendall(b"?")
+            return client.recv(1) == b"?"
+        except (ConnectionResetError, BrokenPipeError):
+            return False
+
+
+def end_of(client: socket.socket) -> bytes:
+    """What comes until the connection ends, be it by a reset."""
+    try:
+        return client.recv(1)
+    except ConnectionResetError:
+        return b""
