@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Callable, List
@@ -84,6 +85,18 @@ def test_an_idle_proxy_is_gone_100_ms_after_sigterm(
         assert proxy.wait() == os.EX_OK
     # The quickest, as another process may have had the processor in between.
     assert min(times) < 0.1 * SLOWNESS
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+@pytest.mark.parametrize("milliseconds", range(20, 200, 15))
+def test_sigterm_at_any_moment_of_the_start_is_obeyed(
+    start_proxy: StartProxy, start_server: StartServer, milliseconds: int
+) -> None:
+    proxy = start_proxy(start_server(), ready=False)
+    threading.Event().wait(milliseconds / 1000)
+    proxy.send(signal.SIGTERM)
+    # Before there is anything to end in peace, the signal itself ends it.
+    assert proxy.wait(timeout=2) in (os.EX_OK, -signal.SIGTERM)
 
 
 def test_sigterm_in_mid_transfer_lets_it_arrive_whole_and_then_all_are_gone(

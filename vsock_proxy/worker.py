@@ -129,8 +129,8 @@ class Worker:
 
         What the interpreter caches meanwhile is then shared, 60 KiB a worker.
         """
+        # Meanwhile a signal must find the master, not a worker.
         block()
-        self._signals.inherit()
         self._begin(1, lifeline).close()
         self._signals.on_interrupt(ignore)
         unblock()
