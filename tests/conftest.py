@@ -119,3 +119,5 @@ def start_proxy(transport: Transport, write_allowlist: Callable[..., Path]) -> I
     yield start
     for proxy in proxies:
         proxy.end()
+        # pytest shows this where the test failed.
+        print(f"the end of the log of {proxy.pid}:", *proxy.log.lines[-40:], sep="\n")
