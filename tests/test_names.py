@@ -253,6 +253,23 @@ def test_the_first_clients_wait_for_the_first_answer(
     client.close()
 
 
+def test_a_client_that_waits_for_the_first_answer_when_sigterm_comes_is_served(
+    start_name_server: Callable[[], NameServer],
+    start_inside: StartServer,
+    start_named: StartProxy,
+) -> None:
+    server = start_inside(host=HERE)
+    proxy = start_named(server.port)
+    with proxy.connect() as client:
+        client.sendall(b"early")
+        wait_until(lambda: "connecting" in states(proxy), "it waits")
+        proxy.send(signal.SIGTERM)
+        proxy.log.wait_for("no new connections")
+        start_name_server().set(NAME, HERE)
+        assert client.recv(5) == b"early"
+    assert proxy.wait(timeout=2) == os.EX_OK
+
+
 # What DNS may not say
 
 METADATA = {

@@ -139,6 +139,8 @@ class Master:
         self._notifier.ready()
         self._tell_status()
         self._supervise()
+        # Not before: a client may have been waiting for the first answer.
+        self._end_resolver()
         log.info("ended; %s", report.totals(self._board.rows()))
         return self._exit_code
 
@@ -329,7 +331,6 @@ class Master:
         self._timers.clear()
         self._tell_status()
         self._kill_all(signal.SIGTERM)
-        self._end_resolver()
         self._schedule(self._settings.drain_timeout, self._drained_too_long)
 
     def _drained_too_long(self) -> None:

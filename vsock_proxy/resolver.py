@@ -68,8 +68,8 @@ class Resolver:
         if frozenset(chosen) != self._known:
             level = logging.DEBUG if self._known else logging.INFO
             hosts = ", ".join(address.sockaddr[0] for address in chosen)
-            log.log(level, "%s is %s", self._policy.endpoint.host, hosts)
             self._table.publish(chosen)
+            log.log(level, "%s is %s", self._policy.endpoint.host, hosts)
             self._known = frozenset(chosen)
         if self._trouble:
             log.info("%s resolves again", self._policy.endpoint.host)
