@@ -323,7 +323,8 @@ def test_a_flood_of_20000_clients_disturbs_no_transfer_and_leaves_nothing_behind
     proxy = start_proxy(server, "--log-level", "warning", workers=workers, ready=False)
     wait_until(lambda: len(proxy.workers("idle")) == workers, "the workers")
     # What a process touches once and keeps is no leak, so all of it is touched before.
-    transfer_in_a_flood(proxy, workers, FLOOD // 2)
+    transfer_in_a_flood(proxy, workers, FLOOD // 8)
+    transfer_in_a_flood(proxy, transfers, FLOOD // 2)
     settle(proxy, workers)
     before = footprint(proxy)
     transfer_in_a_flood(proxy, transfers, FLOOD)
