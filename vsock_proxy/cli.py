@@ -63,7 +63,7 @@ Options:
   --version              Show the version.
 """
 
-LONG = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
+LONG_OPTIONS = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
 MAX_WORKERS = 10_000
 MAX_SECONDS = 1_000_000.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -141,9 +141,10 @@ def _what_docopt_means(arguments: List[str], text: str) -> str:
     """One line for a command line that docopt refuses, which it explains only sometimes."""
     if {"-4", "--ipv4"} & set(arguments) and {"-6", "--ipv6"} & set(arguments):
         return "-4 and -6 exclude each other; give one of them, or neither for both families"
-    for word in arguments:
-        if word.startswith("--") and not any(name.startswith(word.split("=")[0]) for name in LONG):
-            return f"there is no option {word.split('=')[0]}; see vsock-proxy --help"
+    for option in (word.split("=")[0] for word in arguments):
+        # A long option may be abbreviated.
+        if option.startswith("--") and not any(name.startswith(option) for name in LONG_OPTIONS):
+            return f"there is no option {option}; see vsock-proxy --help"
     reason = text.splitlines()[0] if text else ""
     if not reason or reason.startswith("Usage:"):
         return (

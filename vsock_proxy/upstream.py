@@ -71,14 +71,16 @@ class Upstream:
             seconds = deadline - time.monotonic()
             if len(addresses) > 1:
                 seconds = min(seconds, ATTEMPT_DELAY)
-            code = _await_answer(sock, seconds)
+            # The wait for the first answer of DNS may have taken all, and poll() waits without
+            # bound for less than nothing.
+            code = _await_answer(sock, max(0.0, seconds))
         if not code:
             return sock, first
         race = _Race(addresses[1:], sock, first, OSError(code, os.strerror(code)))
         return self._race(race, deadline)
 
     def _first_addresses(self) -> Tuple[Address, ...]:
-        """Wait for the resolver's first answer."""
+        """Wait for the resolver's first answer. Raises ConnectFailed."""
         self._table.wait(self._timeout)
         addresses = self._table.current()
         if not addresses:
@@ -164,7 +166,7 @@ class _Race:
 
     def _add(self, sock: socket.SocketType, address: Address) -> None:
         self._begun[sock.fileno()] = (sock, address)
-        self._poll.register(sock, select.POLLOUT)
+        self._poll.register(sock, POLLOUT)
 
     def _await(self, until: float) -> Optional[Tuple[socket.SocketType, Address]]:
         """Wait for an answer to any attempt; None if there is none, or it is a refusal."""
@@ -192,9 +194,9 @@ def keep_alive(sock: socket.SocketType) -> None:
     """Let the kernel probe an endpoint that is silent. Apart from connect(), because a connection
     that is over in a moment need not pay for it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def _make_socket(address: Address) -> socket.SocketType:

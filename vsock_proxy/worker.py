@@ -98,7 +98,7 @@ class Worker:
         self._signals = signals
         self._relay = Relay(settings.idle_timeout, self._connection_lasts, self._half_closed)
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
-        self._logs_all = log.isEnabledFor(logging.INFO)
+        self._logs_ends = log.isEnabledFor(logging.INFO)
         self._stopping = False
         self._shown = ""
         self._peer = UNIX_PEER
@@ -255,7 +255,7 @@ class Worker:
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
         up, down = slot[UP], slot[DOWN]
-        if self._logs_all or outcome is CUT:
+        if self._logs_ends or outcome is CUT:
             self._say(
                 logging.WARNING if outcome is CUT else logging.INFO,
                 "%s -> %s ended: %d bytes up, %d bytes down, %.3f s, %s",

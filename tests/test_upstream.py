@@ -1,0 +1,48 @@
+"""Connecting, as far as it needs no network of its own; the rest is in test_names.py."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import List
+
+import pytest
+
+from vsock_proxy.addresses import AddressTable, make_address
+from vsock_proxy.upstream import ConnectFailed, Upstream
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+
+def test_an_attempt_that_finds_its_time_over_is_given_up_at_once() -> None:
+    with socket.socket() as endpoint:
+        endpoint.bind(("127.0.0.1", 0))
+        endpoint.listen(0)
+        port = endpoint.getsockname()[1]
+        # One connection fills the queue; the next one's SYN is dropped, as by a black hole.
+        with socket.create_connection(("127.0.0.1", port)):
+            table = AddressTable(port)
+            table.publish([make_address(socket.AF_INET, ("127.0.0.1", port))])
+            # As when the resolver's first answer has taken all of the time.
+            reader, nudge = os.pipe()
+            upstream = Upstream(table, timeout=0.0, nudge=nudge)
+            assert "no answer in time" in failure_within(5, upstream)
+            os.close(reader)
+            os.close(nudge)
+
+
+def failure_within(seconds: float, upstream: Upstream) -> str:
+    """What connecting fails with."""
+    failures: List[str] = []
+
+    def connect() -> None:
+        with pytest.raises(ConnectFailed) as caught:
+            upstream.connect()
+        failures.append(str(caught.value))
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert failures, f"still connecting after {seconds:g} s"
+    return failures[0]
