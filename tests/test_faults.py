@@ -592,8 +592,8 @@ def test_lines_that_a_guest_can_cause_are_bounded_and_what_is_left_out_is_counte
     # Each worker: 50 at once and 100 a second.
     assert shown <= 2 * 50 + 200 * took + 2
     assert shown < total
-    wait_until(lambda: accounted(proxy) >= total, "a line that tells of the rest")
-    assert accounted(proxy) > total
+    # A client is closed before the line about it is written, so the last line may take its time.
+    wait_until(lambda: accounted(proxy) > total, "lines that tell of all")
 
 
 def accounted(proxy: Proxy) -> int:
