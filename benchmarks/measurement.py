@@ -12,6 +12,7 @@ import accounting
 import footprint
 import machine
 import native
+import network
 import proxies
 from accounting import Accounting
 from proxies import Proxy, Site
@@ -88,9 +89,10 @@ def measure(choice: Choice, report: Report) -> Results:
 
 def _measure(choice: Choice, report: Report, folder: Path, accounts: Accounting) -> Results:
     programs = native.build(folder)
+    cramped = network.enter()
     site = proxies.new_site(choice.transport == VSOCK, folder, choice.python, ROOT, accounts)
     peers, notes = _peers(choice.peers)
-    notes += [accounts.why_not] if accounts.why_not else []
+    notes += [note for note in (accounts.why_not, cramped) if note]
     for note in notes:
         report(note)
     empty = Results(

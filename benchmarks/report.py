@@ -29,9 +29,10 @@ in the same run. This page is written by
 
     python3 benchmarks/run.py --vm
 
-which needs a C compiler, the peers (Debian: `socat`, `systemd`), root for the CPU time, and for
-`--vm` what the tests in the virtual machine need. Without `--vm` only the part on the hybrid
-socket is measured and the other is kept as it was. `--short` is a quick look that writes nothing.
+which needs a C compiler, the peers (Debian: `socat`, `systemd`), root for the CPU time and the
+network, and for `--vm` what the tests in the virtual machine need. Without `--vm` only the part on
+the hybrid socket is measured and the other is kept as it was. `--short` is a quick look that writes
+nothing.
 
 ![Throughput and CPU time beside the peers](benchmark.svg)
 """
@@ -51,6 +52,9 @@ METHOD = """\
   over TCP. The last table of each part says how busy proxy, load and backend kept the machine;
   what is missing from its cores was idle or taken by other programs, so the machine should have
   no other work.
+- **Network.** It all runs in a network namespace of its own, with all ports from 1024 up, since
+  with the usual range the kernel limits every fast proxy to the same 14,116 short connections a
+  second, and with Reno, since BBR, where it is the default, sets a timer for every burst.
 - **Rounds.** All proxies run at once, the idle ones at no cost; in a round each load visits one
   after the other, in an order that rotates from round to round, each with a warm-up of 0.2 s
   before. Each round starts the proxies anew. Tables show medians over the rounds; ratios are

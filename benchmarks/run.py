@@ -7,8 +7,8 @@
                                         while working on the speed; writes nothing
 
 By duty: `proxies` is what is measured, `rounds` the four loads, `footprint` memory, start and
-scale, `accounting` the CPU time, `measurement` all of them in order, `targets` the figures to
-reach, `report` and `plot` the outcome.
+scale, `accounting` the CPU time, `network` a network for all, `measurement` all of them in order,
+`targets` the figures to reach, `report` and `plot` the outcome.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ def main() -> int:
 
 def _measure(arguments: argparse.Namespace) -> Dict[str, Results]:
     fresh = {}
-    if not arguments.vm_only:
-        fresh[arguments.transport] = measurement.measure(_choice(arguments), _say)
+    # First, because measuring here leaves the network from which a kernel may have to be fetched.
     if arguments.vm or arguments.vm_only:
         fresh[VSOCK] = virtual.measure(_passed_on(arguments), arguments.python)
+    if not arguments.vm_only:
+        fresh[arguments.transport] = measurement.measure(_choice(arguments), _say)
     return fresh
 
 
