@@ -177,3 +177,10 @@ def test_a_literal_address_of_the_other_family_is_a_usage_error(tmp_path: Path) 
     done = run("--config", str(tmp_path / "a.yaml"), "-6", "8000", "10.0.0.1", "443")
     assert done.returncode == os.EX_USAGE
     assert "10.0.0.1 is not an address of the family that -6 asks for" in done.stderr
+
+
+def test_an_address_whose_zone_is_no_interface_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
+    done = run("--config", str(tmp_path / "a.yaml"), "8000", "fe80::1%nowhere", "443")
+    assert done.returncode == os.EX_USAGE
+    assert "what follows % is no network interface of this machine" in done.stderr

@@ -27,6 +27,7 @@ FORBIDDEN = tuple(
 EMBEDDING = tuple(
     ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "::/96", "64:ff9b::/96")
 )
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class LookupFailed(Exception):
@@ -76,14 +77,19 @@ def make_policy(settings: Settings, allowlist: Allowlist) -> Policy:
 
 def literal_address(settings: Settings) -> Tuple[Address, ...]:
     """The endpoint's address if it was given as one, else nothing. Raises UsageError."""
-    if parse_address(settings.endpoint.host) is None:
+    host = settings.endpoint.host
+    ip = parse_address(host)
+    if ip is None:
         return ()
+    if settings.family not in (socket.AF_UNSPEC, FAMILIES[ip.version]):
+        option = "-4" if settings.family == socket.AF_INET else "-6"
+        raise UsageError(f"{host} is not an address of the family that {option} asks for")
     try:
         return tuple(look_up(settings.endpoint, settings.family)[:1])
     except LookupFailed:
-        option = "-4" if settings.family == socket.AF_INET else "-6"
+        # What can be wrong in a well-formed address is its zone (RFC 4007, 11).
         raise UsageError(
-            f"{settings.endpoint.host} is not an address of the family that {option} asks for"
+            f"{host} cannot be connected to: what follows % is no network interface of this machine"
         ) from None
 
 
