@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
+from tests.support.namespaces import why_not
 from tests.support.servers import exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
+
+WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
 def test_there_are_as_many_workers_as_asked_for(
@@ -112,6 +117,35 @@ def test_when_the_master_is_killed_a_live_connection_goes_on_and_then_nothing_is
     again = start_proxy(server)
     with again.connect() as client:
         assert exchange(client, b"x") == b"x"
+
+
+def test_when_the_master_is_killed_another_proxy_can_listen_while_a_connection_lives(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    proxy = start_proxy(server, workers=1)
+    with proxy.connect() as live:
+        exchange(live, b"before")
+        (worker,) = proxy.wait_for_workers(1, " -> ")
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+        wait_until(lambda: _is_refused(proxy), "the port is free")
+        again = start_proxy(server)
+        with again.connect() as client:
+            assert exchange(client, b"x") == b"x"
+        assert exchange(live, b"after") == b"after"
+    wait_until(lambda: not processes.is_alive(worker), "the old worker is gone")
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_where_there_is_no_proc_connections_last_all_the_same(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), wrapper=WITHOUT_PROC)
+    with proxy.connect() as client:
+        exchange(client, b"before")
+        proxy.wait_for_workers(1, " -> ")
+        assert exchange(client, b"after") == b"after"
 
 
 def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connection(

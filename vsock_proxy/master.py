@@ -8,8 +8,7 @@ raised or something is due, so an idle proxy makes no system call at all.
     SIGHUP            read the allowlist again
     SIGUSR1           write the scoreboard to the log
 
-The workers are told in two ways: by SIGTERM and SIGQUIT, and by the lifeline, a pipe of which only
-the master holds the writing end, so that it ends with the master however that dies.
+The workers are told by SIGTERM and SIGQUIT, and by the lifeline if the master dies.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from vsock_proxy import allowlist, metadata, report
 from vsock_proxy.addresses import Address, AddressTable
 from vsock_proxy.errors import ConfigurationError, UnavailableError
 from vsock_proxy.forking import fork
+from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.listener import Listener, open_listener
 from vsock_proxy.logs import Log
 from vsock_proxy.pacer import Pacer
@@ -97,7 +97,7 @@ class Master:
         if addresses:
             self._table.publish(addresses)
         self._board = Scoreboard(settings.workers)
-        self._lifeline, self._lifeline_end = os.pipe()
+        self._lifeline = Lifeline()
         self._nudge_reader, self._nudge = _non_blocking_pipe()
         self._alarm_reader, alarm = _non_blocking_pipe()
         self._watch = Watch(self._board, self._alarm_reader)
@@ -110,6 +110,7 @@ class Master:
             Upstream(self._table, settings.connect_timeout, self._nudge),
             Alarm(self._board, alarm),
             self._signals,
+            self._lifeline,
         )
         self._pacer = Pacer()
         self._workers: Dict[int, int] = {}
@@ -121,7 +122,7 @@ class Master:
 
     def run(self) -> int:
         """Start everything, supervise, and return the exit code when all has ended."""
-        self._worker.rehearse(self._lifeline)
+        self._worker.rehearse()
         set_title(f"master {self._settings.local_port} -> {self._settings.endpoint}")
         # What the master has made is shared by all children as long as nobody writes to it.
         gc.collect()
@@ -146,7 +147,7 @@ class Master:
 
     def _supervise(self) -> None:
         poll = select.poll()
-        poll.register(self._signals, select.POLLIN)
+        poll.register(self._signals.reader, select.POLLIN)
         poll.register(self._alarm_reader, select.POLLIN)
         while self._workers or not self._draining:
             events = poll.poll(self._patience())
@@ -220,7 +221,7 @@ class Master:
         self._leave_master()
         os.close(self._nudge_reader)
         self._log.name(f"worker {number}")
-        self._worker.run(number, self._lifeline)
+        self._worker.run(number)
 
     def _start_resolver(self) -> None:
         if self._literal or self._draining or self._resolver is not None:
@@ -239,12 +240,12 @@ class Master:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         set_title(f"resolver {self._settings.endpoint.host}")
         Resolver(self._table, self._policy, self._settings.resolve_interval).run(
-            self._nudge_reader, self._lifeline
+            self._nudge_reader, self._lifeline.reader
         )
 
     def _leave_master(self) -> None:
         """In a child: close what only the master may hold."""
-        os.close(self._lifeline_end)
+        os.close(self._lifeline.writer)
         os.close(self._alarm_reader)
 
     def _reap(self) -> None:

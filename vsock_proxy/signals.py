@@ -12,7 +12,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import signal
-from typing import Callable, Iterable, List
+from typing import Callable, List
 
 # What the master acts on. A terminal's Ctrl-C and systemd's KillMode=control-group reach the
 # children too; those do what their master tells them, and nothing for the others.
@@ -41,43 +41,41 @@ def unblock() -> None:
 
 
 class Signals:
-    """The signals caught by this process, as a descriptor that becomes readable."""
+    """The signals caught by this process.
 
-    def __init__(self, numbers: Iterable[signal.Signals] = HANDLED) -> None:
-        self._interrupt: Callable[[int], None] = ignore
-        for number in numbers:
+    reader: a descriptor that is readable once there are some to take.
+    on_interrupt: called with a signal's number at once, between any two instructions.
+
+    Both are attributes, since each function that a child runs costs it some pages of its own.
+    """
+
+    def __init__(self) -> None:
+        self.on_interrupt: Callable[[int], None] = ignore
+        for number in HANDLED:
             signal.signal(number, self._caught)
         self._open()
-
-    def fileno(self) -> int:
-        """What to poll."""
-        return self._reader
 
     def take(self) -> List[int]:
         """The signals since the last call, oldest first."""
         try:
-            return list(os.read(self._reader, 4096))
+            return list(os.read(self.reader, 4096))
         except BlockingIOError:
             return []
 
     def inherit(self) -> None:
         """In a child: leave the parent's pipe and have one of its own."""
-        os.close(self._reader)
+        os.close(self.reader)
         os.close(self._writer)
         self._open()
 
-    def on_interrupt(self, action: Callable[[int], None]) -> None:
-        """Call this with the signal's number at once, between any two instructions."""
-        self._interrupt = action
-
     def _open(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def _caught(self, number: int, frame: object) -> None:
-        self._interrupt(number)
+        self.on_interrupt(number)
 
 
 def ignore(number: int) -> None:

@@ -3,10 +3,10 @@
 One at a time, so that a crash costs one connection and the number of workers is the limit. The
 worker sleeps in epoll_wait() with the shared listener registered EPOLLEXCLUSIVE, so that a
 connection wakes one idle worker instead of all. Beside it wait the worker's own signals, and the
-lifeline, a pipe that ends when the master is gone.
+lifeline, which ends with the master.
 
 On SIGTERM a worker closes its copy of the listener at once, ends its connection in peace and goes;
-on SIGQUIT it ends it now.
+on SIGQUIT it ends it now. When the master is gone in mid-connection, the kernel sends SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import struct
 import time
 
 from vsock_proxy.addresses import Address
+from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
 from vsock_proxy.peers import UNIX_PEER, Peer, peer_name
@@ -89,6 +90,7 @@ class Worker:
         upstream: Upstream,
         alarm: Alarm,
         signals: Signals,
+        lifeline: Lifeline,
     ) -> None:
         self._settings = settings
         self._listener = listener
@@ -96,6 +98,7 @@ class Worker:
         self._upstream = upstream
         self._alarm = alarm
         self._signals = signals
+        self._lifeline = lifeline
         self._relay = Relay(settings.idle_timeout, self._connection_lasts, self._half_closed)
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
         self._logs_ends = log.isEnabledFor(logging.INFO)
@@ -107,45 +110,44 @@ class Worker:
         self._number: int
         self._slot: memoryview
 
-    def run(self, number: int, lifeline: int) -> None:
-        """Be worker number so-and-so until told to stop.
-
-        lifeline: a descriptor that is readable once the master is gone.
-        """
-        epoll = self._begin(number, lifeline)
+    def run(self, number: int) -> None:
+        """Be worker number so-and-so until told to stop."""
+        epoll = self._begin(number)
         signals, listener_fd = self._signals, self._listener.sock.fileno()
+        lifeline_fd = self._lifeline.reader
         try:
             while not self._stopping:
                 for fd, _ in epoll.poll(None, 3):
                     if fd == listener_fd:
                         self._serve()
-                    elif fd == lifeline or signal.SIGTERM in signals.take():
+                    elif fd == lifeline_fd or signal.SIGTERM in signals.take():
                         self._stopping = True
         except _EndNow:
             pass
 
-    def rehearse(self, lifeline: int) -> None:
+    def rehearse(self) -> None:
         """In the master, before the first fork: do what every worker does first.
 
         What the interpreter caches meanwhile is then shared, 60 KiB a worker.
         """
         # Meanwhile a signal must find the master, not a worker.
         block()
-        self._begin(1, lifeline).close()
-        self._signals.on_interrupt(ignore)
+        self._begin(1).close()
+        self._signals.on_interrupt = ignore
         unblock()
         self._shown = ""
 
-    def _begin(self, number: int, lifeline: int) -> select.epoll:
+    def _begin(self, number: int) -> select.epoll:
         """Everything that comes before waiting for the first connection."""
         self._number = number
         self._slot = self._board.claim(number, os.getpid())
         self._relay.moved = self._slot[UP : DOWN + 1]
-        self._signals.on_interrupt(self._interrupt)
         epoll = select.epoll()
         epoll.register(self._listener.sock, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        epoll.register(lifeline, select.EPOLLIN)
-        epoll.register(self._signals, select.EPOLLIN)
+        epoll.register(self._lifeline.reader, select.EPOLLIN)
+        epoll.register(self._signals.reader, select.EPOLLIN)
+        # Not before: a signal closes the listener.
+        self._signals.on_interrupt = self._interrupt
         self._rest()
         return epoll
 
@@ -169,6 +171,7 @@ class Worker:
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
         keep_alive(self._connected)
+        self._lifeline.signal_when_cut(signal.SIGTERM)
         self._show(f"[{peer_name(self._peer)} -> {self._address}]")
 
     def _show(self, text: str) -> None:

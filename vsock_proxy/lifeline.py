@@ -1,0 +1,46 @@
+"""How children learn that the master is gone, however it died.
+
+A pipe of which only the master holds the writing end, so that the kernel closes that with the
+master. Who sleeps until something happens watches it beside the rest. Who is in the middle of a
+connection has the kernel send a signal, which costs nothing until then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+
+
+class Lifeline:
+    """The pipe, made by the master before the first fork.
+
+    reader: readable once the master is gone.
+    writer: for the master alone; a child closes its copy.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self._signals = False
+
+    def signal_when_cut(self, number: int) -> None:
+        """Have this process sent a signal when the master is gone, at once if it is already.
+
+        The kernel keeps one receiver for each open file (F_SETOWN and F_SETSIG of fcntl(2)), and
+        forking shares open files, so the pipe is opened once more, which proc(5) allows.
+        """
+        if self._signals:
+            return
+        try:
+            own = os.open(f"/proc/self/fd/{self.reader}", os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            # No /proc here, or no descriptor left: who watches the pipe learns of it all the same.
+            return
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETSIG, number)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC)
+        self._signals = True
+        wait = select.poll()
+        wait.register(own, 0)
+        if wait.poll(0):
+            os.kill(os.getpid(), number)
