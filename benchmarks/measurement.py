@@ -41,9 +41,11 @@ class Extent:
     connections: int
 
 
+# Rather many rounds than long ones: where the scheduler puts a connection's processes can change a
+# rate twofold, and stays so for the rest of a round.
 FULL = Extent(
-    rounds=7,
-    seconds=2.0,
+    rounds=15,
+    seconds=1.0,
     size=8 * MIB,
     counts=(4, 100, 1000),
     starts=10,
@@ -53,7 +55,7 @@ FULL = Extent(
 )
 # The emulated machine is some ten times slower, and too small for a thousand interpreters.
 VIRTUAL = replace(
-    FULL, rounds=5, seconds=4.0, size=MIB // 2, counts=(4, 100), starts=3, held=100, connections=200
+    FULL, rounds=5, seconds=3.0, size=MIB // 2, counts=(4, 100), starts=3, held=100, connections=200
 )
 SHORT = Extent(
     rounds=1,
