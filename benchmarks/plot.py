@@ -81,7 +81,7 @@ def draw(found: Dict[str, Results]) -> str:
 
 def _panels(where: str, samples: Sequence[Sample]) -> Iterator[Panel]:
     for title, value in (
-        (f"Throughput, {where} (longer is better)", summary.rate),
+        (f"Rate, {where} (longer is better)", summary.rate),
         ("CPU time of it (shorter is better)", summary.cpu),
     ):
         values = {}
