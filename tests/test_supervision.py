@@ -137,6 +137,20 @@ def test_when_the_master_is_killed_another_proxy_can_listen_while_a_connection_l
     wait_until(lambda: not processes.is_alive(worker), "the old worker is gone")
 
 
+def test_a_worker_holds_no_descriptor_of_a_lasting_connection_that_has_ended(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    (worker,) = proxy.wait_for_workers(1, "idle")
+    files = processes.open_files(worker)
+    for _ in range(3):
+        with proxy.connect() as client:
+            exchange(client, b"x")
+            proxy.wait_for_workers(1, " -> ")
+        proxy.wait_for_workers(1, "idle")
+        assert processes.open_files(worker) == files
+
+
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 def test_where_there_is_no_proc_connections_last_all_the_same(
     start_proxy: StartProxy, start_server: StartServer

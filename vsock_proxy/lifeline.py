@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+from typing import Optional
 
 
 class Lifeline:
@@ -21,7 +22,7 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
-        self._signals = False
+        self._own: Optional[int] = None
 
     def signal_when_cut(self, number: int) -> None:
         """Have this process sent a signal when the master is gone, at once if it is already.
@@ -29,18 +30,21 @@ class Lifeline:
         The kernel keeps one receiver for each open file (F_SETOWN and F_SETSIG of fcntl(2)), and
         forking shares open files, so the pipe is opened once more, which proc(5) allows.
         """
-        if self._signals:
-            return
         try:
-            own = os.open(f"/proc/self/fd/{self.reader}", os.O_RDONLY | os.O_NONBLOCK)
+            self._own = own = os.open(f"/proc/self/fd/{self.reader}", os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             # No /proc here, or no descriptor left: who watches the pipe learns of it all the same.
             return
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(own, fcntl.F_SETSIG, number)
         fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC)
-        self._signals = True
         wait = select.poll()
         wait.register(own, 0)
         if wait.poll(0):
             os.kill(os.getpid(), number)
+
+    def signal_no_more(self) -> None:
+        """Undo signal_when_cut(), if that was done."""
+        if self._own is not None:
+            os.close(self._own)
+            self._own = None

@@ -253,6 +253,7 @@ class Worker:
                 upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             client.close()
             upstream.close()
+            self._lifeline.signal_no_more()
             self._account(outcome)
 
     def _account(self, outcome: Outcome) -> None:
