@@ -91,10 +91,10 @@ def measure(choice: Choice, report: Report) -> Results:
 
 def _measure(choice: Choice, report: Report, folder: Path, accounts: Accounting) -> Results:
     programs = native.build(folder)
-    cramped = network.enter()
+    why_no_network = network.enter()
     site = proxies.new_site(choice.transport == VSOCK, folder, choice.python, ROOT, accounts)
     peers, notes = _peers(choice.peers)
-    notes += [note for note in (accounts.why_not, cramped) if note]
+    notes += [note for note in (accounts.why_not, why_no_network) if note]
     for note in notes:
         report(note)
     empty = Results(
