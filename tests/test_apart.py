@@ -1,0 +1,73 @@
+"""A function in a process of its own: its result, its errors, and its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Callable, Iterator
+
+import pytest
+
+from tests.support import processes
+from vsock_proxy.apart import Apart, Died
+from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.signals import HANDLED, IGNORED, Signals
+
+pytestmark = pytest.mark.hybrid_only
+
+
+@pytest.fixture
+def signals() -> Iterator[Signals]:
+    """What every process of the program has; this process's own handlers come back afterwards."""
+    before = {number: signal.getsignal(number) for number in (*HANDLED, *IGNORED)}
+    made = Signals()
+    yield made
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    made.close()
+
+
+def fail() -> None:
+    raise ConfigurationError("not so")
+
+
+def test_the_result_comes_back_whole(signals: Signals) -> None:
+    with Apart(signals, lambda: "x" * 3_000_000) as apart:
+        assert apart.result() == "x" * 3_000_000
+
+
+def test_an_expected_error_is_raised_here(signals: Signals) -> None:
+    with Apart(signals, fail) as apart, pytest.raises(ConfigurationError, match="not so"):
+        apart.result()
+
+
+@pytest.mark.parametrize(
+    ("function", "how"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"signal 9 \(Killed\)"),
+        (lambda: os._exit(3), "exit code 3"),
+    ],
+    ids=["signal", "exit"],
+)
+def test_a_process_that_dies_says_how(
+    signals: Signals, function: Callable[[], None], how: str
+) -> None:
+    with Apart(signals, function) as apart, pytest.raises(Died, match=how):
+        apart.result()
+
+
+def test_closing_it_leaves_no_process(signals: Signals) -> None:
+    reader, writer = os.pipe()
+    apart = Apart(signals, lambda: os.read(reader, 1))
+    apart.close()
+    assert processes.state(apart.pid) is None
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_process_that_was_waited_for_elsewhere_is_not_killed_again(signals: Signals) -> None:
+    with Apart(signals, lambda: 1) as apart:
+        _, status = os.waitpid(apart.pid, 0)
+        apart.buried(status)
+        assert apart.result() == 1
