@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
 from vsock_proxy.errors import UnavailableError
-from vsock_proxy.peers import UNIX_PEER, Peer
+from vsock_proxy.peers import Peer, peer_of
 from vsock_proxy.settings import Settings
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
@@ -41,9 +41,9 @@ class Listener:
         socket.accept() without its upper layer, which took 3 % of a short connection: this makes
         the C type that socket.socket is built on, and does not work out family and type again.
         """
-        descriptor, peer = self.sock._accept()  # type: ignore[attr-defined]
+        descriptor, address = self.sock._accept()  # type: ignore[attr-defined]
         client = socket.SocketType(self.family, socket.SOCK_STREAM, 0, descriptor)
-        return client, peer or UNIX_PEER
+        return client, peer_of(address)
 
     def close(self) -> None:
         """Close this process's copy."""

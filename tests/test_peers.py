@@ -1,0 +1,90 @@
+"""Who connects, whatever the client's socket is bound to."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Callable, Dict
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import board
+from tests.support.servers import exchange
+from tests.support.timing import SLOWNESS
+from vsock_proxy.listener import Listener
+from vsock_proxy.peers import NO_CID, UNIX_PEER, Peer, peer_name, peer_of
+
+# What a client binds its socket to, given a folder and a name that nobody else has.
+BOUND: Dict[str, Callable[[Path], str]] = {
+    "a path": lambda folder: str(folder / "client"),
+    "a path that is no text": lambda folder: str(folder / "client\udcff\n"),
+    "the longest path": lambda folder: str(folder / "client").ljust(107, "x"),
+    "an abstract name": lambda folder: f"\0{folder}",
+    "an abstract name with a newline and a NUL": lambda folder: f"\0{folder}\n\0",
+    "a name that the kernel chooses": lambda folder: "",
+}
+bound = pytest.mark.parametrize("bind", BOUND.values(), ids=BOUND.keys())
+
+
+@pytest.mark.parametrize(
+    ("address", "peer", "name"),
+    [
+        ((16, 1024), (16, 1024), "16:1024"),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), "4294967295:4294967295"),
+        ((0, 0), (0, 0), "0:0"),
+        ("", UNIX_PEER, "unix"),
+        (None, UNIX_PEER, "unix"),
+        ("/run/client", UNIX_PEER, "unix"),
+        ("ab", UNIX_PEER, "unix"),
+        (b"\0client", UNIX_PEER, "unix"),
+        (b"\x0000001", UNIX_PEER, "unix"),
+    ],
+)
+def test_whatever_accept_may_give_is_a_peer_with_a_name(
+    address: object, peer: Peer, name: str
+) -> None:
+    assert peer_of(address) == peer
+    assert peer_name(peer_of(address)) == name
+
+
+def test_the_peer_of_a_unix_socket_has_a_cid_that_no_guest_can_have() -> None:
+    assert UNIX_PEER[0] == NO_CID > 0xFFFFFFFF
+
+
+def connect(path: Path, name: str) -> socket.socket:
+    """A client that is bound to a name first."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20 * SLOWNESS)
+    client.bind(name)
+    client.connect(str(path))
+    return client
+
+
+@pytest.mark.hybrid_only
+@bound
+def test_a_bound_unix_client_is_accepted_as_unix(
+    bind: Callable[[Path], str], tmp_path: Path
+) -> None:
+    path = tmp_path / "listener"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        with connect(path, bind(tmp_path)):
+            client, peer = Listener(sock, socket.AF_UNIX, "test").accept()
+            client.close()
+    assert peer == UNIX_PEER
+
+
+@pytest.mark.hybrid_only
+@bound
+def test_a_bound_unix_client_is_served_like_any_other(
+    bind: Callable[[Path], str], tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    (worker,) = proxy.wait_for_workers(1, "idle")
+    with connect(tmp_path / "v.sock_8000", bind(tmp_path)) as client:
+        assert exchange(client, b"x") == b"x"
+        assert proxy.wait_for_workers(1, "[unix -> ") == [worker]
+        assert [row.client for row in board.ask(proxy)] == ["unix"]
+    proxy.log.wait_for(r"info worker 1: unix -> .* ended: 1 bytes up, 1 bytes down")
