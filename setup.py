@@ -67,5 +67,5 @@ setup(
     zip_safe=False,
     install_requires=["PyYAML", "docopt", "setproctitle"],
     extras_require={"test": TEST, "vm": VM, "lint": LINT, "types": TYPES},
-    entry_points={"console_scripts": ["vsock-proxy = vsock_proxy.cli:main"]},
+    entry_points={"console_scripts": ["vsock-proxy = vsock_proxy.__main__:main"]},
 )

@@ -212,8 +212,8 @@ def test_without_a_metadata_service_the_exit_code_is_75(
     write_allowlist: Callable[..., Path],
 ) -> None:
     config = str(write_allowlist(("kms.us-east-1.amazonaws.com", 443)))
-    code = "import sys; from vsock_proxy import cli, metadata; metadata.PATIENCE = 0.0; "
-    impatient = [sys.executable, "-c", code + "sys.exit(cli.main())"]
+    code = "import sys; from vsock_proxy import __main__, metadata; metadata.PATIENCE = 0.0; "
+    impatient = [sys.executable, "-c", code + "sys.exit(__main__.main())"]
     done = subprocess.run(
         [*impatient, "--config", config, "8000", NAME, "443"],
         env={**os.environ, "VSOCK_PROXY_IMDS_ENDPOINT": nobody_listens()},

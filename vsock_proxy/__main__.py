@@ -1,10 +1,25 @@
-"""`python -m vsock_proxy` is the same program as the `vsock-proxy` command."""
+"""The program: `vsock-proxy`, which `python -m vsock_proxy` is too.
+
+What must come before everything else is done here: a descriptor that was closed at the start is
+taken, and signals are caught. The rest of the program is imported only then.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from vsock_proxy.cli import main
+from vsock_proxy.descriptors import hold_standard_descriptors
+from vsock_proxy.signals import Signals
+
+
+def main() -> int:
+    """Run the program; returns its exit code."""
+    hold_standard_descriptors()
+    signals = Signals()
+    from vsock_proxy.cli import run
+
+    return run(sys.argv[1:], signals)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,13 +7,14 @@ checked here, once, so that no other module has to doubt its settings.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import sys
 import traceback
 import warnings
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Dict, FrozenSet, List, Optional
 
 with warnings.catch_warnings():
     # Its regular expressions have escapes that CPython 3.12 and newer complain of when compiling.
@@ -21,9 +22,10 @@ with warnings.catch_warnings():
     import docopt
 
 from vsock_proxy import __version__
-from vsock_proxy.errors import ProxyError, UsageError
+from vsock_proxy.errors import OutputError, ProxyError, UsageError
 from vsock_proxy.metadata import without_placeholders
 from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.signals import Interrupted, Signals
 
 USAGE = """\
 Relay the vsock connections of an enclave or microVM to one TCP endpoint.
@@ -63,6 +65,7 @@ Options:
   --version              Show the version.
 """
 
+STDOUT = 1
 LONG_OPTIONS = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
 MAX_WORKERS = 10_000
 MAX_SECONDS = 1_000_000.0
@@ -72,19 +75,20 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 HOST = re.compile(r"[A-Za-z0-9._:%\-\u00a1-\ud7ff\uf900-\U0010ffff]{1,253}")
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def run(arguments: List[str], signals: Signals) -> int:
     """Run the program; returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if "--help" in arguments or "-h" in arguments:
-            return _print(USAGE.rstrip())
-        if "--version" in arguments:
-            return _print(f"vsock-proxy {__version__}")
+        text = _asked_for(arguments)
+        if text is not None:
+            signals.unless_told_to_end(lambda: _print(text))
+            return os.EX_OK
         settings = parse(arguments)
         # Imported late: a usage error need not wait for what only serving needs.
         from vsock_proxy.master import serve
 
-        return serve(settings)
+        return serve(settings, signals)
+    except Interrupted:
+        return os.EX_OK
     except ProxyError as error:
         return _fail(str(error), error.exit_code)
     except Exception:
@@ -126,6 +130,15 @@ def parse(arguments: List[str]) -> Settings:
         drain_timeout=_seconds("--drain-timeout", words),
         log_level=_log_level(words["--log-level"]),
     )
+
+
+def _asked_for(arguments: List[str]) -> Optional[str]:
+    """The text that the arguments ask for, None if they ask to serve."""
+    if "--help" in arguments or "-h" in arguments:
+        return USAGE.rstrip()
+    if "--version" in arguments:
+        return f"vsock-proxy {__version__}"
+    return None
 
 
 def _words(arguments: List[str]) -> Dict[str, Any]:
@@ -201,9 +214,20 @@ def _check_uds_path(path: str, local_port: str) -> None:
         )
 
 
-def _print(text: str) -> int:
-    print(text)
-    return os.EX_OK
+def _print(text: str) -> None:
+    """Write to the standard output, without a buffer. Raises OutputError.
+
+    What print() cannot write stays in a buffer, and the interpreter stumbles over it once more at
+    its end. sys.stdout is None if the descriptor was closed at the start.
+    """
+    rest = f"{text}\n".encode()
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        while rest:
+            rest = rest[os.write(STDOUT, rest) :]
+    except OSError as error:
+        raise OutputError(f"cannot write to the standard output: {error.strerror}") from None
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -37,3 +37,9 @@ class TryAgainError(ProxyError):
     """What is needed to decide is not there yet, such as the address of a name."""
 
     exit_code = os.EX_TEMPFAIL
+
+
+class OutputError(ProxyError):
+    """The text that was asked for cannot be written."""
+
+    exit_code = os.EX_IOERR

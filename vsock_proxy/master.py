@@ -19,12 +19,14 @@ import os
 import resource
 import select
 import signal
+import socket
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Tuple
 
 from vsock_proxy import allowlist, metadata, report
 from vsock_proxy.addresses import Address, AddressTable
+from vsock_proxy.apart import Apart
 from vsock_proxy.errors import ConfigurationError, UnavailableError
 from vsock_proxy.forking import fork
 from vsock_proxy.lifeline import Lifeline
@@ -32,17 +34,19 @@ from vsock_proxy.listener import Listener, open_listener
 from vsock_proxy.logs import Log
 from vsock_proxy.pacer import Pacer
 from vsock_proxy.policy import (
+    LookupFailed,
     Policy,
     first_addresses,
     literal_address,
+    look_up,
     make_policy,
     not_permitted,
 )
 from vsock_proxy.resolver import Resolver
 from vsock_proxy.saturation import Alarm, Watch
 from vsock_proxy.scoreboard import Scoreboard
-from vsock_proxy.settings import Settings
-from vsock_proxy.signals import Signals
+from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.signals import Interrupted, Signals
 from vsock_proxy.systemd import Notifier, inherited_listener, summary
 from vsock_proxy.titles import set_title
 from vsock_proxy.upstream import Upstream
@@ -56,23 +60,51 @@ NEEDED_FILES = 64
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, signals: Signals) -> int:
     """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
     log_output = Log(settings.log_level)
     log_output.name("master")
     notifier = Notifier(os.environ)
     inherited = inherited_listener(os.environ)
+    try:
+        judged = signals.unless_told_to_end(lambda: _judge(settings, signals))
+    except Interrupted:
+        log.info("told to end before the start was complete")
+        return os.EX_OK
+    _raise_file_limit()
+    listener = open_listener(judged.settings, inherited)
+    try:
+        return Master(judged, log_output, notifier, listener, signals).run()
+    except BaseException:
+        listener.remove()
+        raise
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An endpoint that may be served, with its name filled in and the addresses known at once."""
+
+    settings: Settings
+    policy: Policy
+    addresses: Tuple[Address, ...]
+
+
+def _judge(settings: Settings, signals: Signals) -> Judged:
+    """Everything at start that may have to be waited for: metadata, the allowlist, DNS."""
     host = metadata.expand(settings.endpoint.host)
     settings = replace(settings, endpoint=replace(settings.endpoint, host=host))
     policy = make_policy(settings, allowlist.load(settings.config))
-    addresses = first_addresses(settings, policy)
-    _raise_file_limit()
-    listener = open_listener(settings, inherited)
-    master = Master(settings, log_output, notifier, policy, listener, addresses)
-    try:
-        return master.run()
-    finally:
-        listener.remove()
+    return Judged(settings, policy, first_addresses(settings, policy, _look_up_apart(signals)))
+
+
+def _look_up_apart(signals: Signals) -> Callable[[Endpoint, socket.AddressFamily], List[Address]]:
+    """A lookup that a signal can break off, which getaddrinfo() cannot be."""
+
+    def ask(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
+        with Apart(signals, lambda: look_up(endpoint, family), (LookupFailed,)) as lookup:
+            return lookup.result()
+
+    return ask
 
 
 class Master:
@@ -80,28 +112,27 @@ class Master:
 
     def __init__(
         self,
-        settings: Settings,
+        judged: Judged,
         log_output: Log,
         notifier: Notifier,
-        policy: Policy,
         listener: Listener,
-        addresses: Tuple[Address, ...],
+        signals: Signals,
     ) -> None:
-        self._settings = settings
+        self._settings = settings = judged.settings
         self._log = log_output
         self._notifier = notifier
-        self._policy = policy
+        self._policy = judged.policy
         self._listener = listener
         self._literal = literal_address(settings)
         self._table = AddressTable(settings.endpoint.port)
-        if addresses:
-            self._table.publish(addresses)
+        if judged.addresses:
+            self._table.publish(judged.addresses)
         self._board = Scoreboard(settings.workers)
         self._lifeline = Lifeline()
         self._nudge_reader, self._nudge = _non_blocking_pipe()
         self._alarm_reader, alarm = _non_blocking_pipe()
         self._watch = Watch(self._board, self._alarm_reader)
-        self._signals = Signals()
+        self._signals = signals
         # Made here once for all: what a child has to make, it has to keep for itself.
         self._worker = Worker(
             settings,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import Iterable, List, Tuple
+from typing import Callable, Iterable, List, Tuple
 
 from vsock_proxy.addresses import Address, make_address
 from vsock_proxy.allowlist import Address as IPAddress
@@ -93,8 +93,14 @@ def literal_address(settings: Settings) -> Tuple[Address, ...]:
         ) from None
 
 
-def first_addresses(settings: Settings, policy: Policy) -> Tuple[Address, ...]:
+def first_addresses(
+    settings: Settings,
+    policy: Policy,
+    look_up: Callable[[Endpoint, socket.AddressFamily], List[Address]],
+) -> Tuple[Address, ...]:
     """Judge the endpoint at start: the addresses known at once, none where DNS can be awaited.
+
+    look_up: asks for the addresses of a name, if they are needed; raises LookupFailed.
 
     Raises ConfigurationError if the endpoint is not permitted, and TryAgainError if only its
     addresses could permit it and the name does not resolve yet.
