@@ -66,3 +66,15 @@ def anonymous_kib(pid: int) -> int:
         if line.startswith("Pss_Anon:"):
             return int(line.split()[1])
     raise AssertionError(f"no Pss_Anon of {pid}")
+
+
+def file_names(pid: int) -> List[str]:
+    """What the descriptors of a process are open on, as /proc names it."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(os.readlink(link))
+        except FileNotFoundError:
+            # Closed since.
+            continue
+    return found
