@@ -48,6 +48,18 @@ def install_debian(packages: Iterable[str]) -> List[str]:
     return _not_installed(lacking)
 
 
+def need_venv() -> None:
+    """See to it that this interpreter can make virtual environments.
+
+    Debian keeps what `python3 -m venv` needs in a package of its own.
+    """
+    if not _can_make_environment() and install_debian(["python3-venv"]):
+        raise SystemExit(
+            f"{sys.executable} cannot make virtual environments; install Debian's python3-venv, "
+            "or run this with a Python that has the modules venv and ensurepip"
+        )
+
+
 def say(text: str) -> None:
     """Tell what goes on; before the output of what is run next."""
     print(f"== {text}", flush=True)
@@ -61,12 +73,7 @@ def run_or_exit(command: List[str]) -> None:
 
 
 def _make_environment() -> None:
-    # Debian keeps what `python3 -m venv` needs in a package of its own.
-    if not _can_make_environment() and install_debian(["python3-venv"]):
-        raise SystemExit(
-            f"{sys.executable} cannot make virtual environments; install Debian's python3-venv, "
-            "or run this with a Python that has the modules venv and ensurepip"
-        )
+    need_venv()
     run_or_exit([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)])
 
 

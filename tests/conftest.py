@@ -7,17 +7,20 @@ may use it, which is a virtual machine that the suite starts itself (tests/vm).
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
 
 import pytest
 
+from tests.support.means import need_address
 from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, echo
 from tests.support.transports import Hybrid, Vsock
 
 ONLY_ON_HYBRID = "hybrid_only"
 ONLY_ON_VSOCK = "vsock_only"
+LONGEST_BASE = 50
 StartProxy = Callable[..., Proxy]
 StartServer = Callable[..., Server]
 
@@ -55,6 +58,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder of the test's own, in the place of pytest's.
+
+    The path of a Unix socket may have 107 bytes, of which pytest's folder, with the names of the
+    user and of the test in it, may leave none.
+    """
+    base = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(
+        prefix="test-", dir=base if len(base) <= LONGEST_BASE else "/tmp"
+    ) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     """The way to the proxy."""
     if request.config.getoption("--transport") == "vsock":
@@ -81,6 +98,7 @@ def start_server() -> Iterator[StartServer]:
     servers: List[Server] = []
 
     def start(handler: Handler = echo, host: str = "127.0.0.1", port: int = 0) -> Server:
+        need_address(host)
         servers.append(Server(handler, host, port))
         return servers[-1]
 

@@ -85,9 +85,9 @@ def is_one_line(message: str) -> bool:
     return bool(message) and "\n" not in message
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz") / "allowlist.yaml"
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "allowlist.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Callable, Iterator, List
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.support.means import need_address
 from tests.support.metadata import DOMAIN, REGION, TOKEN, Behaviour, MetadataService
 from tests.support.program import PROJECT, run
 from tests.support.servers import exchange
@@ -30,6 +31,7 @@ def start_service() -> Iterator[StartService]:
     services: List[MetadataService] = []
 
     def start(host: str = "127.0.0.1", **behaviour: object) -> MetadataService:
+        need_address(host)
         services.append(MetadataService(Behaviour(**behaviour), host))  # type: ignore[arg-type]
         return services[-1]
 
