@@ -23,10 +23,6 @@ from vsock_proxy.addresses import Address, AddressTable
 
 # RFC 8305, 5: Connection Attempt Delay.
 ATTEMPT_DELAY = 0.25
-# A NAT gateway drops a flow after 350 s without a packet; Linux would probe after 7,200.
-KEEPALIVE_IDLE = 120
-KEEPALIVE_INTERVAL = 30
-KEEPALIVE_PROBES = 4
 
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 CAUSES = {
@@ -188,15 +184,6 @@ class _Race:
         for address in self._waiting:
             self._note(address, OSError(errno.ETIMEDOUT, "not tried, time was over"))
         raise ConnectFailed("; ".join(self._failures), self._cause or scoreboard.FAILED)
-
-
-def keep_alive(sock: socket.SocketType) -> None:
-    """Let the kernel probe an endpoint that is silent. Apart from connect(), because a connection
-    that is over in a moment need not pay for it."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def _make_socket(address: Address) -> socket.SocketType:

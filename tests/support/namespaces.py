@@ -29,6 +29,8 @@ exec cat
 """
 # A packet to a hardware address that the other end of the pair does not have is dropped there.
 NOBODY = "02:00:00:00:00:01"
+# Two networks that are joined.
+CABLE, HERE, THERE = "cable", "198.18.0.1", "198.18.0.2"
 
 T = TypeVar("T")
 
@@ -103,14 +105,29 @@ class Namespace:
         self.run("ip", "address", "add", "192.0.2.1/24", "dev", "hole0")
         self.run("ip", "address", "add", "2001:db8::1/64", "dev", "hole0", "nodad")
         for address in addresses:
-            self.run(
-                *("ip", "neighbour", "replace", address),
-                *("lladdr", NOBODY, "dev", "hole0", "nud", "permanent"),
-            )
+            self._send_to_nobody(address, "hole0")
+
+    def join(self, other: Namespace) -> None:
+        """A cable to another one: HERE is this end's address, THERE the other's."""
+        pid = str(other._holder.pid)
+        self.run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", pid)
+        for namespace, address in ((self, HERE), (other, THERE)):
+            namespace.run("ip", "address", "add", f"{address}/24", "dev", CABLE)
+            namespace.run("ip", "link", "set", CABLE, "up")
+
+    def part(self) -> None:
+        """Lose from now on every packet that is sent to the other end."""
+        self._send_to_nobody(THERE, CABLE)
 
     def close(self) -> None:
         """End it; the kernel removes it with its last process and socket."""
         self._holder.communicate()
+
+    def _send_to_nobody(self, address: str, device: str) -> None:
+        self.run(
+            *("ip", "neighbour", "replace", address),
+            *("lladdr", NOBODY, "dev", device, "nud", "permanent"),
+        )
 
     def _enter(self) -> None:
         # os.setns() is there from Python 3.12 on.

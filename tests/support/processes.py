@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
 from pathlib import Path
 from typing import List, Optional
+
+# The same number on each architecture (pidfd_getfd(2)).
+SYS_PIDFD_GETFD = 438
 
 
 def title(pid: int) -> str:
@@ -78,3 +83,34 @@ def file_names(pid: int) -> List[str]:
             # Closed since.
             continue
     return found
+
+
+def tcp_sockets(pid: int) -> List[socket.socket]:
+    """Duplicates of a process's TCP sockets, for asking what their options are (pidfd_getfd(2))."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        found = [_duplicate(pidfd, fd) for fd in _socket_descriptors(pid)]
+    finally:
+        os.close(pidfd)
+    tcp = [sock for sock in found if sock.family in (socket.AF_INET, socket.AF_INET6)]
+    for sock in found:
+        if sock not in tcp:
+            sock.close()
+    return tcp
+
+
+def _socket_descriptors(pid: int) -> List[int]:
+    folder = f"/proc/{pid}/fd"
+    return [
+        int(name)
+        for name in os.listdir(folder)
+        if os.readlink(f"{folder}/{name}").startswith("socket:")
+    ]
+
+
+def _duplicate(pidfd: int, fd: int) -> socket.socket:
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
+    if own < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return socket.socket(fileno=own)

@@ -1,0 +1,109 @@
+"""How long an endpoint may be silent: keepalive, and its like for data that is under way.
+
+Keepalive is off while data is unacknowledged. TCP_USER_TIMEOUT bounds that, and where it is set it
+also takes the place of keepalive's number of probes (tcp_keepalive_timer() in
+net/ipv4/tcp_timer.c); so both are set to the same time.
+
+But TCP_USER_TIMEOUT also ends a connection whose endpoint lives and just does not read: its window
+is closed, and it answers each probe of the window (tcp_probe_timer() there). So somebody has to
+look now and then, and to put the end off as long as there are answers. A timer's signal does that:
+it comes whatever the relay waits for and however busy it is.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from socket import IPPROTO_TCP
+from typing import Optional
+
+# A NAT gateway drops a flow after 350 s without a packet; Linux would probe after 7,200.
+KEEPALIVE_IDLE = 120
+KEEPALIVE_INTERVAL = 30
+KEEPALIVE_PROBES = 4
+LIMIT = float(KEEPALIVE_IDLE + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL)
+LOOKS_WITHIN_LIMIT = 4
+
+# Where struct tcp_info (linux/tcp.h) has what is of use here; older kernels give less of it.
+TCP_INFO_SIZE = 256
+UNACKED, LAST_ACK_RECEIVED, NOT_SENT, SEND_WINDOW = 24, 56, 144, 228
+NUMBER = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a connection stands: whether its endpoint takes data, and seconds since its last sign."""
+
+    window_closed: bool
+    since_answer: float
+
+
+class Silence:
+    """Ends one connection after the other whose endpoint has fallen silent."""
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        """limit: seconds of silence that end a connection; LIMIT but in tests."""
+        self._limit = limit
+        self._sock: Optional[socket.SocketType] = None
+        self._open_at = 0.0
+        self._timeout = 0.0
+
+    def catch_alarms(self) -> None:
+        """Look at each SIGALRM. Before the fork, since each handler set costs a worker memory."""
+        signal.signal(signal.SIGALRM, lambda number, frame: self.look())
+
+    def begin(self, sock: socket.SocketType) -> None:
+        """From now on this connection must not be silent."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+        sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        self._sock = sock
+        self._open_at = time.monotonic()
+        self._bound(self._limit)
+        interval = self._limit / LOOKS_WITHIN_LIMIT
+        signal.setitimer(signal.ITIMER_REAL, interval, interval)
+
+    def end(self) -> None:
+        """Before the socket is closed; does nothing where begin() was not called."""
+        if self._sock is not None:
+            self._sock = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def look(self) -> None:
+        """Put the end off if the endpoint answers but has closed its window."""
+        sock = self._sock
+        if sock is None:
+            return
+        now = time.monotonic()
+        standing = read_standing(sock.getsockopt(IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE))
+        if not standing.window_closed:
+            self._open_at = now
+        timeout = self._limit + max(0.0, now - standing.since_answer - self._open_at)
+        if timeout != self._timeout:
+            self._bound(timeout)
+
+    def _bound(self, timeout: float) -> None:
+        """The kernel counts from when the window was closed, which is _open_at or soon after."""
+        assert self._sock is not None
+        self._timeout = timeout
+        self._sock.setsockopt(IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout * 1000))
+
+
+def read_standing(info: bytes) -> Standing:
+    """From what TCP_INFO gives."""
+
+    def number(offset: int, otherwise: int) -> int:
+        if len(info) < offset + NUMBER.size:
+            return otherwise
+        return int(NUMBER.unpack_from(info, offset)[0])
+
+    # Data that waits though nothing is under way: the window has no room for it.
+    waiting = number(NOT_SENT, 0) > 0 and number(UNACKED, 0) == 0
+    return Standing(
+        window_closed=waiting or number(SEND_WINDOW, 1) == 0,
+        since_answer=number(LAST_ACK_RECEIVED, 0) / 1000,
+    )
