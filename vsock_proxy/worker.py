@@ -21,6 +21,7 @@ import struct
 import time
 
 from vsock_proxy.addresses import Address
+from vsock_proxy.keepalive import KeepAlive
 from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
@@ -45,7 +46,6 @@ from vsock_proxy.scoreboard import (
 )
 from vsock_proxy.settings import Settings
 from vsock_proxy.signals import Signals, block, ignore, unblock
-from vsock_proxy.silence import Silence
 from vsock_proxy.titles import set_title
 from vsock_proxy.upstream import ConnectFailed, Upstream
 
@@ -100,8 +100,8 @@ class Worker:
         self._alarm = alarm
         self._signals = signals
         self._lifeline = lifeline
-        self._silence = Silence()
-        self._silence.catch_alarms()
+        self._keepalive = KeepAlive()
+        self._keepalive.catch_alarms()
         self._relay = Relay(settings.idle_timeout, self._connection_lasts, self._half_closed)
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
         self._logs_ends = log.isEnabledFor(logging.INFO)
@@ -173,7 +173,7 @@ class Worker:
 
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
-        self._silence.begin(self._connected)
+        self._keepalive.begin(self._connected)
         self._lifeline.signal_when_cut(signal.SIGTERM)
         self._show(f"[{peer_name(self._peer)} -> {self._address}]")
 
@@ -251,7 +251,7 @@ class Worker:
         try:
             outcome = self._relay.run(client, upstream)
         finally:
-            self._silence.end()
+            self._keepalive.end()
             if not outcome.clean:
                 # A connection that was cut must not look like one that was complete.
                 upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

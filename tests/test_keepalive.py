@@ -21,7 +21,7 @@ from tests.support import processes
 from tests.support.namespaces import THERE, Namespace, why_not
 from tests.support.servers import exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
-from vsock_proxy.silence import LIMIT, LOOKS_WITHIN_LIMIT, Silence, Standing, read_standing
+from vsock_proxy.keepalive import LIMIT, LOOKS_WITHIN_LIMIT, KeepAlive, Standing, read_standing
 
 TAKES_NETWORKS = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 SHORT = 2.0 * SLOWNESS
@@ -34,7 +34,7 @@ Connect = Callable[[], Tuple[socket.socket, socket.socket]]
 # What the kernel is told
 
 
-def test_a_lasting_connection_has_the_same_limit_for_data_under_way_as_for_silence(
+def test_a_lasting_connection_has_one_limit_for_data_under_way_and_for_silence(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=1)
@@ -139,7 +139,7 @@ def connect(networks: Tuple[Namespace, Namespace], alarms: None) -> Iterator[Con
         sock.close()
 
 
-def seconds_until_ended(sock: socket.socket, silence: Silence, at_most: float) -> float:
+def seconds_until_ended(sock: socket.socket, keepalive: KeepAlive, at_most: float) -> float:
     """How long the connection lives; looks as often as the timer would."""
     began = time.monotonic()
     poll = select.poll()
@@ -147,7 +147,7 @@ def seconds_until_ended(sock: socket.socket, silence: Silence, at_most: float) -
     while time.monotonic() - began < at_most:
         if poll.poll(SHORT / LOOKS_WITHIN_LIMIT * 1000):
             break
-        silence.look()
+        keepalive.look()
     return time.monotonic() - began
 
 
@@ -163,12 +163,12 @@ def test_an_endpoint_that_is_lost_while_data_is_under_way_ends_the_connection_in
     networks: Tuple[Namespace, Namespace], connect: Connect
 ) -> None:
     near, _ = connect()
-    silence = Silence(SHORT)
-    silence.begin(near)
+    keepalive = KeepAlive(SHORT)
+    keepalive.begin(near)
     networks[0].part()
     near.send(b"x")
-    lived = seconds_until_ended(near, silence, 10 * SHORT)
-    silence.end()
+    lived = seconds_until_ended(near, keepalive, 10 * SHORT)
+    keepalive.end()
     assert SHORT * 0.9 < lived < SHORT * 1.5
     assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ETIMEDOUT
 
@@ -179,13 +179,13 @@ def test_an_endpoint_that_does_not_read_for_longer_keeps_its_connection(
     connect: Connect,
 ) -> None:
     near, far = connect()
-    silence = Silence(SHORT)
-    silence.begin(near)
+    keepalive = KeepAlive(SHORT)
+    keepalive.begin(near)
     fill(near)
-    assert seconds_until_ended(near, silence, LONGER) >= LONGER
+    assert seconds_until_ended(near, keepalive, LONGER) >= LONGER
     far.settimeout(5)
     assert far.recv(1) == b"\0"
-    silence.end()
+    keepalive.end()
 
 
 @TAKES_NETWORKS
@@ -194,13 +194,13 @@ def test_an_endpoint_that_is_lost_while_it_did_not_read_ends_the_connection_in_t
     networks: Tuple[Namespace, Namespace], connect: Connect
 ) -> None:
     near, _ = connect()
-    silence = Silence(SHORT)
-    silence.begin(near)
+    keepalive = KeepAlive(SHORT)
+    keepalive.begin(near)
     fill(near)
-    assert seconds_until_ended(near, silence, LONGER) >= LONGER
+    assert seconds_until_ended(near, keepalive, LONGER) >= LONGER
     networks[0].part()
-    lived = seconds_until_ended(near, silence, 10 * SHORT)
-    silence.end()
+    lived = seconds_until_ended(near, keepalive, 10 * SHORT)
+    keepalive.end()
     # The last answer may have come a while before; the window's closing is known by a look.
     assert lived < SHORT * 1.75
     assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ETIMEDOUT

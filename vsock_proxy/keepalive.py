@@ -41,7 +41,7 @@ class Standing:
     since_answer: float
 
 
-class Silence:
+class KeepAlive:
     """Ends one connection after the other whose endpoint has fallen silent."""
 
     def __init__(self, limit: float = LIMIT) -> None:
