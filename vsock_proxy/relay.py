@@ -143,11 +143,11 @@ class _Direction:
         source: socket.SocketType,
         sink: socket.SocketType,
         moved: Cells,
-        splices: Optional[Tuple[int, int]] = None,
+        splices: Optional[Tuple[socket.SocketType, socket.SocketType]] = None,
     ) -> None:
         """Start over with the sockets of another connection.
 
-        splices: their descriptors, if bytes in bulk may go through a pipe.
+        splices: both once more, if bytes in bulk may go through a pipe.
         """
         self._recv_into = source.recv_into
         self._send = sink.send
@@ -160,38 +160,40 @@ class _Direction:
 
     def pump(self) -> bool:
         """Read once and write once; False when the state changed."""
+        pipe = self._pipe
+        if pipe:
+            if pipe.fill():
+                return self._drain(pipe)
+            if pipe.refused:
+                self.close_pipe()
         try:
-            size = self._pipe.fill() if self._pipe else self._recv_into(self._view, 0, DONTWAIT)
+            size = self._recv_into(self._view, 0, DONTWAIT)
         except BlockingIOError:
             return True
         except OSError as error:
-            self.error = error
-            self.source_lost = True
-            return False
+            return self._lose_source(error)
         if not size:
+            lost = pipe and pipe.source_error()
+            if lost:
+                return self._lose_source(lost)
             self.state = FINISHING
             return False
-        if self._pipe:
-            return self._drain(self._pipe)
         if self.state is DISCARDING:
             return True
         taken = self._offer(self._view[:size])
-        if taken and size >= BULK_READ and self._splices:
-            try:
-                self._pipe = Pipe(*self._splices)
-            except OSError:
-                # Out of descriptors, which a pipe needs and copying does not.
-                self._splices = None
+        if taken and size >= BULK_READ and self._splices and not self._pipe:
+            self._open_pipe(*self._splices)
         return taken
 
     def flush(self) -> None:
         """Write once of what an earlier write left."""
         if self._rest is not None:
-            if self._offer(self._rest):
-                self._rest = None
-                self.state = READING
-        elif self._pipe and self._drain(self._pipe):
-            self.state = READING
+            if not self._offer(self._rest):
+                return
+            self._rest = None
+        if self._pipe and self._pipe.held and not self._drain(self._pipe):
+            return
+        self.state = READING
 
     def lose_sink(self, error: OSError) -> None:
         """The sink takes nothing any more: what is read from now on is dropped."""
@@ -232,17 +234,40 @@ class _Direction:
 
     def _drain(self, pipe: Pipe) -> bool:
         """Write once what the pipe holds; False when the sink did not take it all."""
-        try:
-            sent = pipe.drain()
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self.lose_sink(error)
-            return False
-        self._moved[self._index] += sent
-        if not pipe.held:
-            return True
+        if not pipe.refused:
+            try:
+                sent = pipe.drain()
+            except OSError as error:
+                self.lose_sink(error)
+                return False
+            self._moved[self._index] += sent
+            if not pipe.held:
+                return True
+        if pipe.refused:
+            return self._copy_out(pipe)
         self.state = WRITING
+        return False
+
+    def _copy_out(self, pipe: Pipe) -> bool:
+        """Write what the pipe holds without splice(); False when the sink did not take it all."""
+        while pipe.held:
+            size = pipe.read_into(self._view)
+            if not self._offer(self._view[:size]):
+                return False
+        self.close_pipe()
+        return True
+
+    def _open_pipe(self, source: socket.SocketType, sink: socket.SocketType) -> None:
+        """Go on through a pipe, if there can be one."""
+        try:
+            self._pipe = Pipe(source, sink)
+        except OSError:
+            # Copying needs neither descriptors nor the pages of a pipe.
+            self._splices = None
+
+    def _lose_source(self, error: OSError) -> bool:
+        self.error = error
+        self.source_lost = True
         return False
 
 
@@ -275,9 +300,9 @@ class Relay:
         self._client_fd, self._upstream_fd = source, sink = client.fileno(), upstream.fileno()
         up = down = None
         if CAN_SPLICE and client.family == AF_UNIX:
-            down = sink, source
+            down = upstream, client
         elif CAN_SPLICE:
-            up = source, sink
+            up = client, upstream
         self._up.begin(client, upstream, self.moved, up)
         self._down.begin(upstream, client, self.moved, down)
         self._first_end: Optional[Outcome] = None

@@ -3,17 +3,48 @@
 splice(2) needs a pipe between two sockets. It has no MSG_DONTWAIT, so both sockets must be
 non-blocking (splice_to_socket() in fs/splice.c, tcp_splice_read() in net/ipv4/tcp.c). Python has
 it since 3.10; before that, available() says so and bytes are copied.
+
+What splice() says of a socket is not the whole truth. It stops for good before an urgent mark
+(tcp_read_sock()), and says then what it says where nothing came, where the source has ended, or
+where it was reset, though bytes follow. And it may fail where recv() and send() would not: a
+seccomp filter may refuse it, or memory lack. So when a pipe takes nothing, ask recv(); and what a
+pipe cannot deliver can be read out of it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import socket
+from typing import Optional
 
-# What an unprivileged process may ask for (fs.pipe-max-size); without it, 64 KiB will do.
+# What an unprivileged process may ask for (fs.pipe-max-size).
 PIPE_SIZE = 1 << 20
-# include/uapi/linux/fcntl.h; fcntl names it only since Python 3.10.
+# What it must get: a user whose pipes together have reached fs.pipe-user-pages-soft is given two
+# pages. Measured: with 8 KiB a byte costs 2.5 times the processor time of copying it, with 64 KiB
+# as much as that, with 128 KiB four fifths, with 1 MiB half.
+WORTHWHILE_SIZE = 128 << 10
+# include/uapi/linux/fcntl.h; fcntl names them only since Python 3.10.
 F_SETPIPE_SZ = 1031
+F_GETPIPE_SZ = 1032
+# Errors that are a connection's: any other is of splice() itself, and copying goes on.
+CONNECTION_ERRORS = frozenset(
+    (
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+        errno.EPIPE,
+        errno.EPROTO,
+        errno.ETIMEDOUT,
+    )
+)
 
 
 def available() -> bool:
@@ -22,32 +53,84 @@ def available() -> bool:
 
 
 class Pipe:
-    """A pipe between two non-blocking sockets, and how many bytes it holds."""
+    """A pipe between two non-blocking sockets.
 
-    def __init__(self, source: int, sink: int) -> None:
-        self._source, self._sink = source, sink
-        os.set_blocking(source, False)
-        os.set_blocking(sink, False)
-        self._reader, self._writer = os.pipe()
+    held: how many bytes it holds.
+    refused: whether splice() failed for a reason of its own; it is not to be called again.
+    """
+
+    def __init__(self, source: socket.SocketType, sink: socket.SocketType) -> None:
+        """Raises OSError where there can be no pipe that is worth having."""
+        self._source = source
+        self._source_fd, self._sink_fd = source.fileno(), sink.fileno()
         self.held = 0
+        self.refused = False
+        self._failure: Optional[OSError] = None
+        self._reader, self._writer = os.pipe()
         try:
-            fcntl.fcntl(self._writer, F_SETPIPE_SZ, PIPE_SIZE)
-        except PermissionError:
-            # The user's pipes together have reached fs.pipe-user-pages-soft.
-            pass
+            if _enlarge(self._writer) < WORTHWHILE_SIZE:
+                raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+            source.setblocking(False)
+            sink.setblocking(False)
+        except OSError:
+            self.close()
+            raise
 
     def fill(self) -> int:
-        """Take what the source has; 0 at its end. Raises OSError."""
-        self.held = os.splice(self._source, self._writer, PIPE_SIZE)
+        """Take what the source has; 0 where that is nothing, for whatever reason."""
+        try:
+            self.held = os.splice(self._source_fd, self._writer, PIPE_SIZE)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._failure = error
+            self.refused = error.errno not in CONNECTION_ERRORS
         return self.held
 
+    def source_error(self) -> Optional[OSError]:
+        """Once recv() has said that the source has ended: the error with which it did, if any.
+
+        splice() has taken it from the socket. It may be any errno if it is what kept packets from
+        the peer (tcp_write_err() in net/ipv4/tcp_timer.c); then the socket still tells it.
+        """
+        failure = self._failure
+        if failure is None or not self.refused:
+            return failure
+        told = self._source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return failure if failure.errno == told else None
+
     def drain(self) -> int:
-        """Give the sink what it takes. Raises OSError."""
-        sent = os.splice(self._reader, self._sink, self.held)
+        """Give the sink what it takes; 0 where that is nothing, for whatever reason but its loss.
+
+        Raises OSError if the sink's connection is lost.
+        """
+        try:
+            sent = os.splice(self._reader, self._sink_fd, self.held)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in CONNECTION_ERRORS:
+                raise
+            self.refused = True
+            return 0
         self.held -= sent
         return sent
+
+    def read_into(self, view: memoryview) -> int:
+        """Take out what has room."""
+        size = os.readv(self._reader, (view,))
+        self.held -= size
+        return size
 
     def close(self) -> None:
         """Drop it with what it holds."""
         os.close(self._reader)
         os.close(self._writer)
+
+
+def _enlarge(pipe: int) -> int:
+    """Make a pipe as large as it should be, if the kernel permits; returns how large it is."""
+    try:
+        return fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:
+        return fcntl.fcntl(pipe, F_GETPIPE_SZ)

@@ -11,10 +11,11 @@ from vsock_proxy.relay import Outcome, Relay
 SocketPair = Tuple[socket.socket, socket.socket]
 
 
-def tcp_pair() -> SocketPair:
+def tcp_pair(host: str = "127.0.0.1", source: Optional[Tuple[str, int]] = None) -> SocketPair:
     """Two ends of a TCP connection over loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        near = socket.create_connection(listener.getsockname()[:2], source_address=source)
         far, _ = listener.accept()
     for sock in (near, far):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -28,11 +29,13 @@ class Relayed:
         self,
         relay: Optional[Relay] = None,
         client_pair: Callable[[], SocketPair] = socket.socketpair,
+        endpoint_pair: Callable[[], SocketPair] = tcp_pair,
     ) -> None:
-        """client_pair makes the client's connection, which is a Unix socket if it is not given."""
+        """client_pair makes the client's connection, which is a Unix socket if it is not given;
+        endpoint_pair makes the endpoint's."""
         self.relay = relay or Relay()
         self.client, self.near_client = client_pair()
-        self.near_endpoint, self.endpoint = tcp_pair()
+        self.near_endpoint, self.endpoint = endpoint_pair()
         for sock in (self.client, self.endpoint):
             sock.settimeout(20)
         self._outcomes: List[Outcome] = []

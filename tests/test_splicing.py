@@ -1,0 +1,365 @@
+"""What is sent in bulk goes through a pipe, and whatever happens to that, nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterator, List, Optional, Tuple
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import namespaces, processes, seccomp
+from tests.support.namespaces import Namespace
+from tests.support.relaying import Relayed, tcp_pair
+from tests.support.seccomp import Refused, refuse_splice
+from tests.support.servers import exchange, read_all, read_exactly
+from vsock_proxy import relay as relay_module
+from vsock_proxy import splicing
+from vsock_proxy.relay import End, Outcome, Relay
+
+MIB = 1 << 20
+NOBODY = 65534
+NO_LIMIT = "the pages of pipes have no limit here"
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+# The byte of an urgent mark, which no other data here has; it may be lost.
+MARK = b"!"
+PIECE = b"0123456789abcdef" * 64
+# Sends in bulk to one end of a relay and receives at the other.
+Way = Tuple[Relayed, socket.socket, socket.socket]
+JoinWay = Callable[..., Way]
+
+
+@pytest.fixture
+def join(monkeypatch: pytest.MonkeyPatch) -> Iterator[JoinWay]:
+    """Joins a sender and a receiver by a relay, by name of the way between them."""
+    monkeypatch.setattr(relay_module, "BULK_READ", 1)
+    joined: List[Relayed] = []
+
+    def start(way: str, relay: Optional[Relay] = None) -> Way:
+        pair = tcp_pair if way == "up from TCP" else socket.socketpair
+        relayed = Relayed(relay, client_pair=pair)
+        joined.append(relayed)
+        if way == "down to Unix":
+            return relayed, relayed.endpoint, relayed.client
+        return relayed, relayed.client, relayed.endpoint
+
+    yield start
+    for relayed in joined:
+        relayed.close()
+
+
+# Spliced, spliced, and copied from a socket that has urgent data since Linux 5.15.
+WAYS = ("down to Unix", "up from TCP", "up from Unix")
+SPLICED = WAYS[:2]
+
+
+def _send(sender: socket.socket, script: str) -> bytes:
+    """Send a piece for each `.` and an urgent mark for each `!`; returns the pieces."""
+    for step in script:
+        if step == MARK.decode():
+            _send_mark(sender)
+        else:
+            sender.sendall(PIECE)
+    return PIECE * script.count(".")
+
+
+def _send_mark(sender: socket.socket) -> None:
+    try:
+        sender.send(MARK, socket.MSG_OOB)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("this kernel has no urgent data on a Unix socket")
+
+
+def _received(receiver: socket.socket, size: int) -> bytes:
+    """So many bytes beside those of marks."""
+    data = b""
+    while len(data) < size:
+        data += receiver.recv(size).replace(MARK, b"")
+    return data
+
+
+SCRIPTS = ("!..", ".!.", "..!", ".!!.", ".!.!.!.", "!", "!!..!!")
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_sent_around_an_urgent_mark_arrives(join: JoinWay, way: str, script: str) -> None:
+    _, sender, receiver = join(way)
+    sender.sendall(PIECE)
+    assert read_exactly(receiver, len(PIECE)) == PIECE
+    sent = _send(sender, script)
+    assert _received(receiver, len(sent)) == sent
+    sender.sendall(PIECE)
+    assert _received(receiver, len(PIECE)) == PIECE
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_sent_around_an_urgent_mark_arrives_before_the_end(
+    join: JoinWay, way: str, script: str
+) -> None:
+    relayed, sender, receiver = join(way)
+    sender.sendall(PIECE)
+    assert read_exactly(receiver, len(PIECE)) == PIECE
+    sent = _send(sender, script)
+    sender.close()
+    assert read_all(receiver).replace(MARK, b"") == sent
+    receiver.close()
+    assert relayed.outcome().clean
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_sent_around_an_urgent_mark_arrives_before_a_reset(
+    join: JoinWay, script: str
+) -> None:
+    relayed, sender, receiver = join("down to Unix")
+    sender.sendall(PIECE)
+    assert read_exactly(receiver, len(PIECE)) == PIECE
+    sent = _send(sender, script)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sender.close()
+    assert read_all(receiver).replace(MARK, b"") == sent
+    assert relayed.outcome() == Outcome(End.ENDPOINT_RESET, "Connection reset by peer")
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("way", WAYS)
+def test_urgent_data_arrives_though_the_receiver_did_not_read_for_a_while(
+    join: JoinWay, way: str
+) -> None:
+    _, sender, receiver = join(way)
+    sender.settimeout(0.3)
+    sent = 0
+    with pytest.raises(socket.timeout):
+        while True:
+            sent += sender.send(bytes(MIB))
+            _send_mark(sender)
+    sender.shutdown(socket.SHUT_WR)
+    assert len(read_all(receiver).replace(MARK, b"")) == sent
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("script", ("..!", "..!.", "!!"))
+def test_an_urgent_mark_costs_no_processor_time_afterwards(
+    join: JoinWay, way: str, script: str
+) -> None:
+    _, sender, receiver = join(way)
+    sender.sendall(PIECE)
+    assert read_exactly(receiver, len(PIECE)) == PIECE
+    _send(sender, script)
+    before = time.process_time()
+    threading.Event().wait(0.4)
+    assert time.process_time() - before < 0.2
+
+
+def test_a_download_with_urgent_marks_is_complete(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    rounds = 5
+
+    def send(connection: socket.socket) -> None:
+        for _ in range(rounds):
+            connection.sendall(bytes(MIB))
+            connection.send(MARK, socket.MSG_OOB)
+            connection.sendall(PIECE)
+            read_exactly(connection, 1)
+
+    proxy = start_proxy(start_server(send), workers=1)
+    with proxy.connect() as client:
+        for _ in range(rounds):
+            assert _received(client, MIB + len(PIECE)).endswith(PIECE)
+            client.sendall(b".")
+
+
+REFUSALS = ("EPERM", "EACCES", "ENOSYS", "EINVAL", "EOPNOTSUPP", "ENOMEM")
+needs_refusal = pytest.mark.skipif(bool(seccomp.why_not()), reason=seccomp.why_not())
+# Repeats only after a million bytes, so that a shift or a gap shows.
+CONTENT = b"".join(struct.pack(">I", number) for number in range(MIB // 4))
+
+
+class _Sandboxed(Relay):
+    """A relay whose thread may not splice from the beginning on."""
+
+    def __init__(self, error: str, which: Refused) -> None:
+        super().__init__()
+        self._refusal = getattr(errno, error), which
+
+    def run(self, client: socket.SocketType, upstream: socket.SocketType) -> Outcome:
+        refuse_splice(*self._refusal)
+        return super().run(client, upstream)
+
+
+@needs_refusal
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("way", SPLICED)
+@pytest.mark.parametrize("which", Refused)
+@pytest.mark.parametrize("error", REFUSALS)
+def test_where_splice_is_refused_everything_arrives(
+    join: JoinWay, way: str, which: Refused, error: str
+) -> None:
+    relayed, sender, receiver = join(way, _Sandboxed(error, which))
+    thread = threading.Thread(target=_send_and_close, args=(sender,))
+    thread.start()
+    assert read_all(receiver) == CONTENT
+    thread.join()
+    receiver.close()
+    assert relayed.outcome().clean
+
+
+def _send_and_close(sender: socket.socket) -> None:
+    sender.sendall(CONTENT)
+    sender.close()
+
+
+@needs_refusal
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("way", SPLICED)
+@pytest.mark.parametrize("which", Refused)
+def test_what_a_pipe_holds_when_splice_is_refused_arrives(
+    join: JoinWay, way: str, which: Refused
+) -> None:
+    relay = Relay(on_lasting=lambda: refuse_splice(errno.EPERM, which))
+    _, sender, receiver = join(way, relay)
+    sender.settimeout(0.3)
+    sent = 0
+    with pytest.raises(socket.timeout):
+        while True:
+            # As the receiver does not read, this ends with a pipe that is full.
+            sent += sender.send(CONTENT[sent % MIB :])
+    sender.shutdown(socket.SHUT_WR)
+    assert read_all(receiver) == (CONTENT * (sent // MIB + 1))[:sent]
+
+
+@needs_refusal
+@pytest.mark.hybrid_only
+def test_where_splice_is_refused_a_reset_is_one(join: JoinWay) -> None:
+    relayed, sender, receiver = join("down to Unix", _Sandboxed("EPERM", Refused.ALL))
+    sender.sendall(PIECE)
+    assert read_exactly(receiver, len(PIECE)) == PIECE
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sender.close()
+    assert relayed.outcome() == Outcome(End.ENDPOINT_RESET, "Connection reset by peer")
+
+
+@pytest.mark.hybrid_only
+def test_a_reset_of_what_is_spliced_is_one(join: JoinWay) -> None:
+    relayed, sender, receiver = join("down to Unix")
+    sender.sendall(PIECE)
+    assert read_exactly(receiver, len(PIECE)) == PIECE
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sender.close()
+    assert relayed.outcome() == Outcome(End.ENDPOINT_RESET, "Connection reset by peer")
+
+
+@pytest.mark.hybrid_only
+def test_a_lost_connection_is_one_whatever_its_errno(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A firewall's or a route's prohibition, which sandboxes say of splice() too."""
+    if namespaces.why_not():
+        pytest.skip(namespaces.why_not())
+    monkeypatch.setattr(relay_module, "BULK_READ", 1)
+    namespace = Namespace(tmp_path)
+    try:
+        for address in ("2001:db8::1", "2001:db8::2"):
+            namespace.add_address(address)
+        near, far = namespace.call(lambda: tcp_pair("2001:db8::2", ("2001:db8::1", 0)))
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
+        relayed = Relayed(endpoint_pair=lambda: (near, far))
+        far.sendall(PIECE)
+        assert read_exactly(relayed.client, len(PIECE)) == PIECE
+        _prohibit(namespace, "2001:db8::2")
+        relayed.client.sendall(PIECE)
+        assert relayed.outcome() == Outcome(End.ENDPOINT_RESET, "Permission denied")
+        relayed.close()
+    finally:
+        namespace.close()
+
+
+def _prohibit(namespace: Namespace, address: str) -> None:
+    """Before the local routes, which have an address of this host delivered."""
+    namespace.run("ip", "-6", "rule", "add", "pref", "0", "prohibit", "to", address)
+    namespace.run("ip", "-6", "rule", "add", "pref", "1", "lookup", "local")
+    namespace.run("ip", "-6", "rule", "del", "pref", "0", "lookup", "local")
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("size", (-1, 4096), ids=["fails", "gives less"])
+def test_a_pipe_that_cannot_be_enlarged_is_not_kept(
+    join: JoinWay, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(splicing, "PIPE_SIZE", size)
+    _, sender, receiver = join("down to Unix")
+    before = processes.open_files(os.getpid())
+    for _ in range(3):
+        sender.sendall(PIECE)
+        assert read_exactly(receiver, len(PIECE)) == PIECE
+    assert processes.open_files(os.getpid()) == before
+
+
+@pytest.mark.hybrid_only
+def test_a_user_whose_pipes_have_used_up_their_pages_gets_none_that_is_small() -> None:
+    answer = _as_ordinary_user(_open_pipe_without_pages)
+    if answer == NO_LIMIT:
+        pytest.skip(NO_LIMIT)
+    assert answer == os.strerror(errno.ENOBUFS)
+
+
+def _as_ordinary_user(function: Callable[[], str]) -> str:
+    """What a function returns in a process of its own."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.write(writer, function().encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        text = answer.read().decode()
+    os.waitpid(pid, 0)
+    return text
+
+
+def _open_pipe_without_pages() -> str:
+    """What is said at the limit fs.pipe-user-pages-soft."""
+    for _ in range(200):
+        _, writer = os.pipe()
+        try:
+            fcntl.fcntl(writer, splicing.F_SETPIPE_SZ, MIB)
+        except PermissionError:
+            break
+    else:
+        return NO_LIMIT
+    try:
+        splicing.Pipe(*socket.socketpair())
+    except OSError as error:
+        return str(error.strerror)
+    return "a pipe"
+
+
+@needs_refusal
+def test_a_proxy_that_may_not_splice_serves_all_the_same(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sandbox = [sys.executable, "-m", "tests.support.seccomp", "EPERM"]
+    proxy = start_proxy(start_server(), workers=1, wrapper=sandbox)
+    with proxy.connect() as client:
+        assert exchange(client, CONTENT * 8) == CONTENT * 8
+    proxy.log.wait_for(f"{8 * MIB} bytes up, {8 * MIB} bytes down, .* client closed")
