@@ -16,7 +16,8 @@ from tests.support.relaying import Relayed, SocketPair, tcp_pair
 from tests.support.servers import read_all, read_exactly
 from tests.support.timing import wait_until
 from vsock_proxy import relay as relay_module
-from vsock_proxy.relay import BUFFER_SIZE, End, Relay
+from vsock_proxy.outcome import End
+from vsock_proxy.relay import BUFFER_SIZE, Relay
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -107,10 +108,9 @@ def test_a_half_closed_client_that_goes_away_ends_the_connection_at_once(join: J
 
 
 def test_a_client_that_goes_away_while_the_endpoint_does_not_read_costs_no_processor_time(
-    join: Join, monkeypatch: pytest.MonkeyPatch
+    join: Join,
 ) -> None:
-    monkeypatch.setattr(relay_module, "HALF_CLOSE_TIMEOUT", 0.5)
-    relayed = join()
+    relayed = join(Relay(half_close_timeout=0.5))
     _fill(relayed.client)
     relayed.client.close()
     before = time.process_time()
@@ -196,21 +196,15 @@ def _send_until_refused(sock: socket.socket) -> None:
         pass
 
 
-def test_silence_after_a_half_close_ends_the_connection(
-    join: Join, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay_module, "HALF_CLOSE_TIMEOUT", 0.3)
-    relayed = join()
+def test_silence_after_a_half_close_ends_the_connection(join: Join) -> None:
+    relayed = join(Relay(half_close_timeout=0.3))
     relayed.client.shutdown(socket.SHUT_WR)
     outcome = relayed.outcome(timeout=5)
     assert (outcome.end, outcome.clean) == (End.HALF_CLOSED_IDLE, False)
 
 
-def test_bytes_after_a_half_close_keep_the_connection(
-    join: Join, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay_module, "HALF_CLOSE_TIMEOUT", 0.6)
-    relayed = join()
+def test_bytes_after_a_half_close_keep_the_connection(join: Join) -> None:
+    relayed = join(Relay(half_close_timeout=0.6))
     relayed.client.shutdown(socket.SHUT_WR)
     for _ in range(10):
         threading.Event().wait(0.1)

@@ -14,23 +14,31 @@ poll() no system call. Level-triggered, so nothing has to be read until EAGAIN. 
 with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
 
 The client is a vsock or Unix socket, the upstream a TCP socket, and they differ in how they tell
-that the peer is wholly gone: see _client_fault().
+that the peer is wholly gone: see _lose_client(). What was seen of both sides makes the outcome, by
+the table of vsock_proxy.outcome. The kernel keeps one error for each socket, and tells it once, to
+whatever call comes first: so it is asked for before another error takes its place.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
-import math
+import fcntl
+import itertools
 import mmap
 import os
 import select
 import socket
+import sys
+import termios
+import time
 from array import array
-from dataclasses import dataclass
-from typing import Callable, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 from vsock_proxy import splicing
+from vsock_proxy.outcome import BROKEN, OPEN, End, Outcome, Seen, Side, judge
+from vsock_proxy.outcome import ENDED as HAS_ENDED
+from vsock_proxy.silence import Held, Timers
 from vsock_proxy.splicing import Pipe
 
 # Measured: smaller buffers cost more system calls a byte; larger ones leave the cache.
@@ -43,14 +51,11 @@ BULK_READ = 64 * 1024
 CAN_SPLICE = splicing.available()
 # Once one direction has ended, seconds without a byte until the other is ended too.
 HALF_CLOSE_TIMEOUT = 60.0
-# vsock raises no event when a peer that half-closed goes away for good (vsock_poll() in
-# net/vmw_vsock/af_vsock.c), so every so many seconds it is asked.
-GONE_CHECK_INTERVAL = 1.0
 
-# A connection lasts, for the purpose of on_lasting, once it had to be waited for so often or so
-# long. What is over before, which is one exchange or a few, is spared what only lasting ones need.
+# A connection lasts, for the purpose of on_lasting, once it had to be waited for so often, or as
+# long as silence.MOMENT. What is over before, which is one exchange or a few, is spared what only
+# lasting ones need.
 MOMENT_WAITS = 8
-MOMENT_MS = 50
 
 UP, DOWN = 0, 1
 
@@ -58,12 +63,16 @@ AF_UNIX = socket.AF_UNIX
 DONTWAIT = socket.MSG_DONTWAIT
 IN, OUT = select.POLLIN, select.POLLOUT
 HUP = select.POLLHUP
-FAULT = select.POLLERR | select.POLLHUP
+ERR = select.POLLERR
+FAULT = ERR | HUP
 GONE = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
+NO_INT = bytes(4)
+
 # Two counters: an array, or a part of shared memory.
 Cells = Union[memoryview, "array[int]"]
+Wait = Callable[[select.poll, Optional[float]], List[Tuple[int, int]]]
 
 
 class State(enum.Enum):
@@ -80,37 +89,12 @@ READING, WRITING, DISCARDING, FINISHING, ENDED = State
 OVER = (DISCARDING, ENDED)
 
 
-class End(enum.Enum):
-    """Why a connection ended, as the log says it."""
-
-    CLIENT_CLOSED = "client closed"
-    ENDPOINT_CLOSED = "endpoint closed"
-    CLIENT_RESET = "client reset"
-    ENDPOINT_RESET = "endpoint reset"
-    IDLE = "idle timeout"
-    HALF_CLOSED_IDLE = "nothing came after the half-close"
-    CUT = "proxy ends now"
+# The outcome of an undisturbed day is made once, not once a connection.
+CLIENT_CLOSED = Outcome(judge(HAS_ENDED, OPEN, Side.CLIENT))
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a connection ended; error is the reset's errno in words."""
-
-    end: End
-    error: str = ""
-
-    @property
-    def clean(self) -> bool:
-        """Whether both ends had everything: if not, the TCP side must see a reset, not an end."""
-        return self.end in (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED)
-
-    def __str__(self) -> str:
-        return f"{self.end.value} ({self.error})" if self.error else self.end.value
-
-
-# The outcomes of an undisturbed day are made once, not once a connection.
-CLIENT_CLOSED = Outcome(End.CLIENT_CLOSED)
-ENDPOINT_CLOSED = Outcome(End.ENDPOINT_CLOSED)
+def _wait(poll: select.poll, timeout: Optional[float]) -> List[Tuple[int, int]]:
+    return poll.poll(timeout)
 
 
 class _Direction:
@@ -179,6 +163,7 @@ class _Direction:
             self.state = FINISHING
             return False
         if self.state is DISCARDING:
+            self.error = self.error or GONE
             return True
         taken = self._offer(self._view[:size])
         if taken and size >= BULK_READ and self._splices and not self._pipe:
@@ -195,9 +180,14 @@ class _Direction:
             return
         self.state = READING
 
-    def lose_sink(self, error: OSError) -> None:
-        """The sink takes nothing any more: what is read from now on is dropped."""
-        self.error = error
+    def lose_sink(self, error: Optional[OSError]) -> None:
+        """The sink takes nothing any more: what is read from now on is dropped.
+
+        Without an error it left in peace, unless something waits for it or still comes.
+        """
+        if not error and (self._rest is not None or (self._pipe and self._pipe.held)):
+            error = GONE
+        self.error = error or self.error
         self._rest = None
         self.close_pipe()
         if self.state is not ENDED:
@@ -277,20 +267,26 @@ class Relay:
     def __init__(
         self,
         idle_timeout: float = 0.0,
+        half_close_timeout: float = HALF_CLOSE_TIMEOUT,
         on_lasting: Callable[[], None] = lambda: None,
         on_half_close: Callable[[], None] = lambda: None,
+        wait: Wait = _wait,
     ) -> None:
         """
         idle_timeout: seconds without a byte in either direction that end a connection; 0: never.
+        half_close_timeout: the same once one direction has ended.
         on_lasting: called once when a connection turns out not to be over in a moment.
         on_half_close: called when one direction has ended and the other goes on.
+        wait: calls poll(); what it raises ends run().
         """
         # Bytes delivered to the endpoint and to the client are added to these; shared memory may
         # take their place.
         self.moved: Cells = array("Q", (0, 0))
-        self._idle_ms = math.ceil(idle_timeout * 1000)
+        self._idle_timeout = idle_timeout
+        self._timers = Timers(idle_timeout, half_close_timeout)
         self._on_lasting = on_lasting
         self._on_half_close = on_half_close
+        self._wait = wait
         self._up = _Direction(UP)
         self._down = _Direction(DOWN)
 
@@ -298,6 +294,7 @@ class Relay:
         """Relay until the connection has ended; the sockets are left to the caller to close."""
         self._client, self._upstream = client, upstream
         self._client_fd, self._upstream_fd = source, sink = client.fileno(), upstream.fileno()
+        self._client_tells = client.family == AF_UNIX
         up = down = None
         if CAN_SPLICE and client.family == AF_UNIX:
             down = upstream, client
@@ -305,52 +302,53 @@ class Relay:
             up = client, upstream
         self._up.begin(client, upstream, self.moved, up)
         self._down.begin(upstream, client, self.moved, down)
-        self._first_end: Optional[Outcome] = None
-        self._patience = self._idle_ms or None
+        self._client_gone = False
+        self._first_end: Optional[Side] = None
+        self._faults: Dict[Side, OSError] = {}
+        self._timers.begin()
         self._poll = poll = select.poll()
-        poll.register(source, IN)
+        # In this order, so that an error of the endpoint is seen before the client's end.
         poll.register(sink, IN)
-        # A client has mostly spoken by the time the endpoint has answered: try without waiting.
-        outcome = None if self._up.pump() else self._settle(0)
-        outcome = outcome or self._relay_a_moment() or self._relay_on()
-        self._up.close_pipe()
-        self._down.close_pipe()
-        return outcome
+        poll.register(source, IN)
+        try:
+            # A client has mostly spoken by the time the endpoint has answered: try without waiting.
+            outcome = None if self._up.pump() else self._settle(0)
+            return outcome or self._relay(range(MOMENT_WAITS)) or self._relay_on()
+        finally:
+            self._up.close_pipe()
+            self._down.close_pipe()
 
     def release(self) -> None:
         """Give back the memory that the last connection took."""
         self._up.release()
         self._down.release()
 
-    def _relay_a_moment(self) -> Optional[Outcome]:
-        """Relay until it is clear that the connection lasts longer than a single exchange."""
-        wait, handle = self._poll.poll, self._handle
-        for _ in range(MOMENT_WAITS):
-            events = wait(MOMENT_MS)
-            if not events:
-                break
-            outcome = handle(events)
+    def _relay(self, rounds: Iterable[object]) -> Optional[Outcome]:
+        """Relay until the connection has ended, waiting at most so often."""
+        wait, poll, handle, timers = self._wait, self._poll, self._handle, self._timers
+        for _ in rounds:
+            events = wait(poll, timers.pause)
+            if events:
+                outcome = handle(events)
+                if timers.quiet:
+                    timers.wake()
+            else:
+                outcome = self._endure()
             if outcome:
                 return outcome
-        self._on_lasting()
         return None
 
     def _relay_on(self) -> Outcome:
         """Relay until the connection has ended."""
-        wait, handle = self._poll.poll, self._handle
-        quiet = 0
-        while True:
-            patience = self._patience
-            events = wait(patience)
-            if events:
-                quiet = 0
-                outcome = handle(events)
-            else:
-                assert patience is not None
-                quiet += patience
-                outcome = self._endure(quiet)
-            if outcome:
-                return outcome
+        if not self._timers.lasting:
+            self._last()
+        outcome = self._relay(itertools.repeat(None))
+        assert outcome
+        return outcome
+
+    def _last(self) -> None:
+        self._timers.last()
+        self._on_lasting()
 
     def _handle(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
         """Do what one poll() told."""
@@ -374,27 +372,28 @@ class Relay:
         if direction.state in (READING, DISCARDING):
             if event & (IN | FAULT):
                 direction.pump()
-        elif direction is self._up and event & FAULT:
-            self._lose_client(event)
+        elif event & FAULT:
+            if direction is self._up:
+                self._lose_client(event)
+            elif not self._up.error:
+                self._up.lose_sink(_pending_error(self._upstream) or GONE)
 
     def _settle(self, event: int) -> Optional[Outcome]:
         """After a change of state: pass ends on, see whether all is over, wait for what is next."""
         up, down = self._up, self._down
-        if up.state is FINISHING and event & HUP and down.state is READING:
+        if up.state is FINISHING and event & HUP and down.state is READING and not up.error:
             # The way most connections end: the client has gone, and nothing waits for it.
             return CLIENT_CLOSED
-        if up.source_lost:
-            return Outcome(End.CLIENT_RESET, _words(up.error))
-        if down.source_lost:
-            return Outcome(End.ENDPOINT_RESET, _words(down.error))
         if up.state is FINISHING:
             self._finish_up(event)
         if down.state is FINISHING:
             self._finish_down()
-        if up.state in OVER and down.state in OVER:
+        if up.error or down.error:
+            self._note_faults()
+        if up.source_lost or down.source_lost or (up.state in OVER and down.state in OVER):
             return self._outcome()
         if self._first_end is None and (up.state is ENDED or down.state is ENDED):
-            self._first_end = CLIENT_CLOSED if up.state is ENDED else ENDPOINT_CLOSED
+            self._first_end = Side.CLIENT if up.state is ENDED else Side.ENDPOINT
             self._on_half_close()
         self._watch()
         return None
@@ -407,7 +406,7 @@ class Relay:
         try:
             self._upstream.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._up.lose_sink(error)
+            self._up.lose_sink(_pending_error(self._upstream) or error)
 
     def _finish_down(self) -> None:
         self._down.state = ENDED
@@ -415,42 +414,50 @@ class Relay:
             return
         try:
             self._client.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self._down.lose_sink(error)
+        except OSError:
+            # It is gone. All that came for it was sent before, and its own end is still to be read.
+            self._down.error = _pending_error(self._client)
 
     def _lose_client(self, event: int) -> bool:
-        """Whether the client is wholly gone, so that nothing sent to it would arrive."""
-        error = GONE if event & HUP else self._client_fault(event)
-        if error:
-            self._down.lose_sink(error)
-        return error is not None
+        """Whether the client is wholly gone, so that nothing sent to it would arrive.
 
-    def _client_fault(self, event: int) -> Optional[OSError]:
-        """Ask the client's socket whether it can still be written to.
-
-        On a Unix socket POLLHUP tells. On vsock, poll() does not tell a half-close from a full one,
-        and a killed guest reads as a plain end; the pending error and an empty send() tell
-        (vsock_connectible_sendmsg() in net/vmw_vsock/af_vsock.c).
+        On a Unix socket POLLHUP tells, and the pending error tells whether it left bytes unread. On
+        vsock, poll() does not tell a half-close from a full one, and a killed guest reads as a
+        plain end; the pending error and an empty send() tell (vsock_connectible_sendmsg() in
+        net/vmw_vsock/af_vsock.c). Whether bytes were left unread, nothing tells there.
         """
-        if event & select.POLLERR:
-            code = self._client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                return OSError(code, os.strerror(code))
-        try:
-            self._client.send(b"", DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return error
-        return None
+        error = _pending_error(self._client) if event & ERR else None
+        if not error and not event & HUP:
+            try:
+                self._client.send(b"", DONTWAIT)
+                return False
+            except BlockingIOError:
+                return False
+            except OSError:
+                error = _pending_error(self._client)
+        self._client_gone = True
+        self._down.lose_sink(error)
+        return True
+
+    def _note_faults(self) -> None:
+        """Keep the first error of each side, in the order in which they were seen."""
+        up, down, faults = self._up, self._down, self._faults
+        if up.source_lost and up.error and up.error.errno == errno.ENOTCONN:
+            # What vsock says of a connection that is gone; the cause may be pending.
+            up.error = _pending_error(self._client) or up.error
+        if up.error:
+            faults.setdefault(Side.CLIENT if up.source_lost else Side.ENDPOINT, up.error)
+        if down.error:
+            faults.setdefault(Side.ENDPOINT if down.source_lost else Side.CLIENT, down.error)
 
     def _outcome(self) -> Outcome:
-        up, down = self._up, self._down
-        if up.error:
-            return Outcome(End.ENDPOINT_RESET, _words(up.error))
-        if down.error and down.error.errno == errno.ECONNRESET:
-            return Outcome(End.CLIENT_RESET, _words(down.error))
-        return self._first_end or (CLIENT_CLOSED if up.state is ENDED else ENDPOINT_CLOSED)
+        faults = self._faults
+        client = _seen(Side.CLIENT in faults, self._up)
+        endpoint = _seen(Side.ENDPOINT in faults, self._down)
+        first = next(iter(faults), self._first_end) or Side.CLIENT
+        end = judge(client, endpoint, first)
+        error = faults.get(Side.CLIENT if end is End.CLIENT_RESET else Side.ENDPOINT)
+        return Outcome(end, error.strerror or "" if error else "")
 
     def _watch(self) -> None:
         """Wait for what the states want, and never for a lasting event that nothing acts on."""
@@ -461,31 +468,31 @@ class Relay:
             client |= OUT
         if up.state is WRITING:
             upstream |= OUT
-        self._patience = self._how_long_to_wait()
-        # Waiting for nothing still tells that a client has gone, once.
-        _register(self._poll, self._client_fd, client, client or not down.error)
-        _register(self._poll, self._upstream_fd, upstream, upstream)
+        if up.state in OVER or down.state in OVER:
+            self._timers.half_close(up.state is ENDED and not self._client_tells)
+        # Waiting for nothing still tells that a client has gone, or an endpoint that has ended.
+        _register(self._poll, self._upstream_fd, upstream, upstream or down.state is ENDED)
+        _register(self._poll, self._client_fd, client, client or not self._client_gone)
 
-    def _limit(self) -> int:
-        """Milliseconds of silence that end the connection; 0: none do."""
-        if self._up.state in OVER or self._down.state in OVER:
-            half_close_ms = math.ceil(HALF_CLOSE_TIMEOUT * 1000)
-            return min(half_close_ms, self._idle_ms or half_close_ms)
-        return self._idle_ms
+    def _endure(self) -> Optional[Outcome]:
+        """Nothing has happened for a while: do what is due."""
+        now, timers = time.monotonic(), self._timers
+        if not timers.quiet:
+            timers.fall_quiet(now)
+        if timers.lasts(now):
+            self._last()
+        outcome = None
+        if timers.asks(now) and self._lose_client(0):
+            outcome = self._settle(0)
+        elif timers.looks(now) and timers.look(now, self._held()):
+            idle = timers.limit == self._idle_timeout
+            outcome = Outcome(End.IDLE if idle else End.HALF_CLOSED_IDLE)
+        timers.set_next(now)
+        return outcome
 
-    def _how_long_to_wait(self) -> Optional[int]:
-        """Milliseconds to wait for an event."""
-        if self._up.state is ENDED:
-            return min(self._limit(), math.ceil(GONE_CHECK_INTERVAL * 1000))
-        return self._limit() or None
-
-    def _endure(self, quiet: int) -> Optional[Outcome]:
-        """After so many milliseconds of silence: is it over?"""
-        if self._up.state is ENDED and self._down.state not in OVER and self._lose_client(0):
-            return self._settle(0)
-        if quiet < self._limit():
-            return None
-        return Outcome(End.IDLE if quiet >= self._idle_ms > 0 else End.HALF_CLOSED_IDLE)
+    def _held(self) -> Held:
+        """What the kernel holds that the client and the endpoint have not taken yet."""
+        return _unsent(self._client_fd), _unsent(self._upstream_fd)
 
 
 def _register(poll: select.poll, fd: int, mask: int, wanted: object) -> None:
@@ -498,5 +505,27 @@ def _register(poll: select.poll, fd: int, mask: int, wanted: object) -> None:
         pass
 
 
-def _words(error: Optional[OSError]) -> str:
-    return error.strerror if error and error.strerror else ""
+def _seen(broken: bool, direction: _Direction) -> Seen:
+    """What was seen of the source of a direction."""
+    if broken:
+        return BROKEN
+    return HAS_ENDED if direction.state is ENDED else OPEN
+
+
+def _pending_error(sock: socket.SocketType) -> Optional[OSError]:
+    """Take the error that the kernel keeps for a socket."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return OSError(code, os.strerror(code)) if code else None
+
+
+def _unsent(fd: int) -> int:
+    """Bytes that a peer has not taken: has not acknowledged on TCP, not read on a Unix socket.
+
+    A Unix socket counts memory, a packet of up to 37 KiB at a time. vsock counts what it has not
+    handed to the other side's kernel, since Linux 6.12, and says before that it cannot; that a
+    vsock peer reads, only POLLOUT tells.
+    """
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, NO_INT), sys.byteorder)
+    except OSError:
+        return 0

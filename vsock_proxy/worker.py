@@ -25,8 +25,9 @@ from vsock_proxy.keepalive import KeepAlive
 from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
+from vsock_proxy.outcome import End, Outcome
 from vsock_proxy.peers import UNIX_PEER, Peer, peer_name
-from vsock_proxy.relay import End, Outcome, Relay
+from vsock_proxy.relay import Relay
 from vsock_proxy.saturation import Alarm
 from vsock_proxy.scoreboard import (
     ADDRESS_HIGH,
@@ -102,7 +103,11 @@ class Worker:
         self._lifeline = lifeline
         self._keepalive = KeepAlive()
         self._keepalive.catch_alarms()
-        self._relay = Relay(settings.idle_timeout, self._connection_lasts, self._half_closed)
+        self._relay = Relay(
+            settings.idle_timeout,
+            on_lasting=self._connection_lasts,
+            on_half_close=self._half_closed,
+        )
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
         self._logs_ends = log.isEnabledFor(logging.INFO)
         self._stopping = False

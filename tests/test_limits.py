@@ -1,0 +1,228 @@
+"""Limits of silence, and sides that read slowly: bytes that flow are no silence."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from typing import Callable, Iterator, List
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.program import Proxy
+from tests.support.relaying import Relayed, tcp_pair
+from tests.support.servers import Handler, echo, exchange, silent
+from tests.support.timing import SLOWNESS, wait_until
+from vsock_proxy.outcome import End
+from vsock_proxy.relay import Relay
+
+KIB = 1 << 10
+MIB = 1 << 20
+PAUSE = 0.025
+Join = Callable[..., Relayed]
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    joined: List[Relayed] = []
+
+    def start(*arguments: object, **options: object) -> Relayed:
+        joined.append(Relayed(*arguments, **options))  # type: ignore[arg-type]
+        return joined[-1]
+
+    yield start
+    for one in joined:
+        one.close()
+
+
+def read_slowly(sock: socket.socket, total: int, rate: int) -> int:
+    """Read at so many bytes a second without pause; how many came before the end."""
+    count = 0
+    began = time.monotonic()
+    while count < total:
+        part = sock.recv(min(16 * KIB, total - count))
+        if not part:
+            break
+        count += len(part)
+        time.sleep(max(0.0, began + count / rate - time.monotonic()))
+    return count
+
+
+def ended(proxy: Proxy) -> str:
+    """The line that says how the one connection ended."""
+    return proxy.log.wait_for(" ended: ")[0]
+
+
+# Sides that read slowly
+
+
+def test_an_endpoint_that_reads_slowly_without_pause_is_not_cut(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    total = MIB
+    received: List[int] = []
+
+    def read(connection: socket.socket) -> None:
+        # The kernel then holds the rest for it on the proxy's side.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        received.append(read_slowly(connection, total, int(400 * KIB / SLOWNESS)))
+        connection.close()
+
+    proxy = start_proxy(start_server(read), "--idle-timeout", f"{SLOWNESS:g}", workers=1)
+    with proxy.connect() as client:
+        client.sendall(bytes(total))
+        client.recv(1)
+    assert f"{total} bytes up" in ended(proxy)
+    assert "endpoint closed" in ended(proxy)
+    assert received == [total]
+
+
+def test_a_client_that_reads_slowly_without_pause_is_not_cut(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    total = 2 * MIB
+
+    def send(connection: socket.socket) -> None:
+        connection.sendall(bytes(total))
+        connection.recv(1)
+
+    proxy = start_proxy(start_server(send), "--idle-timeout", f"{SLOWNESS:g}", workers=1)
+    with proxy.connect() as client:
+        assert read_slowly(client, total, int(700 * KIB / SLOWNESS)) == total
+    assert "client closed" in ended(proxy)
+
+
+@pytest.mark.hybrid_only  # a vsock client's kernel tells of 256 KiB at a time
+def test_a_half_closed_client_that_reads_slowly_is_not_cut(join: Join) -> None:
+    relayed = join(Relay(half_close_timeout=0.5))
+    relayed.client.shutdown(socket.SHUT_WR)
+    relayed.endpoint.sendall(bytes(150 * KIB))
+    assert read_slowly(relayed.client, 150 * KIB, 150 * KIB) == 150 * KIB
+    assert relayed.is_running()
+    relayed.endpoint.close()
+    assert relayed.outcome().end is End.CLIENT_CLOSED
+
+
+@pytest.mark.hybrid_only  # beside the relay alone
+def test_an_endpoint_that_reads_slowly_after_its_half_close_is_not_cut(join: Join) -> None:
+    relayed = join(Relay(half_close_timeout=0.6))
+    relayed.endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+    relayed.endpoint.shutdown(socket.SHUT_WR)
+    assert relayed.client.recv(1) == b""
+    relayed.client.sendall(bytes(MIB))
+    assert read_slowly(relayed.endpoint, MIB, 600 * KIB) == MIB
+    assert relayed.is_running()
+    relayed.client.close()
+    assert relayed.outcome().end is End.ENDPOINT_CLOSED
+
+
+LIMIT = 0.5
+
+
+@pytest.mark.hybrid_only  # beside the relay alone
+@pytest.mark.alone
+@pytest.mark.parametrize("side", ["client", "endpoint"])
+def test_a_slow_reader_that_stops_for_good_is_ended_a_limit_later(side: str, join: Join) -> None:
+    relayed = join(Relay(idle_timeout=LIMIT))
+    source, sink = relayed.endpoint, relayed.client
+    if side == "endpoint":
+        source, sink = sink, source
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+    threading.Thread(target=_send_all, args=(source, bytes(8 * MIB)), daemon=True).start()
+    for _ in range(4):
+        time.sleep(0.3)
+        # More than one packet, so that the kernel tells.
+        for _ in range(8):
+            sink.recv(32 * KIB)
+    stopped = time.monotonic()
+    assert relayed.outcome().end is End.IDLE
+    assert LIMIT - 0.01 <= time.monotonic() - stopped <= LIMIT + 0.1 * SLOWNESS
+
+
+def _send_all(sock: socket.socket, data: bytes) -> None:
+    try:
+        sock.sendall(data)
+    except OSError:
+        # The relay ended the connection, as it should.
+        pass
+
+
+@pytest.mark.parametrize("handler", [silent, echo], ids=["nothing said", "all said"])
+def test_a_connection_in_which_nothing_moves_costs_no_processor_time(
+    handler: Handler, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(handler), "--idle-timeout", "100", workers=1)
+    with proxy.connect() as client:
+        if handler is echo:
+            exchange(client, b"x")
+        (worker,) = proxy.wait_for_workers(1, " -> ")
+        wait_until(lambda: processes.state(worker) == "S", "it sleeps")
+        threading.Event().wait(0.1)
+        before = processes.context_switches(worker)
+        threading.Event().wait(1)
+        assert processes.context_switches(worker) - before <= 1
+
+
+# How exactly a limit is kept
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("limit", [0.02, 0.3, 1.001])
+def test_the_idle_timeout_is_kept_within_100_ms_and_never_early(
+    limit: float, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(echo), "--idle-timeout", str(limit), workers=1)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+        last = time.monotonic()
+        assert client.recv(1) == b""
+        assert limit <= time.monotonic() - last <= limit + 0.1 * SLOWNESS
+    assert "idle timeout" in ended(proxy)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("limit", [0.3, 1.001])
+def test_the_idle_timeout_is_kept_after_the_clients_half_close(
+    limit: float, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(silent), "--idle-timeout", str(limit), workers=1)
+    with proxy.connect() as client:
+        client.sendall(b"x")
+        client.shutdown(socket.SHUT_WR)
+        last = time.monotonic()
+        assert client.recv(1) == b""
+        assert limit <= time.monotonic() - last <= limit + 0.1 * SLOWNESS
+
+
+@pytest.mark.hybrid_only  # beside the relay alone
+@pytest.mark.alone
+@pytest.mark.parametrize("pair", [socket.socketpair, tcp_pair], ids=["Unix", "one that is asked"])
+def test_the_limit_after_a_half_close_is_kept_within_100_ms_and_never_early(
+    pair: Callable[[], tuple[socket.socket, socket.socket]], join: Join
+) -> None:
+    relayed = join(Relay(half_close_timeout=1.2), pair)
+    relayed.client.shutdown(socket.SHUT_WR)
+    began = time.monotonic()
+    assert relayed.outcome().end is End.HALF_CLOSED_IDLE
+    assert 1.2 <= time.monotonic() - began <= 1.3
+
+
+@pytest.mark.hybrid_only  # the kernel tells it of a Unix and of a TCP socket alone
+@pytest.mark.alone
+def test_bytes_that_flow_freely_cost_no_look_at_the_kernels_buffers(join: Join) -> None:
+    looks: List[None] = []
+
+    class Counted(Relay):
+        def _held(self) -> tuple[int, int]:
+            looks.append(None)
+            return super()._held()
+
+    relayed = join(Counted(idle_timeout=5))
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        relayed.client.sendall(struct.pack("d", until))
+        relayed.endpoint.recv(8)
+    assert len(looks) < 10

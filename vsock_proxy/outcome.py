@@ -1,0 +1,79 @@
+"""How a connection ended, as a function of what was seen of both sides.
+
+Only what was seen is said: that a side ended its direction means that all it sent before was handed
+to the kernel for the other side. What the kernel of the other side did with it, nobody is told.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Dict, Tuple
+
+
+class Seen(enum.Enum):
+    """What was seen of one side.
+
+    BROKEN: an error when reading from it, when writing to it, or pending on its socket; or it was
+    gone before it had taken what came for it.
+    """
+
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+    BROKEN = enum.auto()
+
+
+class Side(enum.Enum):
+    """The two sides of a connection."""
+
+    CLIENT = enum.auto()
+    ENDPOINT = enum.auto()
+
+
+class End(enum.Enum):
+    """Why a connection ended, as the log says it."""
+
+    CLIENT_CLOSED = "client closed"
+    ENDPOINT_CLOSED = "endpoint closed"
+    CLIENT_RESET = "client reset"
+    ENDPOINT_RESET = "endpoint reset"
+    IDLE = "idle timeout"
+    HALF_CLOSED_IDLE = "nothing came after the half-close"
+    CUT = "proxy ends now"
+
+
+OPEN, ENDED, BROKEN = Seen
+# docs/reference.md has the same, in words. That the endpoint ended alone is no end: the client may
+# go on. A client that ended alone is wholly gone, and nothing waits for it.
+ENDS: Dict[Tuple[Seen, Seen], Tuple[End, End]] = {
+    # client, endpoint: where the client was first, where the endpoint was
+    (ENDED, OPEN): (End.CLIENT_CLOSED, End.CLIENT_CLOSED),
+    (ENDED, ENDED): (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED),
+    (BROKEN, OPEN): (End.CLIENT_RESET, End.CLIENT_RESET),
+    (BROKEN, ENDED): (End.CLIENT_RESET, End.CLIENT_RESET),
+    (OPEN, BROKEN): (End.ENDPOINT_RESET, End.ENDPOINT_RESET),
+    (ENDED, BROKEN): (End.ENDPOINT_RESET, End.ENDPOINT_RESET),
+    (BROKEN, BROKEN): (End.CLIENT_RESET, End.ENDPOINT_RESET),
+}
+CLEAN = (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a connection ended; error is the reset's errno in words."""
+
+    end: End
+    error: str = ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether the endpoint is to see an end. If not, it must see a reset."""
+        return self.end in CLEAN
+
+    def __str__(self) -> str:
+        return f"{self.end.value} ({self.error})" if self.error else self.end.value
+
+
+def judge(client: Seen, endpoint: Seen, first: Side) -> End:
+    """The end of a connection. first: of which side a fault, or else an end, was seen first."""
+    return ENDS[client, endpoint][first is Side.ENDPOINT]
