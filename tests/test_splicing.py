@@ -23,7 +23,8 @@ from tests.support.seccomp import Refused, refuse_splice
 from tests.support.servers import exchange, read_all, read_exactly
 from vsock_proxy import relay as relay_module
 from vsock_proxy import splicing
-from vsock_proxy.relay import End, Outcome, Relay
+from vsock_proxy.outcome import End, Outcome
+from vsock_proxy.relay import Relay
 
 MIB = 1 << 20
 NOBODY = 65534
