@@ -1,8 +1,13 @@
 """The endpoint's addresses, in shared memory: written by the resolver, read by every worker.
 
-A worker asks at each connection, so asking costs one look at a version number. There are no locks:
-a checksum tells a half-written list, and the reader then keeps the one it has until it looks
-again. Memory order is thus of no concern, on Graviton neither.
+A worker asks at each connection, so asking costs one look at a version number. There are no locks,
+and the writer may be killed between any two stores:
+
+- There are two halves, and the version number says which one counts. The writer fills the other
+  one and then stores the next version number. A list that counts is never written to.
+- A reader copies a half once and checks the copy. It holds its own version number and a checksum
+  of all of it. If these do not agree, two more lists have come meanwhile, or the stores of another
+  processor are not visible yet (Graviton), and the reader looks again.
 """
 
 from __future__ import annotations
@@ -13,19 +18,25 @@ import mmap
 import os
 import select
 import socket
+import struct
 from dataclasses import dataclass
-from typing import Iterable, Tuple, Union
+from typing import Iterable, List, Sequence, Tuple, Union
 
 from vsock_proxy.settings import format_address
 
 MAX_ADDRESSES = 64
 CELL = 8
-# Cells of the header, then of each address.
-VERSION, CHECKSUM, COUNT, PREFERRED = range(4)
-HEADER = 4
-FAMILY, HIGH, LOW, SCOPE = range(4)
-ENTRY = 4
-HALF = (1 << 64) - 1
+# Two cells for all, then two halves.
+VERSION, PREFERRED, HALVES = range(3)
+# Cells of a half: its own version number and so on, then so many for each address.
+OWN_VERSION, COUNT, CHECKSUM, ENTRIES = range(4)
+ENTRY = 3
+HALF = ENTRIES + MAX_ADDRESSES * ENTRY
+SIZE = HALVES + 2 * HALF
+# A try that fails means that two more lists have come meanwhile, and each of them takes a lookup.
+TRIES = 100
+LOW_64 = (1 << 64) - 1
+SCOPE_BITS = 32
 INDEX_BITS = 8
 
 SockAddr = Union[Tuple[str, int], Tuple[str, int, int, int]]
@@ -54,7 +65,7 @@ def make_address(family: int, sockaddr: SockAddr) -> Address:
         number = int(ipaddress.IPv6Address(f"::ffff:{host}"))
     else:
         number = int(ipaddress.IPv6Address(host))
-    return Address(family, sockaddr, (number >> 64, number & HALF))
+    return Address(family, sockaddr, (number >> 64, number & LOW_64))
 
 
 def host_of(bits: Tuple[int, int]) -> str:
@@ -68,8 +79,7 @@ class AddressTable:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._map = mmap.mmap(-1, (HEADER + MAX_ADDRESSES * ENTRY) * CELL)
-        self._cells = memoryview(self._map).cast("Q")
+        self._cells = memoryview(mmap.mmap(-1, SIZE * CELL)).cast("Q")
         self._version = 0
         self._preferred = 0
         self._addresses: Tuple[Address, ...] = ()
@@ -79,17 +89,20 @@ class AddressTable:
 
     def publish(self, addresses: Iterable[Address]) -> None:
         """Replace the list. Only one process at a time may do this."""
-        chosen = tuple(addresses)[:MAX_ADDRESSES]
         cells = self._cells
-        for index, address in enumerate(chosen):
-            start = HEADER + index * ENTRY
-            cells[start + FAMILY] = address.family
-            cells[start + HIGH], cells[start + LOW] = address.bits
-            cells[start + SCOPE] = address.scope
-        cells[COUNT] = len(chosen)
-        cells[CHECKSUM] = self._checksum(len(chosen))
-        cells[VERSION] += 1
-        if cells[VERSION] == 1:
+        version = cells[VERSION] + 1
+        start = _half(version)
+        for index, value in enumerate(_half_of(version, tuple(addresses)[:MAX_ADDRESSES])):
+            cells[start + index] = value
+        cells[VERSION] = version
+        self.announce()
+
+    def announce(self) -> None:
+        """Wake who waits for the first list, if there is one and that was not done yet.
+
+        For the successor of a process that was killed as soon as it had published.
+        """
+        if self._cells[VERSION] and not self._is_announced(0.0):
             os.write(self._published_writer, b"\0")
 
     def current(self) -> Tuple[Address, ...]:
@@ -107,19 +120,34 @@ class AddressTable:
 
     def wait(self, timeout: float) -> None:
         """Wait for the first publication, at most so many seconds."""
+        self._is_announced(timeout)
+
+    def _is_announced(self, timeout: float) -> bool:
         poll = select.poll()
         poll.register(self._published_reader, select.POLLIN)
-        poll.poll(int(timeout * 1000))
+        return bool(poll.poll(int(timeout * 1000)))
 
     def _refresh(self) -> None:
-        version, count = self._cells[VERSION], self._cells[COUNT]
-        if count > MAX_ADDRESSES or self._checksum(count) != self._cells[CHECKSUM]:
-            return
-        if version != self._version:
-            self._addresses = tuple(self._entry(index) for index in range(count))
-            self._version = version
+        for _ in range(TRIES):
+            version = self._cells[VERSION]
+            if version == self._version or self._take(version):
+                break
         self._preferred = self._cells[PREFERRED]
         self._ordered = self._preferred_first()
+
+    def _take(self, version: int) -> bool:
+        """Make the list of that version the one known here, if it can be had whole."""
+        start = _half(version)
+        end = start + ENTRIES + min(self._cells[start + COUNT], MAX_ADDRESSES) * ENTRY
+        copy = tuple(self._cells[start:end])
+        if copy[OWN_VERSION] != version or copy[CHECKSUM] != _checksum(copy):
+            return False
+        entries = copy[ENTRIES:]
+        self._addresses = tuple(
+            self._entry(*entries[index : index + ENTRY]) for index in range(0, len(entries), ENTRY)
+        )
+        self._version = version
+        return True
 
     def _preferred_first(self) -> Tuple[Address, ...]:
         addresses = self._addresses
@@ -128,14 +156,29 @@ class AddressTable:
             return addresses
         return (addresses[index], *addresses[:index], *addresses[index + 1 :])
 
-    def _entry(self, index: int) -> Address:
-        start = HEADER + index * ENTRY
-        family, high, low, scope = self._cells[start : start + ENTRY]
+    def _entry(self, kind: int, high: int, low: int) -> Address:
+        family, scope = kind >> SCOPE_BITS, kind & ((1 << SCOPE_BITS) - 1)
         host = host_of((high, low))
         if family == socket.AF_INET:
             return Address(family, (host, self._port), (high, low))
         return Address(family, (host, self._port, 0, scope), (high, low))
 
-    def _checksum(self, count: int) -> int:
-        data = self._map[HEADER * CELL : (HEADER + count * ENTRY) * CELL]
-        return binascii.crc32(data, count)
+
+def _half(version: int) -> int:
+    """Where the half begins that a version is kept in."""
+    return HALVES + version % 2 * HALF
+
+
+def _half_of(version: int, addresses: Tuple[Address, ...]) -> List[int]:
+    """The cells of a half that has these addresses."""
+    half = [version, len(addresses), 0]
+    for address in addresses:
+        half += (address.family << SCOPE_BITS | address.scope, *address.bits)
+    half[CHECKSUM] = _checksum(half)
+    return half
+
+
+def _checksum(half: Sequence[int]) -> int:
+    """Of all cells of a half but the checksum itself."""
+    data = (*half[:CHECKSUM], *half[ENTRIES:])
+    return binascii.crc32(struct.pack(f"{len(data)}Q", *data))

@@ -39,6 +39,7 @@ class Resolver:
         poll = select.poll()
         poll.register(nudges, select.POLLIN)
         poll.register(lifeline, select.POLLIN)
+        self._table.announce()
         while True:
             self._refresh()
             looked_up = time.monotonic()
