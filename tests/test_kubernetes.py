@@ -22,11 +22,16 @@ def test_it_is_valid_by_the_schemas_of_the_api() -> None:
         validator.validate(resource, KUBERNETES, strict=True)
 
 
-def test_its_allowlist_permits_the_endpoint_of_its_arguments(tmp_path: Path) -> None:
+# What `services/domain` of the metadata says in each partition that Kubernetes is to be had in.
+DOMAINS = ("amazonaws.com", "amazonaws.com.cn", "amazonaws.eu")
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_its_allowlist_permits_the_endpoint_of_its_arguments(tmp_path: Path, domain: str) -> None:
     config, daemons = yaml.safe_load_all(MANIFEST.read_text())
     (container,) = daemons["spec"]["template"]["spec"]["containers"]
     host, port = container["args"][-2:]
     path = tmp_path / "vsock-proxy.yaml"
     path.write_text(config["data"]["vsock-proxy.yaml"])
-    name = host.replace("{region}", "eu-west-1").replace("{domain}", "amazonaws.com")
+    name = host.replace("{region}", "some-region-1").replace("{domain}", domain)
     assert allowlist.load(str(path)).permits_name(name, int(port))
