@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,22 @@ from vsock_proxy import allowlist
 from vsock_proxy.errors import ConfigurationError
 
 pytestmark = pytest.mark.hybrid_only
+
+
+KMS = (
+    "kms.us-east-1.amazonaws.com",
+    "kms.us-east-1.api.aws",
+    "kms-fips.us-east-1.api.aws",
+    "kms-fips.ap-east-2.amazonaws.com",
+    "kms-fips.ap-southeast-6.amazonaws.com",
+    "kms-fips.us-gov-west-1.amazonaws.com",
+    "kms-fips.us-gov-west-1.api.aws",
+    "kms.cn-north-1.amazonaws.com.cn",
+    "kms.cn-northwest-1.amazonaws.com.cn",
+    "kms.cn-northwest-1.api.amazonwebservices.com.cn",
+    "kms.eusc-de-east-1.amazonaws.eu",
+    "kms.eusc-de-east-1.api.amazonwebservices.eu",
+)
 
 
 @pytest.fixture
@@ -90,6 +107,18 @@ def test_unknown_keys_are_warned_of_and_ignored(
     assert f"{file}, line 2: unknown key 'comment' ignored" in caplog.text
 
 
+def test_unknown_keys_are_warned_of_a_bounded_number_of_times(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = "{address: a.example, port: 1, x: y}"
+    with caplog.at_level(logging.WARNING):
+        file.write_text(f"allowlist:\n- &a {entry}\n" + "- *a\n" * 30_000)
+        loaded = allowlist.load(str(file))
+    assert loaded.permits_name("a.example", 1)
+    assert len(caplog.messages) == 11
+    assert caplog.messages[-1] == f"allowlist {file}: 29991 more unknown keys ignored"
+
+
 def test_an_empty_list_permits_nothing(file: Path) -> None:
     file.write_text("allowlist: []\n")
     assert not allowlist.load(str(file)).permits_name("a.example", 1)
@@ -98,6 +127,9 @@ def test_an_empty_list_permits_nothing(file: Path) -> None:
 @pytest.mark.parametrize(
     ("port", "shown"),
     [
+        ("0443", "'0443'"),
+        ("4_43", "'4_43'"),
+        ("1" * 1_000_000, f"'{'1' * 60}'"),
         ("'443'", "the text '443'"),
         ("https", "'https'"),
         ("0", "'0'"),
@@ -120,11 +152,74 @@ def test_a_bad_port_is_named_with_its_line(file: Path, port: str, shown: str) ->
 
 
 @pytest.mark.parametrize(
-    "address", ["''", "", "[a]", "'a b'", "'10.0.0.1/8'", "'*'", "'a.*.example'", "true", '"\\0"']
+    "address",
+    [
+        *("''", "", "[a]", "'a b'", "'10.0.0.1/8'", "'*'", "'a.*.example'", "true", '"\\0"'),
+        # What can never permit anything.
+        *("'[::1]'", "x:443", "10.0.0.1:443", "'{region}'", "'kms.{region}.amazonaws.com'"),
+        *("'*..com'", "'*.'", "'*..'", "http://x", "'*.*.com'", "'*com'", "'.com'", "a..b", "a.."),
+        *("'-a'", "x" * 64, "x." * 127 + "y", "'*.0.0.1'", "'*.1'", "'*.0x1'", "16", "127.1"),
+        *("0177.0.0.1", "2130706433", "0x7f.1", "1.2.3.4.", "1.2.3.4.5", "\uff11.0.0.1", "10.0.0"),
+        *("fe80::1%", "'fe80::1%a b'", "::ffff:10.0.0.1%lo", "'ß'" * 100_000),
+    ],
+    ids=lambda address: ascii(address)[:20],
 )
 def test_a_bad_address_is_named_with_its_line(file: Path, address: str) -> None:
     message = error_of(file, f"allowlist:\n- address: {address}\n  port: 1\n".encode())
     assert ", line 2: address is " in message
+    assert "expected a host name, *.DOMAIN, an IP address or a network" in message
+
+
+def test_a_number_for_an_address_is_asked_about(file: Path) -> None:
+    assert "address is '16', which is a number; was a CID meant?" in error_of(
+        file, b"allowlist:\n- {address: 16, port: 1}\n"
+    )
+
+
+def test_an_address_in_an_unusual_form_is_given_in_the_usual_one(file: Path) -> None:
+    assert "; as an IP address that is 127.0.0.1; " in error_of(
+        file, b"allowlist:\n- {address: 0177.0.0.1, port: 1}\n"
+    )
+
+
+def test_a_wildcard_never_permits_an_address(file: Path) -> None:
+    loaded = load(file, '{address: "*.example", port: 1}', '{address: "*.x", port: 1}')
+    for host in ("127.0.0.1", "::1", "127.0.0.1.", "1.x.1"):
+        assert not loaded.permits_name(host, 1)
+
+
+def test_an_ipv4_address_mapped_into_ipv6_is_that_ipv4_address(file: Path) -> None:
+    loaded = load(
+        file, "{address: '::ffff:10.0.0.1', port: 1}", "{address: '::ffff:10.1.0.0/112', port: 1}"
+    )
+    assert loaded.permits_address(ipaddress.ip_address("10.0.0.1"), 1)
+    assert loaded.permits_address(ipaddress.ip_address("10.1.255.255"), 1)
+    assert not loaded.permits_address(ipaddress.ip_address("10.2.0.0"), 1)
+
+
+def test_an_address_with_a_zone_is_permitted_in_that_zone_only(file: Path) -> None:
+    loaded = load(file, "{address: 'fe80::1%lo', port: 1}", "{address: 'fe80::%nope/64', port: 1}")
+    assert loaded.permits_address(ipaddress.ip_address("fe80::1%lo"), 1)
+    assert loaded.permits_address(ipaddress.ip_address("fe80::2%nope"), 1)
+    for other in ("fe80::1%eth0", "fe80::1%lo0", "fe80::1", "fe80::2%lo", "fe80::2"):
+        assert not loaded.permits_address(ipaddress.ip_address(other), 1)
+
+
+def test_a_zone_may_be_the_name_or_the_number_of_an_interface(file: Path) -> None:
+    number = socket.if_nametoindex("lo")
+    loaded = load(
+        file, "{address: 'fe80::1%lo', port: 1}", f"{{address: 'fe80::2%{number}', port: 1}}"
+    )
+    assert loaded.permits_address(ipaddress.ip_address(f"fe80::1%{number}"), 1)
+    assert loaded.permits_address(ipaddress.ip_address("fe80::2%lo"), 1)
+    assert not loaded.permits_address(ipaddress.ip_address(f"fe80::1%{number + 1}"), 1)
+
+
+def test_an_address_without_a_zone_is_permitted_in_any(file: Path) -> None:
+    loaded = load(file, "{address: 'fe80::1', port: 1}", "{address: 'fe80:0:0:1::/64', port: 1}")
+    assert loaded.permits_address(ipaddress.ip_address("fe80::1%lo"), 1)
+    assert loaded.permits_address(ipaddress.ip_address("fe80::1"), 1)
+    assert loaded.permits_address(ipaddress.ip_address("fe80:0:0:1::1%eth0"), 1)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +257,7 @@ def test_a_file_of_another_shape_is_explained(file: Path, content: bytes, proble
 
 @pytest.mark.parametrize(
     "content",
-    [b"allowlist: [\n", b"\tallowlist:\n", b"a: b: c\n", b"---\na\n---\nb\n", b"{" * 5000, b"\x00"],
+    [b"allowlist: [\n", b"\tallowlist:\n", b"a: b: c\n", b"---\na\n---\nb\n", b"{" * 10, b"\x00"],
 )
 def test_what_is_not_yaml_is_said_to_be_so(file: Path, content: bytes) -> None:
     assert "not valid YAML" in error_of(file, content)
@@ -188,14 +283,20 @@ def test_a_file_without_end_is_refused() -> None:
         allowlist.load("/dev/zero")
 
 
-def test_the_default_file_permits_kms_in_every_partition() -> None:
+@pytest.mark.parametrize("host", KMS)
+def test_the_default_file_permits_kms(host: str) -> None:
     path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
     loaded = allowlist.load(str(path))
-    for host in (
-        "kms.us-east-1.amazonaws.com",
-        "kms-fips.us-gov-west-1.amazonaws.com",
-        "kms.cn-north-1.amazonaws.com.cn",
-        "kms.cn-northwest-1.amazonaws.com.cn",
-    ):
-        assert loaded.permits_name(host, 443), host
+    assert loaded.permits_name(host, 443)
     assert not loaded.permits_name("kms.cn-north-1.amazonaws.com", 443)
+
+
+def test_the_default_file_has_a_dual_stack_name_for_every_other() -> None:
+    path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
+    names = {entry.name for entry in allowlist.load(str(path)).entries if entry.name}
+    # kms.REGION.SUFFIX
+    dual_stack = {name for name in names if ".api." in name}
+    assert len(names) == 2 * len(dual_stack)
+    assert {tuple(name.split(".")[:2]) for name in dual_stack} == {
+        tuple(name.split(".")[:2]) for name in names - dual_stack
+    }

@@ -6,10 +6,12 @@ import os
 import re
 import socket
 import threading
+from typing import Tuple
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.support.clients import answers
 from tests.support.processes import title
 from tests.support.servers import exchange, read_all, read_exactly, silent
 from tests.support.timing import SLOWNESS, wait_until
@@ -231,3 +233,13 @@ def test_traffic_in_one_direction_keeps_a_connection_from_being_idle(
             pause.wait(0.1 * SLOWNESS)
         assert received.wait(5 * SLOWNESS)
     assert not proxy.log.matching("idle timeout")
+
+
+@pytest.mark.parametrize("options", [(), ("-4",)], ids=["both families", "IPv4"])
+def test_an_endpoint_that_is_ipv4_mapped_into_ipv6_is_served(
+    options: Tuple[str, ...], start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    proxy = start_proxy((f"::ffff:{server.host}", server.port), *options, workers=1)
+    assert all(answers(proxy) for _ in range(3))
+    assert not proxy.log.matching("warning|error")

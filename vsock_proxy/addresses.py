@@ -20,7 +20,7 @@ import select
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Iterable, List, Sequence, Tuple, Union
+from typing import Any, Iterable, List, Sequence, Tuple, Union
 
 from vsock_proxy.settings import format_address
 
@@ -36,6 +36,8 @@ SIZE = HALVES + 2 * HALF
 # A try that fails means that two more lists have come meanwhile, and each of them takes a lookup.
 TRIES = 100
 LOW_64 = (1 << 64) - 1
+# ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
+MAPPED = 0xFFFF << 32
 SCOPE_BITS = 32
 INDEX_BITS = 8
 
@@ -58,14 +60,20 @@ class Address:
         return format_address(self.sockaddr[0], self.sockaddr[1])
 
 
-def make_address(family: int, sockaddr: SockAddr) -> Address:
-    """From what getaddrinfo() gives."""
-    host = sockaddr[0].split("%")[0]
-    if family == socket.AF_INET:
-        number = int(ipaddress.IPv6Address(f"::ffff:{host}"))
-    else:
-        number = int(ipaddress.IPv6Address(host))
-    return Address(family, sockaddr, (number >> 64, number & LOW_64))
+def make_address(family: int, sockaddr: Sequence[Any]) -> Address:
+    """From what getaddrinfo() gives. Raises ValueError if that is no address of IPv4 or IPv6."""
+    host, port, *more = sockaddr
+    if family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(host, str):
+        # A Python without IPv6 gives numbers and bytes for it.
+        raise ValueError(f"not an IP address: {sockaddr!r}")
+    ip = ipaddress.ip_address(host.split("%")[0])
+    number = int(ip) if ip.version == 6 else MAPPED | int(ip)
+    bits = (number >> 64, number & LOW_64)
+    if number >> 32 == MAPPED >> 32:
+        # IPv4 mapped into IPv6 is IPv4, to the kernel too.
+        return Address(socket.AF_INET, (host_of(bits), port), bits)
+    scope = more[1] if len(more) == 2 else 0
+    return Address(socket.AF_INET6, (host_of(bits), port, 0, scope), bits)
 
 
 def host_of(bits: Tuple[int, int]) -> str:

@@ -1,45 +1,67 @@
 """The allowlist: which endpoints this proxy may be started for.
 
 The file is that of AWS's vsock-proxy. It is read at start and on SIGHUP, never while a
-connection is being made. YAML is composed to nodes instead of constructed to objects: nodes keep
-the line of each value, which an error message must name, and nothing in the file is ever
-executed or expanded.
+connection is being made. An entry that can never permit anything is an error, since whoever wrote
+it meant something by it.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import re
+import socket
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple, Union
 
 import yaml
 
+from vsock_proxy import config_file, yaml_nodes
 from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.hostnames import Address, NoHost, is_zone, normal_name
+from vsock_proxy.yaml_nodes import line_of
 
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
-MAX_FILE_SIZE = 1 << 20
+# Seconds for the writer of a pipe that is read at start.
+PATIENCE = 30.0
 KNOWN_KEYS = ("address", "port")
 INTEGER_TAG = "tag:yaml.org,2002:int"
 # What a plain scalar may look like to YAML 1.1 and still be meant as an address: 1:2:3:4:5:6:7:8
 # is a base-60 integer to it.
 TEXT_TAGS = ("tag:yaml.org,2002:str", INTEGER_TAG, "tag:yaml.org,2002:float")
-# libyaml's parser, where PyYAML was built with it, reads the default file in a tenth of the time.
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DECIMAL = re.compile(r"\+?[1-9][0-9]{0,4}")
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+EXPECTED_ADDRESS = (
+    "expected a host name, *.DOMAIN, an IP address or a network such as 10.0.0.0/8 with no host "
+    "bits set"
+)
+# Warnings of unknown keys, of which one file may have many thousands.
+MOST_WARNINGS = 10
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One permitted endpoint; exactly one of name, suffix and network is set."""
+    """One permitted endpoint; exactly one of name, suffix and network is set.
+
+    zone: the one that the network is in, None for any (RFC 4007).
+    """
 
     port: int
     name: Optional[str] = None
     suffix: Optional[str] = None
     network: Optional[Network] = None
+    zone: Optional[str] = None
+
+    def permits_name(self, name: str) -> bool:
+        return self.name == name or (self.suffix is not None and name.endswith(self.suffix))
+
+    def permits_address(self, address: Address) -> bool:
+        if self.network is None or address not in self.network:
+            return False
+        return self.zone is None or _same_zone(self.zone, getattr(address, "scope_id", None))
 
 
 @dataclass(frozen=True)
@@ -51,83 +73,75 @@ class Allowlist:
 
     def permits_name(self, host: str, port: int) -> bool:
         """Whether a host name, as text, is permitted; needs no DNS."""
-        name = normal_name(host)
-        return any(
-            entry.port == port
-            and (entry.name == name or (entry.suffix is not None and name.endswith(entry.suffix)))
-            for entry in self.entries
-        )
+        try:
+            name = normal_name(host)
+        except NoHost:
+            return False
+        return any(entry.port == port and entry.permits_name(name) for entry in self.entries)
 
     def permits_address(self, address: Address, port: int) -> bool:
         """Whether an address is that of an entry or within the network of one."""
-        return any(
-            entry.port == port and entry.network is not None and address in entry.network
-            for entry in self.entries
-        )
+        return any(entry.port == port and entry.permits_address(address) for entry in self.entries)
 
 
-def load(path: str) -> Allowlist:
-    """Read the file. Raises ConfigurationError: one line with file, line, value, expectation."""
-    return Allowlist(path, tuple(_entries(path, _compose(path, _read(path)))))
+def load(path: str, patience: float = PATIENCE) -> Allowlist:
+    """Read the file. Raises ConfigurationError: one line with file, line, value, expectation.
+
+    patience: seconds for the writer of a pipe; 0: only a regular file will do.
+    """
+    root = _compose(path, _read(path, patience))
+    warnings = _Warnings(path)
+    entries = _entries(path, root, warnings)
+    warnings.end()
+    return Allowlist(path, tuple(entries))
 
 
-def normal_name(host: str) -> str:
-    """A host name in the one form it is compared in: lower case, no final dot, IDNA (RFC 5890)."""
-    name = host.rstrip(".").lower()
-    if name.isascii():
-        return name
+class _Warnings:
+    """Says of which keys nothing is made, a bounded number of times."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._count = 0
+
+    def unknown(self, key: yaml.Node) -> None:
+        self._count += 1
+        if self._count <= MOST_WARNINGS:
+            where = f"allowlist {self._path}, line {line_of(key)}"
+            log.warning("%s: unknown key %s ignored", where, _shown(key))
+
+    def end(self) -> None:
+        more = self._count - MOST_WARNINGS
+        if more > 0:
+            log.warning("allowlist %s: %d more unknown keys ignored", self._path, more)
+
+
+def _read(path: str, patience: float) -> str:
     try:
-        return name.encode("idna").decode("ascii")
-    except UnicodeError:
-        return name
-
-
-def parse_address(host: str) -> Optional[Address]:
-    """The address that a text is, or None if it is a name."""
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_FILE_SIZE + 1)
-        if len(content) > MAX_FILE_SIZE:
-            raise ConfigurationError(f"allowlist {path}: larger than {MAX_FILE_SIZE} bytes")
-        return content.decode("utf-8-sig")
+        return config_file.read(path, patience).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigurationError(
             f"allowlist {path}, line {line}: byte 0x{error.object[error.start]:02x} is not "
             "UTF-8; save the file as UTF-8"
         ) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except config_file.Unreadable as error:
         raise ConfigurationError(
-            f"allowlist {path}: {reason}; name another file with --config"
+            f"allowlist {path}: {error}; name another file with --config"
         ) from None
 
 
 def _compose(path: str, text: str) -> yaml.Node:
     try:
-        root = yaml.compose(text, Loader=Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigurationError(
-            f"allowlist {path}{where}: not valid YAML: {error.problem or error.context}"
-        ) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigurationError(f"allowlist {path}: not valid YAML: {reason}") from None
+        root = yaml_nodes.compose(text)
+    except yaml_nodes.Malformed as error:
+        where = "" if error.line is None else f", line {error.line}"
+        raise ConfigurationError(f"allowlist {path}{where}: {error}") from None
     if root is None:
         raise ConfigurationError(f"allowlist {path}: empty; expected 'allowlist:' and a list")
     return root
 
 
-def _entries(path: str, root: yaml.Node) -> List[Entry]:
+def _entries(path: str, root: yaml.Node, warnings: _Warnings) -> List[Entry]:
     if not isinstance(root, yaml.MappingNode):
         raise _malformed(path, root, f"{_shown(root)} where 'allowlist:' is expected")
     found = None
@@ -137,15 +151,15 @@ def _entries(path: str, root: yaml.Node) -> List[Entry]:
                 raise _malformed(path, key, "a second 'allowlist:'; put all endpoints in one list")
             found = value
         else:
-            _warn_unknown(path, key)
+            warnings.unknown(key)
     if found is None:
         raise _malformed(path, root, "no 'allowlist:' key; expected it with a list of endpoints")
     if not isinstance(found, yaml.SequenceNode):
         raise _malformed(path, found, f"allowlist is {_shown(found)}; expected a list of endpoints")
-    return [_entry(path, node) for node in found.value]
+    return [_entry(path, node, warnings) for node in found.value]
 
 
-def _entry(path: str, node: yaml.Node) -> Entry:
+def _entry(path: str, node: yaml.Node, warnings: _Warnings) -> Entry:
     if not isinstance(node, yaml.MappingNode):
         raise _malformed(
             path, node, f"entry is {_shown(node)}; expected {{address: HOST, port: N}}"
@@ -157,7 +171,7 @@ def _entry(path: str, node: yaml.Node) -> Entry:
                 raise _malformed(path, key, f"a second {key.value} in one entry; expected one")
             values[key.value] = value
         else:
-            _warn_unknown(path, key)
+            warnings.unknown(key)
     for key in KNOWN_KEYS:
         if key not in values:
             raise _malformed(path, node, f"entry without {key}; expected address and port")
@@ -165,45 +179,60 @@ def _entry(path: str, node: yaml.Node) -> Entry:
 
 
 def _port(path: str, node: yaml.Node) -> int:
-    if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER_TAG:
-        try:
-            port = int(node.value)
-        except ValueError:  # an octal, binary or base-60 integer of YAML 1.1
-            port = 0
-        if 1 <= port <= 65535:
-            return port
+    is_integer = isinstance(node, yaml.ScalarNode) and node.tag == INTEGER_TAG
+    # Not the octal, binary and base-60 integers of YAML 1.1.
+    if is_integer and DECIMAL.fullmatch(node.value) and int(node.value) <= 65535:
+        return int(node.value)
     raise _malformed(path, node, f"port is {_shown(node)}; expected an integer from 1 to 65535")
 
 
 def _permitted(path: str, node: yaml.Node, port: int) -> Entry:
     text = node.value if isinstance(node, yaml.ScalarNode) and node.tag in TEXT_TAGS else ""
+    entry = _network_entry(text, port)
+    if entry is not None:
+        return entry
+    wildcard = text.startswith("*.")
     try:
-        return Entry(port, network=ipaddress.ip_network(text))
-    except ValueError:
-        pass
-    name = normal_name(text)
-    wildcard = name.startswith("*.")
-    labels = name[2:] if wildcard else name
-    if not labels or "*" in labels or "/" in labels or not labels.isprintable() or " " in labels:
+        name = normal_name(text[2:] if wildcard else text)
+    except NoHost as error:
+        why = error.reason if wildcard else error
         raise _malformed(
-            path,
-            node,
-            f"address is {_shown(node)}; expected a host name, *.DOMAIN, an IP address or a "
-            "network such as 10.0.0.0/8 with no host bits set",
-        )
-    return Entry(port, suffix=name[1:]) if wildcard else Entry(port, name=name)
+            path, node, f"address is {_shown(node)}, which {why}; {EXPECTED_ADDRESS}"
+        ) from None
+    return Entry(port, suffix=f".{name}") if wildcard else Entry(port, name=name)
 
 
-def _warn_unknown(path: str, key: yaml.Node) -> None:
-    log.warning("allowlist %s, line %d: unknown key %s ignored", path, _line(key), _shown(key))
+def _network_entry(text: str, port: int) -> Optional[Entry]:
+    """The entry for an address or a network, None for any other text."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        return None
+    zone = getattr(network.network_address, "scope_id", None)
+    mapped = isinstance(network, ipaddress.IPv6Network) and network.subnet_of(MAPPED)
+    if zone is not None and (mapped or not is_zone(zone)):
+        return None
+    if mapped:
+        # IPv4 mapped into IPv6 is IPv4.
+        low = int(network.network_address) & 0xFFFFFFFF
+        network = ipaddress.IPv4Network((low, network.prefixlen - 96))
+    return Entry(port, network=network, zone=zone)
+
+
+def _same_zone(one: str, other: Optional[str]) -> bool:
+    """Whether two texts mean one zone: the name of an interface, or its number."""
+    return other is not None and (one == other or _zone_number(one) == _zone_number(other))
+
+
+def _zone_number(zone: str) -> Union[int, str]:
+    try:
+        return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    except (OSError, ValueError):
+        return zone
 
 
 def _malformed(path: str, node: yaml.Node, problem: str) -> ConfigurationError:
-    return ConfigurationError(f"allowlist {path}, line {_line(node)}: {problem}")
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
+    return ConfigurationError(f"allowlist {path}, line {line_of(node)}: {problem}")
 
 
 def _shown(node: yaml.Node) -> str:

@@ -29,6 +29,7 @@ from vsock_proxy.addresses import Address, AddressTable
 from vsock_proxy.apart import Apart
 from vsock_proxy.errors import ConfigurationError, UnavailableError
 from vsock_proxy.forking import fork
+from vsock_proxy.hostnames import check_endpoint
 from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.listener import Listener, open_listener
 from vsock_proxy.logs import Log
@@ -92,6 +93,7 @@ class Judged:
 def _judge(settings: Settings, signals: Signals) -> Judged:
     """Everything at start that may have to be waited for: metadata, the allowlist, DNS."""
     host = metadata.expand(settings.endpoint.host)
+    check_endpoint(host, host)
     settings = replace(settings, endpoint=replace(settings.endpoint, host=host))
     policy = make_policy(settings, allowlist.load(settings.config))
     return Judged(settings, policy, first_addresses(settings, policy, _look_up_apart(signals)))
@@ -319,7 +321,7 @@ class Master:
         if self._draining:
             return
         try:
-            policy = make_policy(self._settings, allowlist.load(self._settings.config))
+            policy = make_policy(self._settings, allowlist.load(self._settings.config, patience=0))
         except ConfigurationError as error:
             log.error("%s; the allowlist stays as it was", error)
             return

@@ -1,31 +1,43 @@
-"""Which addresses this proxy may connect to: the allowlist, the family, and no metadata service.
+"""Which addresses this proxy may connect to.
 
-An endpoint that the allowlist names may be any address that DNS says, except where no service of
-that name can be but the credentials of the instance are: the link-local ranges, with the instance
-metadata service (169.254.169.254 and fd00:ec2::254). Who wants such an address names it itself.
+An endpoint that the allowlist names may have any address that DNS gives, with one exception. Some
+addresses of a cloud instance give its credentials to whoever connects from there. An answer of DNS
+never leads to these, in whatever form it writes them: whoever can answer for a name could otherwise
+lead a guest there. An operator who wants such an address gives it as `<remote_addr>`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Iterable, List, Tuple
 
 from vsock_proxy.addresses import Address, make_address
-from vsock_proxy.allowlist import Address as IPAddress
-from vsock_proxy.allowlist import Allowlist, parse_address
+from vsock_proxy.allowlist import Allowlist
+from vsock_proxy.embedding import embedded
 from vsock_proxy.errors import ConfigurationError, TryAgainError, UsageError
+from vsock_proxy.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.settings import Endpoint, Settings
 
 FORBIDDEN = tuple(
     ipaddress.ip_network(network)
-    for network in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
-)
-# IPv6 addresses whose low 32 bits are an IPv4 address that they lead to: IPv4-mapped (RFC 4291),
-# IPv4-compatible (RFC 4291) and NAT64 (RFC 6052).
-EMBEDDING = tuple(
-    ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "::/96", "64:ff9b::/96")
+    for network in (
+        # Link-local (RFC 3927, RFC 4291): the metadata service of nearly every cloud, and the
+        # credentials of containers on ECS and EKS.
+        "169.254.0.0/16",
+        "fe80::/10",
+        # AWS: the metadata service and EKS Pod Identity.
+        "fd00:ec2::254/128",
+        "fd00:ec2::23/128",
+        # The metadata services of Alibaba Cloud, Oracle (two), Azure, Google and Scaleway.
+        "100.100.100.200/32",
+        "192.0.0.192/32",
+        "fd00:c1::a9fe:a9fe/128",
+        "168.63.129.16/32",
+        "fd20:ce::254/128",
+        "fd00:42::42/128",
+    )
 )
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -46,14 +58,14 @@ class Policy:
     def permits(self, address: Address) -> bool:
         """Whether an address that DNS gave may be connected to."""
         ip = ipaddress.ip_address(address.sockaddr[0].split("%")[0])
-        if any(form in network for form in (ip, *_embedded(ip)) for network in FORBIDDEN):
+        if any(form in network for form in (ip, *embedded(ip)) for network in FORBIDDEN):
             return False
         return self.any_address or self.allowlist.permits_address(ip, self.endpoint.port)
 
     def permits_literal(self) -> bool:
         """Whether an endpoint that was given as an address may be connected to."""
-        ip = ipaddress.ip_address(self.endpoint.host)
-        return self.any_address or self.allowlist.permits_address(ip, self.endpoint.port)
+        ip = parse_address(self.endpoint.host)
+        return ip is not None and self.allowlist.permits_address(ip, self.endpoint.port)
 
     def choose(self, addresses: Iterable[Address]) -> Tuple[Address, ...]:
         """The permitted ones, the families taking turns (RFC 8305, 4)."""
@@ -85,7 +97,7 @@ def literal_address(settings: Settings) -> Tuple[Address, ...]:
         option = "-4" if settings.family == socket.AF_INET else "-6"
         raise UsageError(f"{host} is not an address of the family that {option} asks for")
     try:
-        return tuple(look_up(settings.endpoint, settings.family)[:1])
+        return tuple(look_up(replace(settings.endpoint, host=str(ip)), settings.family)[:1])
     except LookupFailed:
         # What can be wrong in a well-formed address is its zone (RFC 4007, 11).
         raise UsageError(
@@ -128,11 +140,24 @@ def first_addresses(
 
 def not_permitted(policy: Policy) -> ConfigurationError:
     """The endpoint is not on the list."""
-    host, port = policy.endpoint.host, policy.endpoint.port
+    port = policy.endpoint.port
     return ConfigurationError(
         f"{policy.endpoint} is not permitted by {policy.allowlist.path}; to permit it add "
-        f"'- {{address: {host}, port: {port}}}'"
+        f"'- {{address: {_as_yaml(policy.endpoint.host)}, port: {port}}}'"
     )
+
+
+def _as_yaml(host: str) -> str:
+    """The host as every YAML parser reads it: without a dot it may be `no`, a boolean."""
+    ip = parse_address(host)
+    try:
+        text = str(ip) if ip else normal_name(host)
+    except NoHost:
+        text = host
+    if "." in text and ":" not in text:
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
@@ -147,13 +172,13 @@ def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
         raise LookupFailed("not a valid host name") from None
     addresses: List[Address] = []
     for found_family, _, _, _, sockaddr in found:
-        address = make_address(found_family, sockaddr)  # type: ignore[arg-type]
-        if address not in addresses:
+        try:
+            address = make_address(found_family, sockaddr)
+        except ValueError:
+            continue
+        # An answer of IPv6 may be IPv4 all the same.
+        if family in (socket.AF_UNSPEC, address.family) and address not in addresses:
             addresses.append(address)
+    if not addresses:
+        raise LookupFailed("it has no address of a family that can be used")
     return addresses
-
-
-def _embedded(ip: IPAddress) -> Tuple[IPAddress, ...]:
-    if any(ip in network for network in EMBEDDING):
-        return (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF),)
-    return ()

@@ -1,0 +1,129 @@
+"""What a host is: an address in any of its spellings, a name, or neither.
+
+A text that is neither must be refused where it is written. The C library would make an address of
+`127.1` or `16` without a word, and looks up `a..x` again and again without a hope.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from typing import Optional, Union
+
+from vsock_proxy.errors import UsageError
+
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+LONGEST_NAME = 253
+LONGEST_LABEL = 63
+# Letters, digits and hyphens (RFC 1123, 2.1), and the underscore that names in use have. The C
+# library looks up no name that begins with a hyphen (res_hnok() in resolv/res-name-checking.c).
+NAME = re.compile(rf"(?!-)[a-z0-9_-]{{1,{LONGEST_LABEL}}}(\.[a-z0-9_-]{{1,{LONGEST_LABEL}}})*")
+# 'Ends in a number' of the WHATWG's URL Standard: then it is an address or nothing.
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+# dev_valid_name() in net/core/dev.c; a name has 15 bytes at most.
+ZONE = re.compile(r"[^\s/%:]{1,15}")
+
+
+class NoHost(Exception):
+    """The text is no host name; reason says why, and hint what may have been meant."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason = reason
+
+
+def parse_address(host: str) -> Optional[Address]:
+    """The address that a text is, or None if it is none. IPv4 mapped into IPv6 is IPv4."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if not isinstance(address, ipaddress.IPv6Address):
+        return address
+    zone = address.scope_id
+    if zone is None:
+        return address.ipv4_mapped or address
+    return None if address.ipv4_mapped or not is_zone(zone) else address
+
+
+def is_zone(text: str) -> bool:
+    """Whether there can be a network interface of that name or number."""
+    return bool(ZONE.fullmatch(text)) and text.isprintable()
+
+
+def normal_name(host: str) -> str:
+    """A host name in the one form it is compared in: lower case, no final dot, IDNA (RFC 5890).
+
+    Raises NoHost if there can be no such name.
+    """
+    # Before anything that takes time: how long IDNA takes grows with the square of the length.
+    if len(host) > LONGEST_NAME + 1:
+        raise NoHost(f"is longer than the {LONGEST_NAME} characters of a host name")
+    name = _ascii(host).lower()
+    if name.endswith("."):
+        name = name[:-1]
+    if not name:
+        raise NoHost("is no host name")
+    if len(name) > LONGEST_NAME:
+        raise NoHost(f"is longer than the {LONGEST_NAME} characters of a host name")
+    if not NAME.fullmatch(name):
+        raise _malformed(name)
+    if NUMBER.fullmatch(name.rpartition(".")[2]):
+        raise _number(name)
+    return name
+
+
+def check_endpoint(host: str, written: str) -> None:
+    """Raise UsageError if there can be no such host.
+
+    written: as the operator wrote it, which may differ by its placeholders.
+    """
+    if parse_address(host) is not None:
+        return
+    try:
+        normal_name(host)
+    except NoHost as error:
+        raise UsageError(
+            f"<remote_addr> must be a host name or an IP address; {written!r} {error}"
+        ) from None
+
+
+def _ascii(host: str) -> str:
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise NoHost("is no host name, nor one that IDNA can write in ASCII") from None
+
+
+def _malformed(name: str) -> NoHost:
+    labels = name.split(".")
+    if "://" in name:
+        return NoHost("is a URL", "give the host name alone")
+    if name.startswith("[") or name.endswith("]"):
+        return NoHost("is no host name", "an IPv6 address is written without brackets")
+    if re.fullmatch(r"[^:]+:[0-9]+", name):
+        return NoHost("is no host name", "the port is given apart from it")
+    if not all(labels):
+        return NoHost("is no host name: there is nothing before or between its dots")
+    if any(len(label) > LONGEST_LABEL for label in labels):
+        return NoHost(f"is no host name: more than {LONGEST_LABEL} characters without a dot")
+    if name.startswith("-"):
+        return NoHost("is no host name: it begins with a hyphen")
+    return NoHost("is no host name")
+
+
+def _number(name: str) -> NoHost:
+    reason = "is a number" if name.isdigit() else "is no host name, because it ends in a number"
+    meant = ["was a CID meant?"] if name.isdigit() else []
+    try:
+        address = socket.inet_ntoa(socket.inet_aton(name))
+    except OSError:
+        address = "0.0.0.0"
+    # No endpoint is in 0.0.0.0/8 (RFC 1122, 3.2.1.3).
+    if not address.startswith("0."):
+        meant.append(f"as an IP address that is {address}")
+    return NoHost(reason, "; ".join(meant))
