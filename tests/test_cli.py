@@ -28,8 +28,17 @@ def test_help_is_the_usage_text() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, USAGE, "")
 
 
-def test_the_version_is_told() -> None:
-    assert run("--version").stdout == f"vsock-proxy {__version__}\n"
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_told(option: str) -> None:
+    for words in ([option], [option, *GOOD], [*GOOD, option], ["-w", "x", option]):
+        done = run(*words)
+        assert (done.returncode, done.stdout) == (os.EX_OK, f"vsock-proxy {__version__}\n")
+
+
+def test_help_is_given_wherever_it_is_asked_for() -> None:
+    for words in (["-h"], [*GOOD, "--help"], ["x", "-h", "--", "y"]):
+        done = run(*words)
+        assert (done.returncode, done.stdout) == (os.EX_OK, USAGE)
 
 
 def test_defaults_are_those_of_the_usage_text() -> None:
@@ -54,6 +63,67 @@ def test_the_command_lines_of_aws_are_understood() -> None:
     assert parse([*GOOD, "--num_workers=20"]).workers == 20
     assert parse(["-4", *GOOD]).family == socket.AF_INET
     assert parse([*GOOD, "--ipv6", "--config", "a.yaml"]).family == socket.AF_INET6
+
+
+@pytest.mark.parametrize(
+    "words", [["-w20"], ["-w=20"], ["-w", "20"], ["--num_workers=20"], ["--num", "20"]]
+)
+def test_a_value_may_follow_its_option_in_every_usual_way(words: List[str]) -> None:
+    assert parse([*words, *GOOD]).workers == 20
+    assert parse([*GOOD, *words]).workers == 20
+
+
+@pytest.mark.parametrize("words", [["-4w20"], ["-4w=20"], ["-4w", "20"]])
+def test_short_options_may_be_joined(words: List[str]) -> None:
+    settings = parse([*words, *GOOD])
+    assert (settings.family, settings.workers) == (socket.AF_INET, 20)
+
+
+def test_a_value_may_look_like_an_option() -> None:
+    assert parse(["--config", "-4", *GOOD]).config == "-4"
+    assert parse(["--config", "-w=3", *GOOD]).config == "-w=3"
+    assert parse(["--config=-46", *GOOD]).family == socket.AF_UNSPEC
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_two_hyphens_end_the_options(place: int) -> None:
+    words = ["-4", *GOOD[:place], "--", *GOOD[place:]]
+    assert parse(words) == parse(["-4", *GOOD])
+
+
+def test_behind_two_hyphens_everything_is_an_argument() -> None:
+    for option in ("--help", "-h", "--version", "-V", "-4", "--", "--config=x"):
+        with pytest.raises(UsageError, match="the arguments do not fit"):
+            parse(["--", *GOOD, option])
+        assert run("--", *GOOD, option).returncode == os.EX_USAGE
+    with pytest.raises(UsageError, match=r"<local_port> must be .*, not '-5'"):
+        parse(["--", "-5", "host", "443"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--", "8000"], "the arguments do not fit"),
+        (["-w", "--", *GOOD], "-w requires an argument"),
+        (["--conf", "--", *GOOD], "--conf requires an argument"),
+        (["--config"], "--config requires an argument"),
+        (["--ipv4=x", *GOOD], "--ipv4 must not have an argument"),
+        (["-w", "4", "-w5", *GOOD], "--num_workers is given 2 times; give it once"),
+        (["--log-level", "info", "--log=info", *GOOD], "--log-level is given 2 times"),
+        (["-4", "-4", *GOOD], "--ipv4 is given 2 times; give it once"),
+        (["-46", *GOOD], "-4 and -6 exclude each other"),
+        (["--ip", *GOOD], "--ip may be --ipv4 or --ipv6; write it out"),
+        (["--config", "-x", "-z", *GOOD], "there is no option -z"),
+        (["-5", *GOOD], "there is no option -5"),
+        (["--num_worker", "x", *GOOD], "--num_workers must be an integer from 1 to 10000"),
+        (["--vers"], "--help and --version cannot be abbreviated"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_the_options_is_said(words: List[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(words)
+    assert message in str(caught.value)
 
 
 def test_seconds_may_be_fractions() -> None:

@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 import warnings
-from typing import Any, Dict, FrozenSet, List, Optional
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 with warnings.catch_warnings():
     # Its regular expressions have escapes that CPython 3.12 and newer complain of when compiling.
@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 
 from vsock_proxy import __version__
 from vsock_proxy.errors import OutputError, ProxyError, UsageError
+from vsock_proxy.hostnames import check_endpoint
 from vsock_proxy.metadata import without_placeholders
 from vsock_proxy.settings import Endpoint, Settings
 from vsock_proxy.signals import Interrupted, Signals
@@ -33,13 +34,15 @@ Relay the vsock connections of an enclave or microVM to one TCP endpoint.
 Usage:
   vsock-proxy [options] [-4 | -6] <local_port> <remote_addr> <remote_port>
   vsock-proxy -h | --help
-  vsock-proxy --version
+  vsock-proxy -V | --version
 
 Arguments:
   <local_port>   vsock port to listen on, from 4 to 4294967294
   <remote_addr>  host name or IP address of the endpoint; {region} and {domain}
                  in it are filled in from the EC2 instance metadata
   <remote_port>  TCP port of the endpoint
+
+Words after -- are arguments, even if they begin with a hyphen.
 
 Options:
   -4, --ipv4             Use only IPv4 addresses of the endpoint.
@@ -62,17 +65,20 @@ Options:
                          S seconds. [default: 30]
   --log-level LEVEL      debug, info, warning or error. [default: info]
   -h, --help             Show this text.
-  --version              Show the version.
+  -V, --version          Show the version.
 """
 
 STDOUT = 1
 LONG_OPTIONS = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
+SHORT_OPTIONS = dict(re.findall(r"^  (-\w)(?: N)?, (--[a-z0-9_-]+)", USAGE, re.MULTILINE))
+WITH_VALUE = frozenset(re.findall(r"(--[a-z0-9_-]+) [A-Z]", USAGE))
+# Short options, joined as one likes; the value of -w too, in AWS's program also by =.
+SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
 MAX_WORKERS = 10_000
 MAX_SECONDS = 1_000_000.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
-# A host name's letters, digits, hyphens and dots (RFC 1123, 2.1), an underscore as in service
-# names, the colon of an IPv6 address and the % of its zone; other than ASCII is left to IDNA.
-HOST = re.compile(r"[A-Za-z0-9._:%\-\u00a1-\ud7ff\uf900-\U0010ffff]{1,253}")
+# Marks a word behind `--`; no word of a command line can hold it.
+NO_OPTION = "\0"
 
 
 def run(arguments: List[str], signals: Signals) -> int:
@@ -134,37 +140,95 @@ def parse(arguments: List[str]) -> Settings:
 
 def _asked_for(arguments: List[str]) -> Optional[str]:
     """The text that the arguments ask for, None if they ask to serve."""
-    if "--help" in arguments or "-h" in arguments:
+    options, _ = _split(arguments)
+    if "--help" in options or "-h" in options:
         return USAGE.rstrip()
-    if "--version" in arguments:
+    if "--version" in options or "-V" in options:
         return f"vsock-proxy {__version__}"
     return None
 
 
+def _split(arguments: List[str]) -> Tuple[List[str], List[str]]:
+    """The words before `--`, and those behind it, of which none is an option."""
+    if "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
 def _words(arguments: List[str]) -> Dict[str, Any]:
     """argv by the usage text, not yet understood."""
+    before, behind = _split(arguments)
+    spelled = list(_spelled_out(before))
     try:
-        words: Dict[str, Any] = docopt.docopt(USAGE, arguments, help=False)
-    except docopt.DocoptExit as error:
-        raise UsageError(_what_docopt_means(arguments, str(error))) from None
-    return words
-
-
-def _what_docopt_means(arguments: List[str], text: str) -> str:
-    """One line for a command line that docopt refuses, which it explains only sometimes."""
-    if {"-4", "--ipv4"} & set(arguments) and {"-6", "--ipv6"} & set(arguments):
-        return "-4 and -6 exclude each other; give one of them, or neither for both families"
-    for option in (word.split("=")[0] for word in arguments):
-        # A long option may be abbreviated.
-        if option.startswith("--") and not any(name.startswith(option) for name in LONG_OPTIONS):
-            return f"there is no option {option}; see vsock-proxy --help"
-    reason = text.splitlines()[0] if text else ""
-    if not reason or reason.startswith("Usage:"):
-        return (
-            "the arguments do not fit: expected [options] [-4 | -6] <local_port> <remote_addr> "
-            "<remote_port>; see vsock-proxy --help"
+        # By position, since docopt-ng has another name for `help`.
+        words: Dict[str, Any] = docopt.docopt(
+            USAGE, [word for word, _ in spelled] + [NO_OPTION + word for word in behind], False
         )
-    return f"{reason}; see vsock-proxy --help"
+    except docopt.DocoptExit as error:
+        options = [word for word, is_option in spelled if is_option]
+        raise UsageError(_what_docopt_means(options, str(error))) from None
+    return {
+        key: value[len(NO_OPTION) :] if str(value).startswith(NO_OPTION) else value
+        for key, value in words.items()
+    }
+
+
+def _spelled_out(arguments: List[str]) -> Iterator[Tuple[str, bool]]:
+    """Each word with whether it is an option, the short ones in their long form.
+
+    docopt has no -w=4, and docopt-ng takes -4 for a negative number.
+    """
+    is_value = False
+    for word in arguments:
+        short = SHORT.fullmatch(word)
+        if is_value or word == "-" or not word.startswith("-"):
+            yield word, False
+            is_value = False
+        elif short is None:
+            yield word, True
+            is_value = WITH_VALUE.issuperset(_long_names(word) or ["none"])
+        else:
+            yield from ((SHORT_OPTIONS[f"-{letter}"], True) for letter in short[1])
+            if short[2]:
+                is_value = not short[3] and not short[4]
+                value = "" if is_value else f"={short[4]}"
+                yield SHORT_OPTIONS["-w"] + value, True
+    if is_value:
+        raise UsageError(f"{arguments[-1]} requires an argument; see vsock-proxy --help")
+
+
+def _what_docopt_means(options: List[str], text: str) -> str:
+    """One line for a command line that docopt refuses, which it explains only sometimes."""
+    given: List[str] = []
+    for option in (word.split("=")[0] for word in options):
+        names = _long_names(option)
+        if not names:
+            return f"there is no option {option}; see vsock-proxy --help"
+        if len(names) > 1:
+            return f"{option} may be {' or '.join(names)}; write it out"
+        given += names
+    if {"--ipv4", "--ipv6"} <= set(given):
+        return "-4 and -6 exclude each other; give one of them, or neither for both families"
+    reason = text.splitlines()[0] if text else ""
+    if reason.endswith(" must not have an argument"):
+        return f"{reason}; see vsock-proxy --help"
+    for name in given:
+        if given.count(name) > 1:
+            return f"{name} is given {given.count(name)} times; give it once"
+    return (
+        "the arguments do not fit: expected [options] [-4 | -6] <local_port> <remote_addr> "
+        "<remote_port>; see vsock-proxy --help"
+    )
+
+
+def _long_names(option: str) -> List[str]:
+    """The options that may be meant; a long one may be abbreviated."""
+    if option in LONG_OPTIONS:
+        return [option]
+    if not option.startswith("--"):
+        return [SHORT_OPTIONS[option]] if option in SHORT_OPTIONS else []
+    return sorted(name for name in LONG_OPTIONS if name.startswith(option))
 
 
 def _integer(name: str, text: str, minimum: int, maximum: int) -> int:
@@ -188,8 +252,7 @@ def _cids(text: str) -> FrozenSet[int]:
 
 
 def _host(text: str) -> str:
-    if not HOST.fullmatch(without_placeholders(text)):
-        raise UsageError(f"<remote_addr> must be a host name or an IP address, not {text!r}")
+    check_endpoint(without_placeholders(text), text)
     return text
 
 

@@ -1,0 +1,151 @@
+"""What is permitted, what is said of what is not, and that no answer of DNS is a surprise."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import socket
+from pathlib import Path
+from typing import Any, Tuple
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.timing import at_full_length
+from vsock_proxy import allowlist, cli, policy
+from vsock_proxy.addresses import AddressTable, make_address
+from vsock_proxy.errors import UsageError
+from vsock_proxy.settings import Endpoint, Settings
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+MANY = settings(
+    max_examples=int(at_full_length(2_000, 200)),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+LABELS = st.one_of(
+    st.from_regex(r"[a-zA-Z0-9_-]{1,12}", fullmatch=True),
+    st.sampled_from(
+        ["no", "yes", "on", "null", "true", "y", "1e3", "0x1", "b\u00fccher", "\u00df"]
+    ),
+    st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=4),
+)
+NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
+IPV6 = st.ip_addresses(v=6).map(str)
+ZONED = st.tuples(
+    st.integers(0, (1 << 64) - 1), st.text(st.characters(), min_size=1, max_size=6)
+).map(lambda parts: f"{ipaddress.IPv6Address((0xFE80 << 112) | parts[0])}%{parts[1]}")
+MAPPED = st.ip_addresses(v=4).map(lambda ip: f"::ffff:{ip}")
+HOSTS = st.one_of(NAMES, st.ip_addresses(v=4).map(str), IPV6, ZONED, MAPPED)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("policy") / "allowlist.yaml"
+
+
+@MANY
+@given(host=HOSTS, port=st.integers(1, 65535))
+@example(host="no", port=1)
+@example(host="::1", port=443)
+@example(host="fe80::1%lo", port=443)
+@example(host="fe80::1%a'\"\\", port=443)
+@example(host="::ffff:127.0.0.1", port=443)
+@example(host="b\u00fccher.example.", port=443)
+def test_the_hint_for_an_endpoint_that_is_not_permitted_permits_it(
+    file: Path, host: str, port: int
+) -> None:
+    try:
+        asked = cli.parse(["--", "8000", host, str(port)])
+    except UsageError:
+        return
+    if "{" in host:
+        return
+    nothing = allowlist.Allowlist(str(file), ())
+    message = str(policy.not_permitted(policy.make_policy(asked, nothing)))
+    hint = message[message.index("'- {") + 1 : -1]
+    file.write_text(f"allowlist:\n{hint}\n", encoding="utf-8")
+    assert yaml.safe_load(hint)[0]["port"] == port
+    assert isinstance(yaml.safe_load(hint)[0]["address"], str)
+    permitting = policy.make_policy(asked, allowlist.load(str(file)))
+    assert permitting.any_address or permitting.permits_literal()
+
+
+# getaddrinfo()
+
+PORT = 443
+
+HOST_TEXTS = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    IPV6,
+    MAPPED,
+    st.ip_addresses(v=4).map(lambda ip: f"::{ip}"),
+    st.integers(0, 1 << 32).map(lambda n: f"{ipaddress.IPv6Address((0xFE80 << 112) | n)}%lo"),
+    st.sampled_from(["", "nonsense", "0", "1.2.3.4.5"]),
+)
+SOCKADDRS = st.one_of(
+    st.tuples(HOST_TEXTS, st.just(PORT)),
+    st.tuples(HOST_TEXTS, st.just(PORT), st.integers(0, (1 << 20) - 1), st.integers(0, 9)),
+    # Of a Python that was built without IPv6, and of a family that it does not know.
+    st.tuples(st.integers(0, 99), st.binary(max_size=26)),
+)
+FAMILIES = st.sampled_from([socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, 99])
+
+
+@pytest.fixture(scope="module")
+def table() -> AddressTable:
+    """One for all examples: it has no end but that of its process."""
+    return AddressTable(PORT)
+
+
+@MANY
+@given(family=FAMILIES, sockaddr=SOCKADDRS)
+@example(family=socket.AF_INET6, sockaddr=("::ffff:127.0.0.1", PORT, 0, 0))
+@example(family=socket.AF_INET6, sockaddr=("::127.0.0.1", PORT, 7, 0))
+def test_whatever_getaddrinfo_returns_comes_out_of_the_table_fit_to_connect_to(
+    table: AddressTable, family: int, sockaddr: Tuple[Any, ...]
+) -> None:
+    try:
+        address = make_address(family, sockaddr)
+    except ValueError:
+        return
+    table.publish([address])
+    (known,) = table.current()
+    assert known == address
+    assert re.fullmatch(r"[0-9a-f.:\[\]]+:[0-9]+", str(known))
+    # A datagram socket connects without a packet. Not every address has a route, but none may be
+    # malformed or of another family than the socket.
+    with socket.socket(known.family, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.connect(known.sockaddr)
+
+
+def test_an_answer_of_ipv4_mapped_into_ipv6_is_ipv4() -> None:
+    address = make_address(socket.AF_INET6, ("::ffff:127.0.0.1", 443, 0, 0))
+    assert (address.family, address.sockaddr) == (socket.AF_INET, ("127.0.0.1", 443))
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNSPEC, socket.AF_INET])
+def test_an_endpoint_of_ipv4_mapped_into_ipv6_is_ipv4(family: socket.AddressFamily) -> None:
+    asked = Settings(8000, Endpoint("::ffff:127.0.0.1", 443), family=family)
+    (address,) = policy.literal_address(asked)
+    assert (address.family, address.sockaddr) == (socket.AF_INET, ("127.0.0.1", 443))
+
+
+def test_an_endpoint_of_ipv4_mapped_into_ipv6_is_not_of_ipv6() -> None:
+    asked = Settings(8000, Endpoint("::ffff:127.0.0.1", 443), family=socket.AF_INET6)
+    with pytest.raises(UsageError, match="is not an address of the family that -6 asks for"):
+        policy.literal_address(asked)
+
+
+def test_an_endpoint_in_another_zone_is_not_permitted(file: Path) -> None:
+    file.write_text("allowlist:\n- {address: 'fe80::1%lo', port: 443}\n")
+    permitted = allowlist.load(str(file))
+    for host, expected in (("fe80::1%lo", True), ("fe80::1%eth0", False)):
+        asked = Settings(8000, Endpoint(host, 443))
+        assert policy.make_policy(asked, permitted).permits_literal() is expected
