@@ -253,6 +253,43 @@ def test_the_first_clients_wait_for_the_first_answer(
     client.close()
 
 
+def test_a_client_that_goes_away_before_the_first_answer_frees_its_worker(
+    start_name_server: Callable[[], NameServer],
+    start_inside: StartServer,
+    start_named: StartProxy,
+) -> None:
+    server = start_inside(host=HERE)
+    proxy = start_named(server.port, "--connect-timeout", "30", workers=1)
+    with proxy.connect():
+        proxy.wait_for_workers(1, "connecting [")
+    proxy.wait_for_workers(1, "idle", timeout=3)
+    start_name_server().set(NAME, HERE)
+    wait_until(lambda: answers(proxy), "it serves")
+    assert len(server.accepted) == 1
+
+
+def test_when_the_master_is_killed_before_the_first_answer_the_listener_is_free_at_once(
+    start_inside: StartServer, start_named: StartProxy
+) -> None:
+    port = start_inside(host=HERE).port
+    proxy = start_named(port, "--connect-timeout", str(4 * SLOWNESS), workers=1)
+    with proxy.connect() as client:
+        (worker,) = proxy.wait_for_workers(1, "connecting [")
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+        wait_until(lambda: is_refused(proxy), "the listener is free", 1)
+        assert end_of(client) == b""
+    wait_until(lambda: not processes.is_alive(worker), "it ends with its client", 2)
+
+
+def is_refused(proxy: Proxy) -> bool:
+    try:
+        proxy.connect().close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
 def test_a_client_that_waits_for_the_first_answer_when_sigterm_comes_is_served(
     start_name_server: Callable[[], NameServer],
     start_inside: StartServer,
@@ -535,6 +572,44 @@ def test_an_address_that_does_not_answer_costs_less_than_400_ms(
         took = time.monotonic() - began
     assert took + 0.01 >= 0.25
     assert took < 0.4 * SLOWNESS
+
+
+REFUSING = tuple(f"198.51.100.{number}" for number in range(2, 6))
+
+
+@pytest.mark.parametrize("timeout", ["10", "1"])
+@pytest.mark.alone
+def test_addresses_that_refuse_after_one_that_does_not_answer_cost_no_time(
+    timeout: str,
+    network: Namespace,
+    behind_a_hole: Server,
+    dns: NameServer,
+    start_named: StartProxy,
+) -> None:
+    for address in REFUSING:
+        network.add_address(f"{address}/32")
+    dns.set(NAME, HOLE_6, *REFUSING, BEYOND)
+    proxy = start_named(behind_a_hole.port, "--connect-timeout", timeout, workers=1)
+    proxy.log.wait_for(f"{NAME} is {HOLE_6}, .*{BEYOND}")
+    with proxy.connect() as client:
+        began = time.monotonic()
+        assert exchange(client, b"x") == b"x"
+        took = time.monotonic() - began
+    assert took < 0.4 * SLOWNESS
+
+
+def test_an_address_to_which_no_local_port_is_left_is_followed_by_the_next(
+    network: Namespace, dns: NameServer, start_inside: StartServer, start_named: StartProxy
+) -> None:
+    server = start_inside(silent, host=HERE)
+    start_inside(host=THERE, port=server.port)
+    dns.set(NAME, HERE, THERE)
+    network.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40001")
+    proxy = start_named(server.port, "--resolve-interval", "1000")
+    proxy.log.wait_for(f"{NAME} is {HERE}, {THERE}")
+    with proxy.connect(), proxy.connect():
+        server.wait_for_connections(2)
+        assert answers(proxy)
 
 
 def test_the_address_that_worked_last_is_tried_first(

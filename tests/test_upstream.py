@@ -10,7 +10,9 @@ from typing import List
 import pytest
 
 from vsock_proxy.addresses import AddressTable, make_address
-from vsock_proxy.upstream import ConnectFailed, Upstream
+from vsock_proxy.race import ConnectFailed
+from vsock_proxy.upstream import Upstream
+from vsock_proxy.waiting import Meanwhile
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -36,13 +38,21 @@ def failure_within(seconds: float, upstream: Upstream) -> str:
     """What connecting fails with."""
     failures: List[str] = []
 
+    lifeline, writer = os.pipe()
+    client, far = socket.socketpair()
+    meanwhile = Meanwhile(lifeline, lambda: None, lambda: None)
+
     def connect() -> None:
         with pytest.raises(ConnectFailed) as caught:
-            upstream.connect()
+            upstream.connect(client, meanwhile)
         failures.append(str(caught.value))
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(seconds)
+    client.close()
+    far.close()
+    os.close(lifeline)
+    os.close(writer)
     assert failures, f"still connecting after {seconds:g} s"
     return failures[0]

@@ -86,7 +86,8 @@ class AddressTable:
     """The list as one process sees it. Made before the fork; each process caches for itself."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        """port: the endpoint's."""
+        self.port = port
         self._cells = memoryview(mmap.mmap(-1, SIZE * CELL)).cast("Q")
         self._version = 0
         self._preferred = 0
@@ -110,7 +111,7 @@ class AddressTable:
 
         For the successor of a process that was killed as soon as it had published.
         """
-        if self._cells[VERSION] and not self._is_announced(0.0):
+        if self._cells[VERSION] and not self._is_announced():
             os.write(self._published_writer, b"\0")
 
     def current(self) -> Tuple[Address, ...]:
@@ -126,14 +127,15 @@ class AddressTable:
             index = self._addresses.index(address)
             self._cells[PREFERRED] = self._version << INDEX_BITS | index
 
-    def wait(self, timeout: float) -> None:
-        """Wait for the first publication, at most so many seconds."""
-        self._is_announced(timeout)
+    @property
+    def published(self) -> int:
+        """A descriptor that is readable from the first publication on."""
+        return self._published_reader
 
-    def _is_announced(self, timeout: float) -> bool:
+    def _is_announced(self) -> bool:
         poll = select.poll()
         poll.register(self._published_reader, select.POLLIN)
-        return bool(poll.poll(int(timeout * 1000)))
+        return bool(poll.poll(0))
 
     def _refresh(self) -> None:
         for _ in range(TRIES):
@@ -168,8 +170,8 @@ class AddressTable:
         family, scope = kind >> SCOPE_BITS, kind & ((1 << SCOPE_BITS) - 1)
         host = host_of((high, low))
         if family == socket.AF_INET:
-            return Address(family, (host, self._port), (high, low))
-        return Address(family, (host, self._port, 0, scope), (high, low))
+            return Address(family, (host, self.port), (high, low))
+        return Address(family, (host, self.port, 0, scope), (high, low))
 
 
 def _half(version: int) -> int:

@@ -41,10 +41,10 @@ PID, STATE, SINCE, PEER_CID, PEER_PORT = range(5)
 ADDRESS_HIGH, ADDRESS_LOW = range(5, 7)
 # the bytes of the connection, side by side for the relay to count in;
 UP, DOWN = range(7, 9)
-# then the totals: connections served, failed by cause, and bytes.
-SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED = range(9, 16)
-TOTAL_UP, TOTAL_DOWN = range(16, 18)
-FIELDS = 18
+# then the totals: connections served, failed by cause, those whose client had gone, and bytes.
+SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(9, 17)
+TOTAL_UP, TOTAL_DOWN = range(17, 19)
+FIELDS = 19
 
 FAILURES = {
     REFUSED: "refused",
@@ -75,6 +75,7 @@ class Row:
     down: int
     served: int
     failures: Tuple[int, ...]
+    gone: int
     total_up: int
     total_down: int
 
@@ -148,6 +149,7 @@ class Scoreboard:
             down=cells[DOWN],
             served=cells[SERVED],
             failures=tuple(cells[field] for field in FAILURES),
+            gone=cells[GONE],
             total_up=cells[TOTAL_UP],
             total_down=cells[TOTAL_DOWN],
         )

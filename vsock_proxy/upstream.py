@@ -1,10 +1,9 @@
 """Connecting to the endpoint: to the first of its known addresses that answers.
 
-The common case is one connect() and one poll(), on a socket that is non-blocking from its making.
-A blocking connect() bounded by SO_SNDTIMEO would be no cheaper, and Python goes on without any
-bound once a signal has interrupted it. An attempt goes on when its head start is over, and from
-then on addresses race as RFC 8305 says: another one is tried every 250 ms, or at once when the
-last one failed, and the first to answer wins.
+The common case is one connect() and at most one poll(), on a socket that is non-blocking from its
+making. A blocking connect() bounded by SO_SNDTIMEO would be no cheaper, and Python goes on without
+any bound once a signal has interrupted it. Only where that fails or takes more than a moment, the
+addresses race, and the client and the master are looked after meanwhile.
 """
 
 from __future__ import annotations
@@ -13,32 +12,23 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from select import POLLOUT
 from socket import IPPROTO_TCP, TCP_NODELAY
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from vsock_proxy import scoreboard
 from vsock_proxy.addresses import Address, AddressTable
-
-# RFC 8305, 5: Connection Attempt Delay.
-ATTEMPT_DELAY = 0.25
+from vsock_proxy.presence import GONE, presence_of
+from vsock_proxy.race import ConnectFailed, Race
+from vsock_proxy.selfconnect import SelfConnect
+from vsock_proxy.waiting import MOMENT, ClientGone, Meanwhile, Waiting
 
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-CAUSES = {
-    errno.ECONNREFUSED: scoreboard.REFUSED,
-    errno.ETIMEDOUT: scoreboard.TIMED_OUT,
-    errno.ENETUNREACH: scoreboard.UNREACHABLE,
-    errno.EHOSTUNREACH: scoreboard.UNREACHABLE,
-}
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-
-class ConnectFailed(Exception):
-    """No address answered; the text says for each why, cause is the scoreboard's cell for it."""
-
-    def __init__(self, text: str, cause: int) -> None:
-        super().__init__(text)
-        self.cause = cause
+Connected = Tuple[socket.SocketType, Address]
 
 
 class Upstream:
@@ -52,40 +42,49 @@ class Upstream:
         self._table = table
         self._timeout = timeout
         self._nudge = nudge
+        self._itself = SelfConnect(table.port)
 
-    def connect(self) -> Tuple[socket.SocketType, Address]:
-        """A connected, non-blocking TCP socket and where it leads. Raises ConnectFailed."""
-        deadline = time.monotonic() + self._timeout
-        addresses = self._table.current() or self._first_addresses()
+    def connect(self, client: socket.SocketType, meanwhile: Meanwhile) -> Connected:
+        """A connected, non-blocking TCP socket for a client, and where it leads.
+
+        Raises ConnectFailed, or ClientGone if there is nobody left to connect for.
+        """
+        presence = presence_of(client)
+        if presence is GONE:
+            raise ClientGone
+        began = time.monotonic()
+        deadline = began + self._timeout
+        addresses = self._table.current()
+        if not addresses:
+            waiting = Waiting(client, presence, meanwhile, began)
+            addresses = self._first_addresses(waiting, deadline)
+            return self._race(_Attempts(Race(addresses, deadline), waiting, self._itself))
         first = addresses[0]
-        try:
-            sock = _make_socket(first)
-        except OSError as error:
-            return self._race(_Race(addresses[1:], None, first, error), deadline)
-        code = sock.connect_ex(first.sockaddr)
-        if code == errno.EINPROGRESS:
-            seconds = deadline - time.monotonic()
-            if len(addresses) > 1:
-                seconds = min(seconds, ATTEMPT_DELAY)
-            # The wait for the first answer of DNS may have taken all, and poll() waits without
-            # bound for less than nothing.
-            code = _await_answer(sock, max(0.0, seconds))
-        if not code:
+        sock, code = _begin(first)
+        if sock and code == errno.EINPROGRESS:
+            code = _await_answer(sock, min(MOMENT, self._timeout))
+        if sock and not code and not self._itself.has_made(sock, first):
             return sock, first
-        race = _Race(addresses[1:], sock, first, OSError(code, os.strerror(code)))
-        return self._race(race, deadline)
+        waiting = Waiting(client, presence, meanwhile, began)
+        attempts = _Attempts(Race(addresses, deadline), waiting, self._itself)
+        attempts.adopt(sock, code, began)
+        return self._race(attempts)
 
-    def _first_addresses(self) -> Tuple[Address, ...]:
-        """Wait for the resolver's first answer. Raises ConnectFailed."""
-        self._table.wait(self._timeout)
+    def _first_addresses(self, waiting: Waiting, deadline: float) -> Tuple[Address, ...]:
+        """Wait for the resolver's first answer. Raises ConnectFailed or ClientGone."""
+        published = self._table.published
+        waiting.poll.register(published, select.POLLIN)
+        while not waiting.wait(deadline) and time.monotonic() < deadline:
+            pass
+        waiting.poll.unregister(published)
         addresses = self._table.current()
         if not addresses:
             raise ConnectFailed("the endpoint's name does not resolve yet", scoreboard.UNRESOLVED)
         return addresses
 
-    def _race(self, race: _Race, deadline: float) -> Tuple[socket.SocketType, Address]:
+    def _race(self, attempts: _Attempts) -> Connected:
         try:
-            sock, address = race.run(deadline)
+            sock, address = attempts.run()
         except ConnectFailed:
             self._ask_for_lookup()
             raise
@@ -100,96 +99,83 @@ class Upstream:
             pass
 
 
-class _Race:
-    """Attempts at several addresses, of which the first to answer wins."""
+class _Attempts:
+    """The sockets of a race."""
 
-    def __init__(
-        self,
-        others: Tuple[Address, ...],
-        sock: Optional[socket.SocketType],
-        address: Address,
-        error: OSError,
-    ) -> None:
-        """Go on after a first attempt that failed, or that needs longer (BlockingIOError)."""
-        self._waiting = list(others)
-        self._failures: List[str] = []
-        self._cause: Optional[int] = None
-        self._poll = select.poll()
-        self._begun: Dict[int, Tuple[socket.SocketType, Address]] = {}
-        self._sort(sock, address, error)
+    def __init__(self, race: Race, waiting: Waiting, itself: SelfConnect) -> None:
+        self._race = race
+        self._waiting = waiting
+        self._itself = itself
+        # By descriptor, the attempts under way, each with the place of its address.
+        self._begun: Dict[int, Tuple[socket.SocketType, int]] = {}
 
-    def run(self, deadline: float) -> Tuple[socket.SocketType, Address]:
-        """The winner. deadline is of time.monotonic(). Raises ConnectFailed."""
-        next_attempt = 0.0
+    def adopt(self, sock: Optional[socket.SocketType], code: int, began: float) -> None:
+        """Take over the attempt at the first address, made at that time and not successful yet."""
+        place = self._race.next(began)
+        assert place == 0
+        self._sort(sock, code, place)
+
+    def run(self) -> Connected:
+        """The winner. Raises ConnectFailed or ClientGone."""
+        race, waiting = self._race, self._waiting
         try:
-            while self._waiting or self._begun:
+            while not race.all_failed:
                 now = time.monotonic()
-                if now >= deadline:
+                over = race.is_over(now)
+                place = None if over else race.next(now)
+                if place is not None:
+                    sock, code = _begin(race.addresses[place])
+                    winner = self._sort(sock, code, place)
+                    if winner:
+                        return winner
+                    continue
+                events = waiting.wait(race.until)
+                for fd, _ in events:
+                    winner = self._answered(fd)
+                    if winner:
+                        return winner
+                # An answer that came late counts all the same.
+                if not events and over:
                     break
-                if self._waiting and (now >= next_attempt or not self._begun):
-                    self._attempt(self._waiting.pop(0))
-                    next_attempt = now + ATTEMPT_DELAY
-                winner = self._await(min(deadline, next_attempt) if self._waiting else deadline)
-                if winner:
-                    return winner
-            return self._give_up()
+            raise race.failure()
         finally:
             for sock, _ in self._begun.values():
                 sock.close()
 
-    def _attempt(self, address: Address) -> None:
-        sock: Optional[socket.SocketType] = None
-        try:
-            sock = _make_socket(address)
-            sock.connect(address.sockaddr)
-        except OSError as error:
-            self._sort(sock, address, error)
-        else:
-            self._add(sock, address)
+    def _answered(self, fd: int) -> Optional[Connected]:
+        self._waiting.poll.unregister(fd)
+        sock, place = self._begun.pop(fd)
+        return self._sort(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), place)
 
-    def _sort(self, sock: Optional[socket.SocketType], address: Address, error: OSError) -> None:
-        """An attempt did not connect at once: it is under way, or it failed."""
-        if sock is not None and isinstance(error, BlockingIOError):
-            self._add(sock, address)
-            return
-        if sock is not None:
-            sock.close()
-        self._note(address, error)
-
-    def _note(self, address: Address, error: OSError) -> None:
-        self._failures.append(f"{address}: {error.strerror}")
-        self._cause = CAUSES.get(error.errno or 0, scoreboard.FAILED)
-
-    def _add(self, sock: socket.SocketType, address: Address) -> None:
-        self._begun[sock.fileno()] = (sock, address)
-        self._poll.register(sock, POLLOUT)
-
-    def _await(self, until: float) -> Optional[Tuple[socket.SocketType, Address]]:
-        """Wait for an answer to any attempt; None if there is none, or it is a refusal."""
-        if not self._begun:
+    def _sort(
+        self, sock: Optional[socket.SocketType], code: int, place: int
+    ) -> Optional[Connected]:
+        """An attempt has succeeded (0), is under way (EINPROGRESS) or has failed."""
+        address = self._race.addresses[place]
+        if sock and code == errno.EINPROGRESS:
+            self._begun[sock.fileno()] = (sock, place)
+            self._waiting.poll.register(sock, POLLOUT)
             return None
-        for fd, _ in self._poll.poll(max(0, (until - time.monotonic()) * 1000)):
-            sock, address = self._begun.pop(fd)
-            self._poll.unregister(fd)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if not code:
+        if sock and not code:
+            if not self._itself.has_made(sock, address):
                 return sock, address
+            # Its end would keep the port for a minute from the server that is to listen there.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            code = errno.ECONNREFUSED
+        if sock:
             sock.close()
-            self._note(address, OSError(code, os.strerror(code)))
+        self._race.fail(place, code)
         return None
 
-    def _give_up(self) -> Tuple[socket.SocketType, Address]:
-        for _, address in self._begun.values():
-            self._note(address, OSError(errno.ETIMEDOUT, "no answer in time"))
-        for address in self._waiting:
-            self._note(address, OSError(errno.ETIMEDOUT, "not tried, time was over"))
-        raise ConnectFailed("; ".join(self._failures), self._cause or scoreboard.FAILED)
 
-
-def _make_socket(address: Address) -> socket.SocketType:
-    sock = socket.SocketType(address.family, KIND)
+def _begin(address: Address) -> Tuple[Optional[socket.SocketType], int]:
+    """A socket that connects, and how that goes: 0, EINPROGRESS, or the errno of its failure."""
+    try:
+        sock = socket.SocketType(address.family, KIND)
+    except OSError as error:
+        return None, error.errno or errno.EIO
     sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-    return sock
+    return sock, sock.connect_ex(address.sockaddr)
 
 
 def _await_answer(sock: socket.SocketType, seconds: float) -> int:

@@ -27,6 +27,7 @@ from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
 from vsock_proxy.outcome import End, Outcome
 from vsock_proxy.peers import UNIX_PEER, Peer, peer_name
+from vsock_proxy.race import ConnectFailed
 from vsock_proxy.relay import Relay
 from vsock_proxy.saturation import Alarm
 from vsock_proxy.scoreboard import (
@@ -34,6 +35,7 @@ from vsock_proxy.scoreboard import (
     ADDRESS_LOW,
     DENIED,
     DOWN,
+    GONE,
     PEER_CID,
     PEER_PORT,
     SERVED,
@@ -48,7 +50,8 @@ from vsock_proxy.scoreboard import (
 from vsock_proxy.settings import Settings
 from vsock_proxy.signals import Signals, block, ignore, unblock
 from vsock_proxy.titles import set_title
-from vsock_proxy.upstream import ConnectFailed, Upstream
+from vsock_proxy.upstream import Upstream
+from vsock_proxy.waiting import ClientGone, Meanwhile
 
 # Out of descriptors or memory: seconds until the next try, others may have freed some.
 ACCEPT_PAUSE = 0.2
@@ -109,6 +112,7 @@ class Worker:
             on_half_close=self._half_closed,
         )
         self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
+        self._meanwhile = Meanwhile(lifeline.reader, self._connecting_lasts, self._stop)
         self._logs_ends = log.isEnabledFor(logging.INFO)
         self._stopping = False
         self._shown = ""
@@ -125,11 +129,14 @@ class Worker:
         lifeline_fd = self._lifeline.reader
         try:
             while not self._stopping:
-                for fd, _ in epoll.poll(None, 3):
-                    if fd == listener_fd:
-                        self._serve()
-                    elif fd == lifeline_fd or signal.SIGTERM in signals.take():
-                        self._stopping = True
+                ready = {fd for fd, _ in epoll.poll(None, 3)}
+                # In this order: who is to end accepts no more.
+                if lifeline_fd in ready:
+                    break
+                if signals.reader in ready and signal.SIGTERM in signals.take():
+                    break
+                if listener_fd in ready:
+                    self._serve()
         except _EndNow:
             pass
 
@@ -175,6 +182,9 @@ class Worker:
 
     def _half_closed(self) -> None:
         self._slot[STATE] = HALF_CLOSED
+
+    def _connecting_lasts(self) -> None:
+        self._show(f"connecting [{peer_name(self._peer)} -> {self._settings.endpoint}]")
 
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
@@ -229,8 +239,20 @@ class Worker:
             self._slot[DENIED] += 1
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
             return
+        self._peer = peer
         try:
-            upstream, address = self._upstream.connect()
+            upstream, address = self._upstream.connect(client, self._meanwhile)
+        except ClientGone:
+            client.close()
+            self._slot[GONE] += 1
+            if self._logs_ends:
+                self._say(
+                    logging.INFO,
+                    "%s closed: it had gone before there was a connection to %s",
+                    peer_name(peer),
+                    self._settings.endpoint,
+                )
+            return
         except ConnectFailed as failure:
             client.close()
             self._slot[failure.cause] += 1

@@ -1,0 +1,41 @@
+"""Whether a client is still there, seen from a socket from which nothing has been read yet.
+
+A client that has ended may have left bytes: these are still to be delivered, as TCP would. One that
+ended after it had said nothing may have ended only its sending direction and wait for an answer;
+whether it can still be sent to is what tells. A Unix socket and vsock do so alike, by the error of
+an empty send() (unix_stream_sendmsg() in net/unix/af_unix.c, vsock_connectible_sendmsg() in
+net/vmw_vsock/af_vsock.c).
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+
+PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+DONTWAIT = socket.MSG_DONTWAIT
+
+
+class Presence(enum.Enum):
+    """What is known of a client."""
+
+    SILENT = enum.auto()
+    SPOKEN = enum.auto()
+    HALF_CLOSED = enum.auto()
+    GONE = enum.auto()
+
+
+SILENT, SPOKEN, HALF_CLOSED, GONE = Presence
+
+
+def presence_of(client: socket.SocketType) -> Presence:
+    """One system call for a client that has not ended."""
+    try:
+        if client.recv(1, PEEK):
+            return SPOKEN
+        client.send(b"", DONTWAIT)
+    except BlockingIOError:
+        return SILENT
+    except OSError:
+        return GONE
+    return HALF_CLOSED
