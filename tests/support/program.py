@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Dict, List, Optional, Sequence, Union
+from typing import IO, Dict, Iterator, List, Optional, Sequence, Union
 
 from tests.support import processes
 from tests.support.timing import SLOWNESS, wait_until
@@ -47,8 +48,19 @@ class Log:
         self.lines: List[str] = []
         self._stream = stream
         self._changed = threading.Condition()
+        self._may_read = threading.Event()
+        self._may_read.set()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
+
+    @contextlib.contextmanager
+    def unread(self) -> Iterator[None]:
+        """While this lasts, nobody reads what the process writes."""
+        self._may_read.clear()
+        try:
+            yield
+        finally:
+            self._may_read.set()
 
     def wait_for(self, pattern: str, timeout: float = 10.0, count: int = 1) -> List[str]:
         """The lines that match, once there are so many."""
@@ -73,6 +85,7 @@ class Log:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 self._changed.notify_all()
+            self._may_read.wait()
 
 
 class Proxy:
