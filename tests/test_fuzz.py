@@ -6,32 +6,19 @@ The parsing functions take thousands of examples in this process; the program it
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
-from typing import Iterator, List, Sequence
+from typing import Iterator, List
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.program import PROJECT, Log, command
-from tests.support.timing import SLOWNESS, at_full_length, wait_until
+from tests.support.fuzzing import FEW, MANY, assert_civil, choices, is_one_line
 from vsock_proxy import allowlist, cli
 from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Settings
 
 pytestmark = pytest.mark.hybrid_only
-
-# sysexits.h: 64 to 78; 0 is what --help and a proxy that was told to end give.
-SYSEXITS = {os.EX_OK, *range(os.EX_USAGE, os.EX_CONFIG + 1)}
-MANY = settings(
-    max_examples=int(at_full_length(10_000, 500)),
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-FEW = settings(MANY, max_examples=int(at_full_length(24, 8)))
 
 # What is likely to be near to something that is right, so that not all ends at the first check.
 YAML_PIECES = (
@@ -58,13 +45,6 @@ VALUES = (
 )
 
 
-def choices(pieces: Sequence[str], count: int) -> st.SearchStrategy[List[str]]:
-    """Lists of pieces, each picked by one byte: much quicker to draw than a list of strategies."""
-    return st.binary(max_size=count).map(
-        lambda picks: [pieces[pick % len(pieces)] for pick in picks]
-    )
-
-
 YAML = choices(YAML_PIECES, 30).map("".join)
 FILES = st.one_of(
     st.binary(max_size=200),
@@ -79,10 +59,6 @@ NEARLY_GOOD = st.tuples(WORDS, st.permutations(["8000", "127.0.0.1", "443"]), WO
     lambda parts: [*parts[0][:2], *parts[1], *parts[2][:2]]
 )
 COMMAND_LINES = st.one_of(WORDS, NEARLY_GOOD)
-
-
-def is_one_line(message: str) -> bool:
-    return bool(message) and "\n" not in message
 
 
 @pytest.fixture
@@ -126,32 +102,6 @@ def test_any_command_line_is_settings_or_an_error_of_one_line(words: List[str]) 
         assert 3 < parsed.local_port < 2**32 - 1
         assert 1 <= parsed.endpoint.port <= 65535
         assert parsed.workers >= 1
-
-
-def assert_civil(arguments: List[str]) -> None:
-    """Run the program to its end; if it serves, which it well may, tell it to end."""
-    with subprocess.Popen(
-        command(*arguments),
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        log = Log(process.stderr)
-        wait_until(
-            lambda: process.poll() is not None or log.matching(r" workers?$"),
-            "an end or a beginning",
-            20,
-        )
-        process.terminate()
-        code = process.wait(20 * SLOWNESS)
-        log.join()
-    assert code in SYSEXITS, (arguments, code, log.lines)
-    assert not log.matching("Traceback"), (arguments, log.lines)
-    if code:
-        assert log.lines[-1].startswith("vsock-proxy: "), (arguments, log.lines)
 
 
 @FEW

@@ -133,8 +133,11 @@ def _ask_in_turn(
             return _ask(address, names)
         except OSError as error:
             problems.append(f"{address}: {error.strerror or error}")
-        except (_Unusable, HTTPException) as error:
-            problems.append(f"{address}: {str(error) or type(error).__name__}")
+        except HTTPException as error:
+            problems.append(f"{address}: {type(error).__name__} {str(error)[:60]!r}")
+            break
+        except _Unusable as error:
+            problems.append(f"{address}: {error}")
             break
     return None
 

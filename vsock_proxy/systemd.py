@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
 from typing import Iterable, List, MutableMapping, Optional
@@ -25,6 +26,8 @@ STATUS_INTERVAL = 5.0
 # The master has other things to do than to wait for a service manager that is stuck.
 SEND_TIMEOUT = 1.0
 MICROSECONDS = 1_000_000
+# As many digits as a number of 64 bits has.
+COUNT = "[0-9]{1,20}"
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +154,6 @@ def _watchdog_interval(environment: Environment) -> Optional[float]:
     """Within how many seconds systemd expects a sign of life, None if it does not."""
     interval = environment.pop("WATCHDOG_USEC", "")
     pid = environment.pop("WATCHDOG_PID", "")
-    if not interval.isdecimal() or not int(interval) or pid not in ("", str(os.getpid())):
+    if not re.fullmatch(COUNT, interval) or pid not in ("", str(os.getpid())):
         return None
-    return int(interval) / MICROSECONDS
+    return int(interval) / MICROSECONDS or None

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import struct
 import threading
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from tests.support.timing import wait_until
 
@@ -37,6 +37,8 @@ class NameServer:
     def __init__(self) -> None:
         self.mood = Mood.ANSWERING
         self.questions = 0
+        # What becomes of an answer before it is sent.
+        self.garble: Optional[Callable[[bytes], bytes]] = None
         self._names: Dict[str, Tuple[str, ...]] = {}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 53))
@@ -68,7 +70,9 @@ class NameServer:
                 return
             self.questions += 1
             if self.mood is not Mood.SILENT:
-                self._socket.sendto(self._answer(question), client)
+                answer = self._answer(question)
+                garble = self.garble
+                self._socket.sendto(garble(answer) if garble else answer, client)
 
     def _answer(self, question: bytes) -> bytes:
         number, flags, *_ = HEADER.unpack_from(question)
