@@ -126,6 +126,7 @@ class Exchange:
         variables = {
             "PATH": os.pathsep.join((os.environ.get("PATH", ""), *kernel.SYSTEM_FOLDERS)),
             "HOME": "/root",
+            "TMPDIR": "/run/tmp",
             "TERM": "dumb",
             **inherited,
             **environment,

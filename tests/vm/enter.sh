@@ -26,6 +26,8 @@ for folder in /dev /proc /sys; do
 done
 mount -t tmpfs -o mode=0755 run /run/new/run
 mkdir -p /run/new/run/exchange /run/new/run/old
+# In /tmp, whoever started this machine may not do what root here may: the files are the host's.
+mkdir -m 1777 /run/new/run/tmp
 mount --move /run/exchange /run/new/run/exchange
 
 # Let modprobe find this kernel's modules under the new root too.
