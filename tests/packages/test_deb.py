@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing(NEEDED)), reason=missing(NEEDED) or "can be built"),
 ]
 MODULES = "usr/lib/python3/dist-packages"
+SCRIPTS = ("postinst", "prerm", "postrm")
 CONFIGURATION = "/etc/nitro_enclaves/vsock-proxy.yaml"
 
 
@@ -65,6 +66,17 @@ def test_it_depends_on_what_setup_py_asks_for(deb: Path) -> None:
 def test_the_allowlist_is_a_configuration_file(deb: Path, tmp_path: Path) -> None:
     lines_of("dpkg-deb", "-e", deb, tmp_path)
     assert (tmp_path / "conffiles").read_text().split() == [CONFIGURATION]
+
+
+def test_what_runs_is_started_and_stopped_only_as_policy_rc_d_permits(
+    deb: Path, tmp_path: Path
+) -> None:
+    lines_of("dpkg-deb", "-e", deb, tmp_path)
+    scripts = "".join((tmp_path / name).read_text() for name in SCRIPTS)
+    assert "deb-systemd-invoke try-restart" in scripts
+    assert "deb-systemd-invoke stop" in scripts
+    done_directly = re.findall(r"\bsystemctl (?:--system )?([a-z-]+)", scripts)
+    assert set(done_directly) <= {"daemon-reload", "list-units"}
 
 
 @pytest.mark.skipif(bool(missing({"lintian": "lintian"})), reason="needs lintian")
