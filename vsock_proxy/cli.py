@@ -27,6 +27,7 @@ from vsock_proxy.hostnames import check_endpoint
 from vsock_proxy.metadata import without_placeholders
 from vsock_proxy.settings import Endpoint, Settings
 from vsock_proxy.signals import Interrupted, Signals
+from vsock_proxy.stderr import Stderr
 
 USAGE = """\
 Relay the vsock connections of an enclave or microVM to one TCP endpoint.
@@ -83,6 +84,7 @@ NO_OPTION = "\0"
 
 def run(arguments: List[str], signals: Signals) -> int:
     """Run the program; returns its exit code."""
+    stderr = Stderr()
     try:
         text = _asked_for(arguments)
         if text is not None:
@@ -92,15 +94,15 @@ def run(arguments: List[str], signals: Signals) -> int:
         # Imported late: a usage error need not wait for what only serving needs.
         from vsock_proxy.master import serve
 
-        return serve(settings, signals)
+        return serve(settings, signals, stderr)
     except Interrupted:
         return os.EX_OK
     except ProxyError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(stderr, str(error), error.exit_code)
     except Exception:
         # The last frame of the program: the error is shown whole, and has an exit code of its own.
-        traceback.print_exc()
-        return _fail("internal error, please report it", os.EX_SOFTWARE)
+        stderr.say(traceback.format_exc().rstrip())
+        return _fail(stderr, "internal error, please report it", os.EX_SOFTWARE)
 
 
 def parse(arguments: List[str]) -> Settings:
@@ -293,8 +295,8 @@ def _print(text: str) -> None:
         raise OutputError(f"cannot write to the standard output: {error.strerror}") from None
 
 
-def _fail(message: str, exit_code: int) -> int:
+def _fail(stderr: Stderr, message: str, exit_code: int) -> int:
     # An argument may hold bytes that are no text (PEP 383) or control characters.
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    print(f"vsock-proxy: {line}", file=sys.stderr)
+    stderr.say(f"vsock-proxy: {line}")
     return exit_code

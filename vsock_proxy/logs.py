@@ -1,29 +1,66 @@
 """The log: one line an event on stderr, for people or for the journal.
 
-Every process writes each line with one write(2) to the shared stderr, unbuffered, so that lines
-of different workers never mix and a fork duplicates none. Where stderr is the journal, a line
-begins with its priority (sd-daemon(3)) and leaves time and process to the journal.
+Every process writes each line at once to the shared stderr, unbuffered, so that lines of different
+workers never mix and a fork duplicates none. Where stderr is the journal, a line begins with its
+priority (sd-daemon(3)) and leaves time and process to the journal.
+
+Nobody waits for the log: a line that cannot be written at once is left out and counted, and the
+master says how many there were. A line that is longer than what can be written at once is cut.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
 from typing import Optional
 
-STDERR = 2
+from vsock_proxy.stderr import STDERR, Stderr, pieces
+from vsock_proxy.untold import UNWRITTEN, Untold
+
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
 class _StderrHandler(logging.Handler):
+    def __init__(self, stderr: Stderr, untold: Untold) -> None:
+        super().__init__()
+        self._stderr = stderr
+        self._untold = untold
+
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
+        for piece in pieces(self.format(record)):
+            # Not known to be written until that is known: a signal may raise in the middle of it.
+            code = errno.EINTR
+            try:
+                code = self.attempt(piece)
+            finally:
+                if code:
+                    self._untold.count(UNWRITTEN, piece.count(b"\n"), code)
+
+    def attempt(self, piece: bytes) -> int:
+        """Write whole lines now; the errno if that cannot be done."""
+        if self._untold.is_torn:
+            return errno.EAGAIN
         try:
-            os.write(STDERR, line.encode("utf-8", "backslashreplace"))
-        except OSError:
-            # A log that nobody takes any more must not end a connection.
-            pass
+            written = self._stderr.write(piece)
+        except OSError as error:
+            return error.errno or errno.EIO
+        if written < len(piece):
+            self._untold.keep_rest(piece[written:])
+        return 0
+
+    def finish_line(self) -> int:
+        """Write what is left of a line that was begun; the errno if that cannot be done."""
+        rest = self._untold.rest
+        if not rest:
+            return 0
+        try:
+            written = self._stderr.write(rest)
+        except OSError as error:
+            return error.errno or errno.EIO
+        self._untold.keep_rest(rest[written:])
+        return errno.EAGAIN if written < len(rest) else 0
 
 
 class _Text(logging.Formatter):
@@ -53,18 +90,27 @@ class _Journal(_Text):
 class Log:
     """Where all lines of this process go. Made once, by the master; a child takes another name."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, stderr: Stderr, untold: Untold) -> None:
         """level: the lowest that is written."""
         self._text = _Journal() if _stderr_is_journal() else _Text()
-        handler = _StderrHandler()
-        handler.setFormatter(self._text)
+        self._untold = untold
+        self._handler = _StderrHandler(stderr, untold)
+        self._handler.setFormatter(self._text)
+        self.finish_line = self._handler.finish_line
         root = logging.getLogger()
-        root.handlers[:] = [handler]
+        root.handlers[:] = [self._handler]
         root.setLevel(level.upper())
 
-    def name(self, process: str) -> None:
-        """Say in every line from now on that it is of this process."""
+    def name(self, process: str, row: int) -> None:
+        """Say in every line from now on that it is of this process, and count in its cells."""
         self._text.process = process
+        self._untold.belong_to(row)
+
+    def write(self, level: int, text: str) -> int:
+        """Write a line now, whatever the lowest level is; the errno if that cannot be done."""
+        record = logging.LogRecord(__name__, level, "", 0, text, None, None)
+        (piece,) = pieces(self._text.format(record))
+        return self._handler.attempt(piece)
 
 
 def _stderr_is_journal() -> bool:

@@ -48,8 +48,11 @@ from vsock_proxy.saturation import Alarm, Watch
 from vsock_proxy.scoreboard import Scoreboard
 from vsock_proxy.settings import Endpoint, Settings
 from vsock_proxy.signals import Interrupted, Signals
+from vsock_proxy.stderr import Stderr
 from vsock_proxy.systemd import Notifier, inherited_listener, summary
+from vsock_proxy.teller import Teller
 from vsock_proxy.titles import set_title
+from vsock_proxy.untold import Untold
 from vsock_proxy.upstream import Upstream
 from vsock_proxy.worker import Worker
 
@@ -61,10 +64,12 @@ NEEDED_FILES = 64
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, signals: Signals) -> int:
+def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
     """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
-    log_output = Log(settings.log_level)
-    log_output.name("master")
+    # A row for the master, one for each worker, the last for the resolver.
+    untold = Untold(settings.workers + 2)
+    log_output = Log(settings.log_level, stderr, untold)
+    log_output.name("master", 0)
     notifier = Notifier(os.environ)
     inherited = inherited_listener(os.environ)
     try:
@@ -75,7 +80,7 @@ def serve(settings: Settings, signals: Signals) -> int:
     _raise_file_limit()
     listener = open_listener(judged.settings, inherited)
     try:
-        return Master(judged, log_output, notifier, listener, signals).run()
+        return Master(judged, log_output, untold, notifier, listener, signals).run()
     except BaseException:
         listener.remove()
         raise
@@ -116,12 +121,14 @@ class Master:
         self,
         judged: Judged,
         log_output: Log,
+        untold: Untold,
         notifier: Notifier,
         listener: Listener,
         signals: Signals,
     ) -> None:
         self._settings = settings = judged.settings
         self._log = log_output
+        self._teller = Teller(untold, log_output.finish_line, log_output.write)
         self._notifier = notifier
         self._policy = judged.policy
         self._listener = listener
@@ -144,6 +151,7 @@ class Master:
             Alarm(self._board, alarm),
             self._signals,
             self._lifeline,
+            untold,
         )
         self._pacer = Pacer()
         self._workers: Dict[int, int] = {}
@@ -175,6 +183,7 @@ class Master:
         self._supervise()
         # Not before: a client may have been waiting for the first answer.
         self._end_resolver()
+        self._teller.look(time.monotonic())
         log.info("ended; %s", report.totals(self._board.rows()))
         return self._exit_code
 
@@ -183,10 +192,13 @@ class Master:
         poll.register(self._signals.reader, select.POLLIN)
         poll.register(self._alarm_reader, select.POLLIN)
         while self._workers or not self._draining:
+            self._teller.watch_by(poll)
             events = poll.poll(self._patience())
+            now = time.monotonic()
             for fd, _ in events:
                 if fd == self._alarm_reader:
-                    self._watch.begin(time.monotonic())
+                    self._watch.begin(now)
+                self._teller.told_by(fd, now)
             for number in self._signals.take():
                 self._act_on(number)
             self._run_due()
@@ -194,14 +206,15 @@ class Master:
     def _patience(self) -> Optional[float]:
         """Milliseconds until something is due."""
         due = [when for when, _ in self._timers]
-        if self._watch.due is not None:
-            due.append(self._watch.due)
+        due += [when for when in (self._watch.due, self._teller.due) if when is not None]
         return max(0.0, (min(due) - time.monotonic()) * 1000) if due else None
 
     def _run_due(self) -> None:
         now = time.monotonic()
         if self._watch.due is not None and self._watch.due <= now:
             self._watch.look(now)
+        if self._teller.due is not None and self._teller.due <= now:
+            self._teller.look(now)
         due = [action for when, action in self._timers if when <= now]
         self._timers = [timer for timer in self._timers if timer[0] > now]
         for action in due:
@@ -253,7 +266,7 @@ class Master:
     def _be_worker(self, number: int) -> None:
         self._leave_master()
         os.close(self._nudge_reader)
-        self._log.name(f"worker {number}")
+        self._log.name(f"worker {number}", number)
         self._worker.run(number)
 
     def _start_resolver(self) -> None:
@@ -268,7 +281,7 @@ class Master:
     def _be_resolver(self) -> None:
         self._leave_master()
         self._listener.close()
-        self._log.name("resolver")
+        self._log.name("resolver", self._settings.workers + 1)
         # A lookup can block for half a minute, in which no handler of Python's would run.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         set_title(f"resolver {self._settings.endpoint.host}")

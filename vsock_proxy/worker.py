@@ -11,7 +11,6 @@ on SIGQUIT it ends it now. When the master is gone in mid-connection, the kernel
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
@@ -50,15 +49,13 @@ from vsock_proxy.scoreboard import (
 from vsock_proxy.settings import Settings
 from vsock_proxy.signals import Signals, block, ignore, unblock
 from vsock_proxy.titles import set_title
+from vsock_proxy.untold import LEFT_OUT, NOT_ACCEPTED, Untold
 from vsock_proxy.upstream import Upstream
 from vsock_proxy.waiting import ClientGone, Meanwhile
 
-# Out of descriptors or memory: seconds until the next try, others may have freed some.
-ACCEPT_PAUSE = 0.2
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# All workers together write no more lines a second than this, one at least each.
-LINES_PER_SECOND = 200
-BURST = 50
+# After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
+# stay readable, and who does not pause for it spins.
+ACCEPT_PAUSE_MS = 200
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # Bytes relayed from which on a connection has left more in the buffers than a system call costs.
 PAGES_WORTH_RETURNING = 16 * 1024
@@ -96,6 +93,7 @@ class Worker:
         alarm: Alarm,
         signals: Signals,
         lifeline: Lifeline,
+        untold: Untold,
     ) -> None:
         self._settings = settings
         self._listener = listener
@@ -104,6 +102,7 @@ class Worker:
         self._alarm = alarm
         self._signals = signals
         self._lifeline = lifeline
+        self._untold = untold
         self._keepalive = KeepAlive()
         self._keepalive.catch_alarms()
         self._relay = Relay(
@@ -111,7 +110,7 @@ class Worker:
             on_lasting=self._connection_lasts,
             on_half_close=self._half_closed,
         )
-        self._limiter = Limiter(max(1.0, LINES_PER_SECOND / settings.workers), BURST)
+        self._limiter = Limiter()
         self._meanwhile = Meanwhile(lifeline.reader, self._connecting_lasts, self._stop)
         self._logs_ends = log.isEnabledFor(logging.INFO)
         self._stopping = False
@@ -228,9 +227,12 @@ class Worker:
     def _accept_failed(self, error: OSError) -> None:
         if self._stopping:
             return
-        self._say(logging.ERROR, "cannot accept: %s; going on", error.strerror)
-        if error.errno in EXHAUSTED:
-            time.sleep(ACCEPT_PAUSE)
+        self._untold.count(NOT_ACCEPTED, code=error.errno or 0)
+        # Whatever tells to end, ends the pause too; the main loop then acts on it.
+        pause = select.poll()
+        pause.register(self._signals.reader, select.POLLIN)
+        pause.register(self._lifeline.reader, select.POLLIN)
+        pause.poll(ACCEPT_PAUSE_MS)
 
     def _serve_client(self, client: Socket, peer: Peer) -> None:
         allowed = self._settings.allowed_cids
@@ -309,9 +311,9 @@ class Worker:
 
     def _say(self, level: int, text: str, *values: object) -> None:
         """Log what a guest can cause, at a bounded rate."""
-        if not self._limiter.allow(time.monotonic()):
+        if not log.isEnabledFor(level):
             return
-        refused = self._limiter.take_refused()
-        if refused:
-            log.warning("%d lines were left out", refused)
-        log.log(level, text, *values)
+        if self._limiter.allow(time.monotonic_ns()):
+            log.log(level, text, *values)
+        else:
+            self._untold.count(LEFT_OUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import signal
 import socket
@@ -81,11 +82,13 @@ class Log:
         self._thread.join(20 * SLOWNESS)
 
     def _read(self) -> None:
-        for line in self._stream:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-            self._may_read.wait()
+        # A terminal ends with an error.
+        with contextlib.suppress(OSError):
+            for line in self._stream:
+                with self._changed:
+                    self.lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+                self._may_read.wait()
 
 
 class Proxy:
@@ -97,7 +100,9 @@ class Proxy:
         arguments: Sequence[str],
         environment: Optional[Dict[str, str]] = None,
         wrapper: Sequence[str] = (),
+        stderr: int = subprocess.PIPE,
     ) -> None:
+        """stderr: a descriptor of the caller's; log then has no lines until it is given others."""
         self.transport = transport
         self._process = subprocess.Popen(
             [*wrapper, *command(*arguments)],
@@ -105,12 +110,15 @@ class Proxy:
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
-        assert self._process.stderr is not None
-        self.log = Log(self._process.stderr)
+        self.log = Log(self._process.stderr or io.StringIO())
         self._seen: List[int] = []
+
+    def read_log_from(self, stream: IO[str]) -> None:
+        """Where the lines are to be read of a proxy that was given its stderr."""
+        self.log = Log(stream)
 
     @property
     def pid(self) -> int:

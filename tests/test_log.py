@@ -1,0 +1,300 @@
+"""Nobody waits for the log, and what could not be written is told."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import resource
+import signal
+import subprocess
+import termios
+import time
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import logs, processes
+from tests.support.clients import answers
+from tests.support.logs import Sink
+from tests.support.program import PROJECT, Proxy, command
+from tests.support.timing import SLOWNESS, wait_until
+
+WHOLE_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|debug) \S[^:]*: \S.*")
+NOT_WRITTEN = r"warning master: (\d+) lines of the log could not be written: (.*)$"
+CONNECTIONS = 60
+
+MakeSink = Callable[[str], Sink]
+kinds = pytest.mark.parametrize("kind", logs.KINDS)
+
+
+@pytest.fixture
+def make_sink(tmp_path: Path) -> Iterator[MakeSink]:
+    """Makes a place for a log, of a kind."""
+    with contextlib.ExitStack() as stack:
+
+        def make(kind: str) -> Sink:
+            sink = logs.KINDS[kind](tmp_path)
+            stack.callback(sink.close)
+            return sink
+
+        yield make
+
+
+def started(start_proxy: StartProxy, server: object, sink: Sink, *options: str) -> Proxy:
+    """A proxy with two workers whose log goes there."""
+    proxy = start_proxy(server, *options, workers=2, ready=False, stderr=sink.writer)
+    proxy.wait_for_workers(2, "idle")
+    return proxy
+
+
+def lines_of(data: bytearray) -> List[str]:
+    return data.decode().splitlines()
+
+
+@kinds
+def test_a_log_that_cannot_be_written_delays_neither_clients_nor_the_end(
+    kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink(kind)
+    sink.fill()
+    proxy = started(start_proxy, start_server(), sink)
+    for _ in range(CONNECTIONS):
+        assert answers(proxy)
+    for _ in range(3):
+        proxy.send(signal.SIGUSR1)
+    assert answers(proxy)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+
+
+@kinds
+def test_once_the_log_is_read_again_one_line_says_how_many_were_lost_and_none_is_torn(
+    kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink(kind)
+    filled = sink.fill()
+    proxy = started(start_proxy, start_server(), sink)
+    for _ in range(CONNECTIONS):
+        assert answers(proxy)
+    proxy.wait_for_workers(2, "idle")
+    data = bytearray()
+
+    def told() -> bool:
+        data.extend(sink.read())
+        return bool(re.search(NOT_WRITTEN.encode(), data, re.MULTILINE))
+
+    wait_until(told, "a line that says how many")
+    proxy.send(signal.SIGTERM)
+    proxy.wait()
+    data += sink.read()
+    own = lines_of(data[filled:])
+    assert all(WHOLE_LINE.fullmatch(line) for line in own), own
+    # The master's first line, and those of the connections.
+    shown = [line for line in own if re.search(r" ended: |, 2 workers$", line)]
+    told_lines = [line for line in own if re.search(NOT_WRITTEN, line)]
+    (match,) = (re.search(NOT_WRITTEN, line) for line in told_lines)
+    assert match is not None
+    assert int(match[1]) + len(shown) == 1 + CONNECTIONS
+    assert match[2] == "nobody read it in time"
+    assert "connections served" in own[-1]
+
+
+def test_lines_that_only_the_master_lost_are_told_though_no_worker_says_anything(
+    make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink("pipe")
+    proxy = started(start_proxy, start_server(), sink)
+    come_to_rest(proxy)
+    sink.fill()
+    proxy.send(signal.SIGUSR1)
+    come_to_rest(proxy)
+    sink.read()
+    proxy.read_log_from(sink.stream())
+    # A heading, two workers and the totals.
+    proxy.log.wait_for("warning master: 4 lines of the log could not be written")
+
+
+def come_to_rest(proxy: Proxy) -> None:
+    """Wait until every line was written, or tried."""
+    pids = [proxy.pid, *proxy.workers()]
+    wait_until(lambda: all(map(sleeps, pids)), "all sleep")
+
+
+def sleeps(pid: int) -> bool:
+    before = processes.context_switches(pid)
+    time.sleep(0.3 * SLOWNESS)
+    return processes.context_switches(pid) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal", "stream socket"])
+def test_a_log_that_nobody_reads_wakes_nobody(
+    kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink(kind)
+    sink.fill()
+    proxy = started(start_proxy, start_server(), sink)
+    assert answers(proxy)
+    pids = [proxy.pid, *proxy.wait_for_workers(2, "idle")]
+    come_to_rest(proxy)
+    before = [processes.context_switches(pid) for pid in pids]
+    time.sleep(2.5)
+    assert [processes.context_switches(pid) for pid in pids] == before
+
+
+def test_a_terminal_that_was_stopped_holds_nobody_up(
+    make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink("terminal")
+    termios.tcflow(sink.writer, termios.TCOOFF)
+    proxy = started(start_proxy, start_server(), sink)
+    assert all(answers(proxy) for _ in range(10))
+    proxy.send(signal.SIGUSR1)
+    assert answers(proxy)
+    termios.tcflow(sink.writer, termios.TCOON)
+    proxy.read_log_from(sink.stream())
+    proxy.log.wait_for(NOT_WRITTEN)
+    assert answers(proxy)
+    proxy.log.wait_for(" ended: ")
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+
+
+@pytest.mark.parametrize("kind", ["pipe", "stream socket", "packet socket", "terminal"])
+def test_a_log_whose_reader_is_gone_costs_nothing_but_the_log(
+    kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink(kind)
+    proxy = started(start_proxy, start_server(), sink)
+    sink.close_reader()
+    assert all(answers(proxy) for _ in range(10))
+    pids = [proxy.pid, *proxy.workers()]
+    before = [processes.context_switches(pid) for pid in pids]
+    time.sleep(1)
+    after = [processes.context_switches(pid) for pid in pids]
+    assert sum(after) - sum(before) < 20
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+
+
+def test_a_reader_that_comes_back_to_a_fifo_is_told_what_it_missed(
+    tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = logs.fifo(tmp_path)
+    proxy = started(start_proxy, start_server(), sink)
+    come_to_rest(proxy)
+    sink.close_reader()
+    assert all(answers(proxy) for _ in range(10))
+    come_to_rest(proxy)
+    proxy.read_log_from((tmp_path / "fifo").open())
+    os.close(sink.writer)
+    proxy.log.wait_for("10 lines of the log could not be written: Broken pipe")
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait() == os.EX_OK
+
+
+def test_a_full_device_is_no_trouble_but_for_the_log(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    with open("/dev/full", "w") as full:
+        proxy = start_proxy(start_server(), workers=2, ready=False, stderr=full.fileno())
+        proxy.wait_for_workers(2, "idle")
+        assert all(answers(proxy) for _ in range(10))
+        before = processes.context_switches(proxy.pid)
+        time.sleep(1)
+        assert processes.context_switches(proxy.pid) - before < 10
+        proxy.send(signal.SIGTERM)
+        assert proxy.wait(timeout=3) == os.EX_OK
+
+
+def test_a_file_that_can_grow_again_has_no_torn_line_and_the_number_of_those_lost(
+    tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    path = tmp_path / "log"
+    with open(path, "a") as file:
+        proxy = start_proxy(start_server(), workers=2, ready=False, stderr=file.fileno())
+    pids = [*proxy.wait_for_workers(2, "idle"), proxy.pid]
+    for pid in pids:
+        # In the middle of the next line but one.
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 150, -1))
+    assert all(answers(proxy) for _ in range(10))
+    proxy.wait_for_workers(2, "idle")
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (-1, -1))
+    wait_until(lambda: re.search(NOT_WRITTEN, path.read_text(), re.M), "the number of those lost")
+    proxy.send(signal.SIGTERM)
+    proxy.wait()
+    lines = path.read_text().splitlines()
+    assert all(WHOLE_LINE.fullmatch(line) for line in lines), lines
+    told = [re.search(NOT_WRITTEN, line) for line in lines]
+    assert sum(int(match[1]) for match in told if match) == 10 - len(
+        [line for line in lines if " -> " in line and " ended: " in line]
+    )
+
+
+# What is written before the log is there, or instead of it
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [
+        (["--no-such-option"], os.EX_USAGE),
+        (["--config", "/nonexistent", "8000", "h", "1"], os.EX_CONFIG),
+    ],
+    ids=["usage", "configuration"],
+)
+def test_an_error_at_start_does_not_wait_for_a_full_log(
+    arguments: List[str], exit_code: int, kind: str, make_sink: MakeSink
+) -> None:
+    sink = make_sink(kind)
+    sink.fill()
+    assert ended_with(arguments, sink.writer) == exit_code
+
+
+def ended_with(arguments: List[str], stderr: int) -> int:
+    done = subprocess.run(
+        command(*arguments),
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        timeout=10 * SLOWNESS,
+        check=False,
+    )
+    return done.returncode
+
+
+# What others that have the same stderr see
+
+
+@kinds
+def test_the_open_file_that_others_share_is_left_as_it_was(
+    kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink(kind)
+    flags = fcntl.fcntl(sink.writer, fcntl.F_GETFL)
+    started(start_proxy, start_server(), sink)
+    assert fcntl.fcntl(sink.writer, fcntl.F_GETFL) == flags
+    assert not flags & os.O_NONBLOCK
+
+
+def test_lines_of_others_in_the_same_file_are_not_written_over(
+    tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    path = tmp_path / "log"
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"before\n")
+        proxy = start_proxy(start_server(), workers=2, ready=False, stderr=file.fileno())
+        proxy.wait_for_workers(2, "idle")
+        file.write(b"between\n")
+        assert answers(proxy)
+        proxy.send(signal.SIGTERM)
+        proxy.wait()
+        file.write(b"after\n")
+    lines = path.read_text().splitlines()
+    assert (lines[0], lines[2], lines[-1]) == ("before", "between", "after")
+    assert all(WHOLE_LINE.fullmatch(line) for line in (lines[1], *lines[3:-1]))

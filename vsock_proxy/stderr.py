@@ -1,0 +1,108 @@
+"""stderr, written to without ever waiting for who reads it.
+
+A pipe that nobody reads, a terminal that was stopped, a log socket whose service hangs: whoever
+writes there waits, for ever if need be. O_NONBLOCK would help, but it belongs to the open file and
+not to the descriptor, and stderr is an open file that other programs share: they would be surprised
+by it. So what can be opened anew takes the place of descriptor 2, and then holds also for what the
+interpreter or a library writes there.
+
+    a socket                      cannot be opened anew; send() with MSG_DONTWAIT does not wait
+    a file on a disk              never makes a writer wait, and the place in it is shared: as it is
+    a pipe, a terminal, a device  opened anew by /proc, with O_NONBLOCK
+    where that cannot be done     poll() says first whether there is room (no /proc, or a file
+                                  of another user's after a change of user)
+
+In the last case somebody else may take the room between poll() and write(). For a line before the
+program ends that is good enough; who serves puts a Copier in between (copier.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+from typing import Callable, Iterator, Tuple
+
+STDERR = 2
+# A pipe takes so much whole or not at all.
+MOST = select.PIPE_BUF
+CUT = b" ..."
+
+
+class Stderr:
+    """Where lines go.
+
+    write: takes at most MOST bytes and returns how many were written; raises OSError, of which
+    BlockingIOError says that it would have had to wait.
+    is_own: whether nothing that others do can make write() wait.
+    """
+
+    def __init__(self) -> None:
+        self.write, self.is_own = _open()
+
+    def say(self, text: str) -> None:
+        """Write what of a text can be written now."""
+        try:
+            for piece in pieces(text):
+                self.write(piece)
+        except OSError:
+            # Nobody reads it, and there is no other place to say so.
+            pass
+
+
+def pieces(text: str) -> Iterator[bytes]:
+    """The lines of a text, as many at a time as can be written at once."""
+    data = text.encode("utf-8", "backslashreplace") + b"\n"
+    while len(data) > MOST:
+        end = data.rfind(b"\n", 0, MOST) + 1
+        if not end:
+            yield _cut(data[:MOST])
+            end = data.index(b"\n") + 1
+        else:
+            yield data[:end]
+        data = data[end:]
+    if data:
+        yield data
+
+
+def _cut(line: bytes) -> bytes:
+    """Most of a line that is too long, without half a character at its end."""
+    text = line[: MOST - len(CUT) - 1].decode("utf-8", "ignore")
+    return text.encode("utf-8") + CUT + b"\n"
+
+
+def _open() -> Tuple[Callable[[bytes], int], bool]:
+    try:
+        mode = os.fstat(STDERR).st_mode
+    except OSError:
+        return _write, True
+    if stat.S_ISSOCK(mode):
+        return _sender(), True
+    if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
+        return _write, True
+    try:
+        own = os.open(f"/proc/self/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return _write_if_there_is_room, False
+    os.dup2(own, STDERR)
+    os.close(own)
+    return _write, True
+
+
+def _write(data: bytes) -> int:
+    return os.write(STDERR, data)
+
+
+def _sender() -> Callable[[bytes], int]:
+    sock = socket.SocketType(fileno=os.dup(STDERR))
+    return lambda data: sock.send(data, socket.MSG_DONTWAIT)
+
+
+def _write_if_there_is_room(data: bytes) -> int:
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    if not poll.poll(0):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return os.write(STDERR, data)

@@ -1,0 +1,121 @@
+"""The master's side of what is untold: one line for all processes, once a second at most.
+
+A line that cannot be written is tried again when poll() says that there is room, so a log that
+nobody reads wakes nobody. Where poll() cannot know (a full disk, a reader that is gone), or was
+wrong, it is tried again after a while, and ever more seldom.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+from typing import Callable, Optional
+
+from vsock_proxy.limiter import LINES_PER_SECOND
+from vsock_proxy.stderr import STDERR
+from vsock_proxy.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN, Untold
+
+# Seconds: from the first of its kind to the line that tells it, and between two such lines.
+GATHERING = 0.1
+INTERVAL = 1.0
+LONGEST_INTERVAL = 60.0
+
+LEVELS = {LEFT_OUT: logging.WARNING, UNWRITTEN: logging.WARNING, NOT_ACCEPTED: logging.ERROR}
+
+
+class Teller:
+    """
+    due: when to call look(), of time.monotonic(); None while there is no such time.
+    """
+
+    def __init__(
+        self,
+        untold: Untold,
+        finish_line: Callable[[], int],
+        write: Callable[[int, str], int],
+    ) -> None:
+        """
+        finish_line: writes what a torn line still lacks; returns an errno, 0 for success.
+        write: writes a line of a level; likewise.
+        """
+        self.due: Optional[float] = None
+        self._untold = untold
+        self._finish_line = finish_line
+        self._write = write
+        self._told = [0] * KINDS
+        self._last = -INTERVAL
+        self._patience = INTERVAL
+        self._awaits_room = False
+        self._polls = False
+
+    def watch_by(self, poll: select.poll) -> None:
+        """Before a wait: let this poll() tell what is to be known."""
+        poll.register(self._untold.reader, select.POLLIN)
+        if self._awaits_room:
+            poll.register(STDERR, select.POLLOUT)
+            self._polls = True
+        elif self._polls:
+            poll.unregister(STDERR)
+            self._polls = False
+
+    def told_by(self, fd: int, now: float) -> None:
+        """poll() told of a descriptor, perhaps of one of these."""
+        if fd == self._untold.reader:
+            os.read(fd, 4096)
+            self.begin(now)
+        elif fd == STDERR:
+            self.look(now)
+
+    def begin(self, now: float) -> None:
+        """There is something to tell."""
+        if not self._untold.looked_at:
+            self._untold.looked_at = True
+            self.due = max(now + GATHERING, self._last + INTERVAL)
+
+    def look(self, now: float) -> None:
+        """Tell what is new, or see when that may be possible."""
+        had_room, self._awaits_room = self._awaits_room, False
+        before = list(self._told)
+        code = self._finish_line() or self._tell()
+        if code == errno.EAGAIN:
+            self._awaits_room = not had_room
+            self.due = now + INTERVAL if had_room else None
+        elif code:
+            self.due = now + self._patience
+            self._patience = min(2 * self._patience, LONGEST_INTERVAL)
+        else:
+            self._patience = INTERVAL
+            self._go_on(now, self._told != before)
+
+    def _tell(self) -> int:
+        totals = self._untold.totals()
+        for kind, total in enumerate(totals):
+            if total == self._told[kind]:
+                continue
+            code = self._write(LEVELS[kind], self._text(kind, total - self._told[kind]))
+            if code:
+                return code
+            self._told[kind] = total
+        return 0
+
+    def _text(self, kind: int, number: int) -> str:
+        code = self._untold.code(kind)
+        if kind == LEFT_OUT:
+            return f"{number} lines were left out, more than {LINES_PER_SECOND} a second"
+        if kind == NOT_ACCEPTED:
+            return f"cannot accept: {os.strerror(code)}; going on ({number} attempts failed)"
+        reason = "nobody read it in time" if code == errno.EAGAIN else os.strerror(code)
+        return f"{number} lines of the log could not be written: {reason}"
+
+    def _go_on(self, now: float, told: bool) -> None:
+        if told:
+            self._last = now
+            self.due = now + INTERVAL
+            return
+        self.due = None
+        # In this order: who counts after the look must find nobody looking.
+        self._untold.looked_at = False
+        if self._untold.totals() != self._told or self._untold.is_torn:
+            self.begin(now)

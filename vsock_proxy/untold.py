@@ -1,0 +1,96 @@
+"""What happened and has no line of its own in the log, counted by all and told by the master.
+
+A line that could not be written, a line that was one too many, an accept() that failed: whoever
+meets with it counts it in shared memory, where each process has cells that it alone writes, and
+wakes the master by one byte in a pipe. The master then looks once a second until nothing new has
+come, and writes one line for all processes. While it looks, nobody wakes it; while nothing of the
+kind happens, nobody looks. Counts belong to the cells and not to the process, so they outlive it.
+
+The rest of a line of which only a part could be written is kept here too. Until the master has
+written it, others write nothing, so that their lines do not end up in the middle of it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import List
+
+from vsock_proxy.stderr import MOST
+
+# The kinds: lines refused by the limiter, lines that could not be written, failed accept()s.
+LEFT_OUT, UNWRITTEN, NOT_ACCEPTED = range(3)
+KINDS = 3
+CELL = 8
+
+
+class Untold:
+    """The shared cells. Made once, before the first fork.
+
+    reader: a non-blocking descriptor for the master, readable when there is something to look at.
+    """
+
+    def __init__(self, processes: int) -> None:
+        """processes: how many rows of cells there are; each belongs to one process at a time."""
+        rows = processes * KINDS
+        self._map = mmap.mmap(-1, (rows + KINDS + 2) * CELL + MOST)
+        cells = memoryview(self._map)[: (rows + KINDS + 2) * CELL].cast("Q")
+        self._rows, self._codes, self._state = cells[:rows], cells[rows:-2], cells[-2:]
+        self._text = memoryview(self._map)[-MOST:]
+        self._own = 0
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+
+    def belong_to(self, row: int) -> None:
+        """In a child: count in these cells from now on."""
+        self._own = row * KINDS
+
+    def count(self, kind: int, number: int = 1, code: int = 0) -> None:
+        """So many more of a kind; code is the errno that says why."""
+        self._rows[self._own + kind] += number
+        self._codes[kind] = code
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.looked_at:
+            return
+        try:
+            os.write(self._writer, b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            # Woken already, or there is no master any more.
+            pass
+
+    def totals(self) -> List[int]:
+        """How many there were of each kind, since the start."""
+        return [sum(self._rows[kind::KINDS]) for kind in range(KINDS)]
+
+    def code(self, kind: int) -> int:
+        """The errno that came with the last of a kind."""
+        return self._codes[kind]
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether the master looks already. Only it writes this, so no death leaves it wrong."""
+        return bool(self._state[0])
+
+    @looked_at.setter
+    def looked_at(self, value: bool) -> None:
+        self._state[0] = value
+
+    @property
+    def rest(self) -> bytes:
+        """What is still to be written of a line that has begun."""
+        return bytes(self._text[: self._state[1]])
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether there is such a rest."""
+        return bool(self._state[1])
+
+    def keep_rest(self, rest: bytes) -> None:
+        """Let the master write it, before anything else is written."""
+        self._text[: len(rest)] = rest
+        self._state[1] = len(rest)
+        if rest:
+            self._wake()
