@@ -77,6 +77,48 @@ def test_after_connecting_the_title_is_that_of_what_comes_next(
     proxy.wait_for_workers(1, "idle")
 
 
+def test_a_worker_that_is_to_end_and_still_connects_has_no_endpoint_yet(
+    mute_endpoint: Tuple[str, int], start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(mute_endpoint, workers=1)
+    with proxy.connect():
+        proxy.wait_for_workers(1, CONNECTING)
+        proxy.send(signal.SIGTERM)
+        wait_until(lambda: states(proxy) == [("draining", "-")], "draining is told")
+
+
+def test_a_worker_that_is_to_end_stays_so_when_its_client_half_closes(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server(silent)
+    proxy = start_proxy(server, workers=1)
+    with proxy.connect() as client:
+        endpoint = server.wait_for_connections(1)[0]
+        proxy.send(signal.SIGTERM)
+        wait_until(lambda: states(proxy) == [("draining", "127.0.0.1")], "draining is told")
+        client.shutdown(socket.SHUT_WR)
+        assert end_of(endpoint) == b""
+        assert states(proxy) == [("draining", "127.0.0.1")]
+
+
+def test_a_worker_that_has_ended_is_not_called_idle(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=2)
+    with proxy.connect() as client:
+        exchange(client, b"x")
+        proxy.send(signal.SIGTERM)
+        wait_until(
+            lambda: sorted(states(proxy)) == [("absent", "-"), ("draining", "127.0.0.1")],
+            "one has ended",
+        )
+
+
+def states(proxy: Proxy) -> List[Tuple[str, str]]:
+    """What the workers do, and to where they are connected."""
+    return [(row.state, row.endpoint) for row in board.ask(proxy)]
+
+
 # The client goes away
 
 
@@ -251,7 +293,8 @@ def network(tmp_path: Path) -> Iterator[Namespace]:
 FIRST_PORT = 40_000
 # connect() prefers the even ones (__inet_hash_connect() in net/ipv4/inet_hashtables.c).
 PORT = FIRST_PORT + 4
-OWN_ADDRESSES = ["127.0.0.1", "::1", "192.0.2.9", "2001:db8::9", "fe80::2%cable0"]
+MAPPED, WITH_ZONE = "::ffff:127.0.0.1", "fe80::2%cable0"
+OWN_ADDRESSES = ["127.0.0.1", "::1", "192.0.2.9", "2001:db8::9", MAPPED, WITH_ZONE]
 
 
 @TAKES_NETWORKS

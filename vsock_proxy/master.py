@@ -310,7 +310,8 @@ class Master:
             self._replace("resolver", exit_code, self._start_resolver)
         elif pid in self._workers:
             number = self._workers.pop(pid)
-            self._board.set_busy(number, False)
+            self._board.vacate(number)
+            self._watch.suspect(time.monotonic())
             self._replace(f"worker {number}", exit_code, lambda: self._start_worker(number))
 
     def _replace(self, name: str, exit_code: int, start: Callable[[], None]) -> None:
@@ -372,6 +373,7 @@ class Master:
         if self._draining:
             return
         self._draining = True
+        self._watch.end()
         self._listener.close()
         self._listener.remove()
         self._notifier.stopping(self._settings.drain_timeout + 2 * END_NOW_TIMEOUT)

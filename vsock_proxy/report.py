@@ -20,7 +20,7 @@ HEADINGS = (
     "served",
     "failed",
 )
-WITHOUT_CLIENT = (State.STARTING, State.IDLE)
+WITHOUT_CLIENT = (State.ABSENT, State.STARTING, State.IDLE)
 NANOSECONDS = 1_000_000_000
 
 
@@ -50,16 +50,17 @@ def totals(rows: Iterable[Row]) -> str:
 
 
 def _line(row: Row, now: int) -> Tuple[str, ...]:
-    idle = row.state in WITHOUT_CLIENT
+    serves = row.state not in WITHOUT_CLIENT
     return (
         str(row.number),
-        str(row.pid),
-        str(row.state),
-        f"{max(0, now - row.since) / NANOSECONDS:.1f}",
-        "-" if idle else peer_name((row.peer_cid, row.peer_port)),
-        "-" if idle or row.state is State.CONNECTING else host_of(row.address),
-        str(row.up),
-        str(row.down),
+        str(row.pid) if row.pid else "-",
+        "draining" if serves and row.drains else str(row.state),
+        f"{max(0, now - row.since) / NANOSECONDS:.1f}" if row.since else "-",
+        peer_name((row.peer_cid, row.peer_port)) if serves else "-",
+        host_of(row.address) if serves and row.state is not State.CONNECTING else "-",
+        # A worker that died has left those of the connection it had.
+        str(row.up if serves else 0),
+        str(row.down if serves else 0),
         str(row.served),
         str(row.failed),
     )

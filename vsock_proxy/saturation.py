@@ -2,7 +2,11 @@
 
 The worker that takes the last free place raises an alarm, one byte in a pipe. Only then does the
 master look, ten times a second, until a worker is idle again; when a second has passed first, it
-warns. While it looks, workers raise no further alarm.
+warns. It also looks when a worker has ended, since that may have been the last idle one.
+
+While it looks, workers raise no further alarm. It is the master that says so on the scoreboard, and
+never a worker: that might die, or be late, before or after its byte, and leave word that somebody
+looks when nobody does.
 """
 
 from __future__ import annotations
@@ -32,11 +36,10 @@ class Alarm:
         """All are busy: tell the master, unless it is looking already."""
         if self._board.watched:
             return
-        self._board.watched = True
         try:
             os.write(self._writer, b"\0")
         except (BlockingIOError, BrokenPipeError):
-            # Told already, or there is no master any more.
+            # Told often enough, or there is no master any more.
             pass
 
 
@@ -49,6 +52,7 @@ class Watch:
         self._since: Optional[float] = None
         self._next_look: Optional[float] = None
         self._last_warning = -WARNING_INTERVAL
+        self._over = False
 
     @property
     def due(self) -> Optional[float]:
@@ -58,9 +62,19 @@ class Watch:
     def begin(self, now: float) -> None:
         """An alarm was raised."""
         os.read(self._reader, 4096)
-        if self._since is None:
+        self.suspect(now)
+
+    def suspect(self, now: float) -> None:
+        """All may be busy: look for a while."""
+        if self._since is None and not self._over:
+            self._board.watched = True
             self._since = now
             self._next_look = now + LOOK_INTERVAL
+
+    def end(self) -> None:
+        """No clients come any more: look no more, and hear of no alarm."""
+        self._over = self._board.watched = True
+        self._since = self._next_look = None
 
     def look(self, now: float) -> None:
         """See whether all are still busy; warn once that has lasted."""
@@ -81,5 +95,5 @@ class Watch:
     def _warn(self) -> None:
         log.warning(
             "all %d workers are busy, further clients wait; -w sets how many there are",
-            self._board.workers,
+            self._board.busy(),
         )

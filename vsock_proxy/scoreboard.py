@@ -5,8 +5,8 @@ cells, and is the only one to write it; a cell is stored whole, so a reader may 
 different moments but never half a number. Totals belong to the slot and not to the process: they
 outlive a worker that is replaced. Nothing here is a system call.
 
-Beside the slots, one byte a worker says whether it is busy: to see whether any is idle is then
-one search for a zero byte, cheap even among a thousand.
+Beside the slots, one byte a worker says whether it is idle, busy or not there: to see whether any
+is idle is then one search for a byte, cheap even among a thousand.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CELL = 8
 
 
 class State(enum.IntEnum):
-    """What a worker does at the moment."""
+    """What a worker does at the moment, apart from whether it is to end afterwards."""
 
-    STARTING = 0
-    IDLE = 1
-    CONNECTING = 2
-    RELAYING = 3
-    HALF_CLOSED = 4
-    DRAINING = 5
+    ABSENT = 0
+    STARTING = 1
+    IDLE = 2
+    CONNECTING = 3
+    RELAYING = 4
+    HALF_CLOSED = 5
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", "-")
@@ -44,7 +44,11 @@ UP, DOWN = range(7, 9)
 # then the totals: connections served, failed by cause, those whose client had gone, and bytes.
 SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(9, 17)
 TOTAL_UP, TOTAL_DOWN = range(17, 19)
-FIELDS = 19
+# Whether the worker ends when its connection does.
+DRAINS = 19
+FIELDS = 20
+# The bytes beside the slots.
+IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
 
 FAILURES = {
     REFUSED: "refused",
@@ -60,13 +64,15 @@ FAILURES = {
 class Row:
     """One slot at one moment.
 
-    since is the time.monotonic_ns() when the worker began what it does: to wait, or to serve the
-    connection. failures are in the order of FAILURES.
+    since is the time.monotonic_ns() when the worker began what it does: to wait, to serve the
+    connection, or to be absent; 0 if it has never been there. failures are in the order of
+    FAILURES.
     """
 
     number: int
     pid: int
     state: State
+    drains: bool
     since: int
     peer_cid: int
     peer_port: int
@@ -93,6 +99,8 @@ class Scoreboard:
         self._map = mmap.mmap(-1, self._busy_end + 1)
         self._cells = memoryview(self._map)[: self._busy_start].cast("Q")
         self.workers = workers
+        for number in range(1, workers + 1):
+            self._mark(number, IS_ABSENT)
 
     def slot(self, number: int) -> memoryview:
         """The cells of a worker, for it alone to write."""
@@ -106,17 +114,26 @@ class Scoreboard:
         slot[UP] = slot[DOWN] = 0
         slot[PID] = pid
         slot[STATE] = State.STARTING
+        slot[DRAINS] = False
         slot[SINCE] = time.monotonic_ns()
-        self.set_busy(number, False)
+        self._mark(number, IS_IDLE)
         return slot
+
+    def vacate(self, number: int) -> None:
+        """A worker has ended, however that was; for the master to say."""
+        slot = self.slot(number)
+        slot[STATE] = State.ABSENT
+        slot[PID] = 0
+        slot[SINCE] = time.monotonic_ns()
+        self._mark(number, IS_ABSENT)
 
     def set_busy(self, number: int, busy: bool) -> None:
         """Say whether a worker has a connection."""
-        self._map[self._busy_start + number - 1] = busy
+        self._mark(number, IS_BUSY if busy else IS_IDLE)
 
     def all_busy(self) -> bool:
-        """Whether no worker is idle."""
-        return self._map.find(b"\0", self._busy_start, self._busy_end) < 0
+        """Whether no worker is idle, of those that are there, if any is."""
+        return not self._any(IS_IDLE) and self._any(IS_BUSY)
 
     @property
     def watched(self) -> bool:
@@ -129,11 +146,17 @@ class Scoreboard:
 
     def busy(self) -> int:
         """How many workers have a connection."""
-        return self._map[self._busy_start : self._busy_end].count(1)
+        return self._map[self._busy_start : self._busy_end].count(IS_BUSY)
 
     def rows(self) -> List[Row]:
         """All slots, as they are now."""
         return [self._row(number) for number in range(1, self.workers + 1)]
+
+    def _mark(self, number: int, what: int) -> None:
+        self._map[self._busy_start + number - 1] = what
+
+    def _any(self, what: int) -> bool:
+        return self._map.find(bytes((what,)), self._busy_start, self._busy_end) >= 0
 
     def _row(self, number: int) -> Row:
         cells = self.slot(number).tolist()
@@ -141,6 +164,7 @@ class Scoreboard:
             number=number,
             pid=cells[PID],
             state=State(cells[STATE]),
+            drains=bool(cells[DRAINS]),
             since=cells[SINCE],
             peer_cid=cells[PEER_CID],
             peer_port=cells[PEER_PORT],

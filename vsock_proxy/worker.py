@@ -34,6 +34,7 @@ from vsock_proxy.scoreboard import (
     ADDRESS_LOW,
     DENIED,
     DOWN,
+    DRAINS,
     GONE,
     PEER_CID,
     PEER_PORT,
@@ -60,14 +61,13 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # Bytes relayed from which on a connection has left more in the buffers than a system call costs.
 PAGES_WORTH_RETURNING = 16 * 1024
 NANOSECONDS = 1_000_000_000
-IDLE, CONNECTING, RELAYING, HALF_CLOSED, DRAINING = (
+IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
     for state in (
         State.IDLE,
         State.CONNECTING,
         State.RELAYING,
         State.HALF_CLOSED,
-        State.DRAINING,
     )
 )
 
@@ -147,6 +147,7 @@ class Worker:
         # Meanwhile a signal must find the master, not a worker.
         block()
         self._begin(1).close()
+        self._board.vacate(1)
         self._signals.on_interrupt = ignore
         unblock()
         self._shown = ""
@@ -176,8 +177,7 @@ class Worker:
         # wait for a worker that will never come.
         self._stopping = True
         self._listener.close()
-        if self._slot[STATE] != IDLE:
-            self._slot[STATE] = DRAINING
+        self._slot[DRAINS] = True
 
     def _half_closed(self) -> None:
         self._slot[STATE] = HALF_CLOSED
@@ -275,7 +275,7 @@ class Worker:
         self._peer, self._connected, self._address = peer, upstream, address
         slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
         slot[SERVED] += 1
-        slot[STATE] = DRAINING if self._stopping else RELAYING
+        slot[STATE] = RELAYING
         outcome = CUT
         try:
             outcome = self._relay.run(client, upstream)

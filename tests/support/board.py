@@ -41,9 +41,9 @@ def ask(proxy: Proxy) -> List[Row]:
     return [
         Row(
             worker=row[0],
-            pid=int(row[1]),
+            pid=0 if row[1] == "-" else int(row[1]),
             state=row[2],
-            seconds=float(row[3]),
+            seconds=0.0 if row[3] == "-" else float(row[3]),
             client=row[4],
             endpoint=row[5],
             up=int(row[6]),

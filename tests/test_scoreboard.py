@@ -1,0 +1,295 @@
+"""The scoreboard, what is made of it for people, and the warning that all workers are busy."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, Tuple
+
+import pytest
+
+from vsock_proxy import report
+from vsock_proxy.saturation import LOOK_INTERVAL, TOLERATED, WARNING_INTERVAL, Alarm, Watch
+from vsock_proxy.scoreboard import DRAINS, Row, Scoreboard, State
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+SECOND = 1_000_000_000
+NOW = 100 * SECOND
+
+
+# Who is there, and who is busy
+
+IDLE, BUSY, ABSENT = "idle", "busy", "absent"
+
+
+def board_of(*workers: str) -> Scoreboard:
+    """A scoreboard with these workers."""
+    board = Scoreboard(len(workers))
+    for number, what in enumerate(workers, 1):
+        if what != ABSENT:
+            board.claim(number, 1000 + number)
+            board.set_busy(number, what == BUSY)
+    return board
+
+
+ALL_BUSY: List[Tuple[Tuple[str, ...], bool, int]] = [
+    ((IDLE,), False, 0),
+    ((BUSY,), True, 1),
+    ((ABSENT,), False, 0),
+    ((BUSY, IDLE), False, 1),
+    ((BUSY, BUSY), True, 2),
+    ((BUSY, ABSENT), True, 1),
+    ((ABSENT, ABSENT), False, 0),
+    ((IDLE, ABSENT), False, 0),
+    ((BUSY, ABSENT, IDLE), False, 1),
+]
+
+
+@pytest.mark.parametrize(("workers", "all_busy", "busy"), ALL_BUSY, ids=str)
+def test_all_are_busy_if_none_that_is_there_is_idle(
+    workers: Tuple[str, ...], all_busy: bool, busy: int
+) -> None:
+    board = board_of(*workers)
+    assert board.all_busy() is all_busy
+    assert board.busy() == busy
+
+
+def test_a_worker_that_ends_while_it_is_busy_is_absent_and_then_another_is_idle() -> None:
+    board = board_of(BUSY, BUSY)
+    board.vacate(1)
+    assert [(row.pid, row.state) for row in board.rows()] == [
+        (0, State.ABSENT),
+        (1002, State.STARTING),
+    ]
+    assert board.busy() == 1
+    board.claim(1, 2001)
+    assert not board.all_busy()
+    assert board.rows()[0].pid == 2001
+
+
+# The table
+
+ROW = Row(
+    number=1,
+    pid=4711,
+    state=State.RELAYING,
+    drains=False,
+    since=NOW - 2 * SECOND,
+    peer_cid=16,
+    peer_port=1024,
+    address=(0, 0xFFFF_0A00_0001),
+    up=5,
+    down=6,
+    served=7,
+    failures=(1, 0, 0, 0, 0, 1),
+    gone=3,
+    total_up=100,
+    total_down=200,
+)
+SERVING = ["2.0", "16:1024", "10.0.0.1", "5", "6"]
+CONNECTING = ["2.0", "16:1024", "-", "5", "6"]
+WITHOUT = ["2.0", "-", "-", "0", "0"]
+SHOWN: Dict[str, Tuple[Row, List[str]]] = {
+    "starting": (replace(ROW, state=State.STARTING), ["4711", "starting", *WITHOUT]),
+    "idle": (replace(ROW, state=State.IDLE), ["4711", "idle", *WITHOUT]),
+    "connecting": (replace(ROW, state=State.CONNECTING), ["4711", "connecting", *CONNECTING]),
+    "relaying": (ROW, ["4711", "relaying", *SERVING]),
+    "half-closed": (replace(ROW, state=State.HALF_CLOSED), ["4711", "half-closed", *SERVING]),
+    "idle, told to end": (replace(ROW, state=State.IDLE, drains=True), ["4711", "idle", *WITHOUT]),
+    "connecting, told to end": (
+        replace(ROW, state=State.CONNECTING, drains=True),
+        ["4711", "draining", *CONNECTING],
+    ),
+    "relaying, told to end": (replace(ROW, drains=True), ["4711", "draining", *SERVING]),
+    "half-closed, told to end": (
+        replace(ROW, state=State.HALF_CLOSED, drains=True),
+        ["4711", "draining", *SERVING],
+    ),
+    "ended": (replace(ROW, state=State.ABSENT, pid=0), ["-", "absent", *WITHOUT]),
+    "ended, told to": (
+        replace(ROW, state=State.ABSENT, pid=0, drains=True),
+        ["-", "absent", *WITHOUT],
+    ),
+    "never started": (
+        replace(ROW, state=State.ABSENT, pid=0, since=0),
+        ["-", "absent", "-", *WITHOUT[1:]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "cells"), SHOWN.values(), ids=SHOWN.keys())
+def test_a_row_says_what_its_worker_does(row: Row, cells: List[str]) -> None:
+    _, line, _ = report.table([row], NOW)
+    assert line.split() == ["1", *cells, "7", "2"]
+
+
+def test_the_totals_are_of_all_workers_and_tell_each_cause() -> None:
+    rows = [ROW, replace(ROW, up=0, down=0, failures=(0, 1, 0, 0, 2, 0), gone=0)]
+    assert report.totals(rows) == (
+        "14 connections served, 5 failed (1 refused, 1 timed out, 0 unreachable, 0 unresolved, "
+        "2 denied, 1 otherwise), 3 with the client gone before, 205 bytes up, 406 bytes down"
+    )
+
+
+def test_a_worker_that_was_told_to_end_has_a_successor_that_was_not() -> None:
+    board = board_of(BUSY)
+    board.slot(1)[DRAINS] = True
+    assert board.rows()[0].drains
+    board.claim(1, 4712)
+    assert not board.rows()[0].drains
+
+
+# All are busy
+
+
+class Saturation:
+    """Workers, the master's watch over them, and what it has warned of."""
+
+    def __init__(self, *workers: str) -> None:
+        self.board = board_of(*workers)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self.alarm = Alarm(self.board, self._writer)
+        self.watch = Watch(self.board, self._reader)
+        self.now = 1000.0
+
+    def take_place(self, number: int) -> None:
+        """As a worker does when it has accepted."""
+        self.board.set_busy(number, True)
+        if self.board.all_busy():
+            self.alarm.raise_once()
+
+    def rest(self, number: int) -> None:
+        self.board.set_busy(number, False)
+
+    def pass_time(self, seconds: float) -> None:
+        """As the master does meanwhile."""
+        until = self.now + seconds
+        while True:
+            try:
+                self.watch.begin(self.now)
+            except BlockingIOError:
+                # No alarm.
+                pass
+            due = self.watch.due
+            if due is None or due > until:
+                break
+            self.now = max(self.now, due)
+            self.watch.look(self.now)
+        self.now = until
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+@pytest.fixture
+def saturate(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Saturation]]:
+    made: List[Saturation] = []
+
+    def make(*workers: str) -> Saturation:
+        made.append(Saturation(*workers))
+        return made[-1]
+
+    caplog.set_level(logging.WARNING)
+    yield make
+    for saturation in made:
+        saturation.close()
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> List[str]:
+    return [record.getMessage().split(",")[0] for record in caplog.records]
+
+
+BUSY_FOR_LONG = 2 * TOLERATED
+
+
+def test_all_busy_for_a_while_is_one_warning_of_how_many_they_are(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE, ABSENT)
+    saturation.take_place(2)
+    saturation.pass_time(TOLERATED - LOOK_INTERVAL)
+    assert warned(caplog) == []
+    saturation.pass_time(WARNING_INTERVAL / 2)
+    assert warned(caplog) == ["all 2 workers are busy"]
+    saturation.pass_time(WARNING_INTERVAL)
+    assert len(warned(caplog)) == 2
+
+
+def test_all_busy_for_a_moment_is_none_and_nobody_looks_afterwards(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    saturation.take_place(2)
+    saturation.pass_time(TOLERATED / 2)
+    saturation.rest(1)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == []
+    assert saturation.watch.due is None
+
+
+def test_a_worker_that_dies_before_it_could_tell_silences_no_later_alarm(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    saturation.board.set_busy(2, True)
+    # The byte is the last thing that it would have written.
+    lost = os.open(os.devnull, os.O_WRONLY)
+    Alarm(saturation.board, lost).raise_once()
+    os.close(lost)
+    saturation.board.vacate(2)
+    saturation.board.claim(2, 2002)
+    saturation.take_place(2)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == ["all 2 workers are busy"]
+
+
+def test_the_last_idle_worker_that_ends_is_as_good_as_an_alarm(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    saturation.board.vacate(2)
+    saturation.watch.suspect(saturation.now)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == ["all 1 workers are busy"]
+
+
+def test_where_no_worker_is_there_none_is_busy(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(IDLE)
+    saturation.board.vacate(1)
+    saturation.watch.suspect(saturation.now)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == []
+    assert saturation.watch.due is None
+
+
+def test_once_no_clients_come_any_more_there_is_nothing_to_warn_of(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    saturation.take_place(2)
+    saturation.pass_time(TOLERATED / 2)
+    saturation.watch.end()
+    saturation.take_place(1)
+    saturation.watch.suspect(saturation.now)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == []
+    assert saturation.watch.due is None
+
+
+def test_an_alarm_that_comes_while_the_master_stops_looking_is_heard(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    saturation.take_place(2)
+    saturation.rest(2)
+    saturation.pass_time(TOLERATED / 2)
+    saturation.take_place(2)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == ["all 2 workers are busy"]
