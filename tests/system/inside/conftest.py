@@ -8,7 +8,15 @@ from typing import Iterator
 
 import pytest
 
-from tests.system.inside.service import ALLOWLIST, DROP_IN, SERVICE, SOCKET, Service, run
+from tests.system.inside.service import (
+    ALLOWLIST,
+    DROP_IN,
+    SERVICE,
+    SOCKET,
+    SOCKET_DROP_IN,
+    Service,
+    run,
+)
 
 PACKAGE = Path("/srv/packages/installed.deb")
 VERSION_COMMAND = ("dpkg-query", "-W", "-f", "${db:Status-Status}", "vsock-proxy")
@@ -29,11 +37,12 @@ def service(default_allowlist: str) -> Iterator[Service]:
         run("systemctl", "enable", "--now", SOCKET, SERVICE)
     changed = ALLOWLIST.read_text() != default_allowlist
     ALLOWLIST.write_text(default_allowlist)
-    if DROP_IN.exists():
-        DROP_IN.unlink()
-        run("systemctl", "daemon-reload")
-        changed = True
-    if changed or not Service().is_active():
+    for drop_in in (DROP_IN, SOCKET_DROP_IN):
+        if drop_in.exists():
+            drop_in.unlink()
+            run("systemctl", "daemon-reload")
+            changed = True
+    if changed or not (Service().is_active() and Service(SOCKET).is_active()):
         run("systemctl", "reset-failed", check=False)
         run("systemctl", "start", SOCKET)
         run("systemctl", "restart", SERVICE)

@@ -2,35 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Iterator
 
 from tests.system.inside.service import (
     ALLOWLIST,
     DROP_IN,
     SERVICE,
     SOCKET,
+    SOCKET_DROP_IN,
+    TIMEOUT,
     Load,
     Service,
     connect,
+    connect_only,
     echoes,
     journal_now,
     run,
+    secure,
     wait_until,
 )
 
 NEWER = Path("/srv/packages/newer.deb")
 NEWER_VERSION = "99.0.0"
 RESTART_DELAY = 2.0
+BROKEN = "allowlist:\n- {address: kms.eu-west-1.amazonaws.com, port: many}\n"
+# What policy-rc.d says of an action that may not be taken.
+NOT_PERMITTED = 101
 
 
-def configure(text: str) -> None:
-    """Override settings of the service."""
-    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
-    DROP_IN.write_text(f"[Service]\n{text}\n")
+def configure(text: str, drop_in: Path = DROP_IN) -> None:
+    """Override settings of the service, or of another unit."""
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    section = "Socket" if drop_in == SOCKET_DROP_IN else "Service"
+    drop_in.write_text(f"[{section}]\n{text}\n")
     run("systemctl", "daemon-reload")
+
+
+@contextlib.contextmanager
+def instance() -> Iterator[Service]:
+    """An instance of the template, started, that serves port 8001."""
+    environment = Path("/etc/nitro_enclaves/vsock-proxy.d/other.env")
+    environment.write_text(
+        "LOCAL_PORT=8001\nREMOTE_ADDR=kms.{region}.{domain}\nREMOTE_PORT=443\nOPTIONS=-4 -w 2\n"
+    )
+    other = Service("nitro-enclaves-vsock-proxy@other.service")
+    run("systemctl", "start", other.name)
+    try:
+        yield other
+    finally:
+        run("systemctl", "stop", other.name)
+        environment.unlink()
+
+
+@contextlib.contextmanager
+def policy(code: int) -> Iterator[None]:
+    """An operator's word, in Debian's way, on what packages may start, restart and stop."""
+    file = Path("/usr/sbin/policy-rc.d")
+    file.write_text(f"#!/bin/sh\nexit {code}\n")
+    file.chmod(0o755)
+    yield
+    file.unlink()
 
 
 def test_it_is_active_after_a_clean_boot(service: Service) -> None:
@@ -100,7 +136,7 @@ def test_a_broken_allowlist_stops_it_with_the_reason_and_it_is_not_tried_again(
     service: Service,
 ) -> None:
     since = journal_now()
-    ALLOWLIST.write_text("allowlist:\n- {address: kms.eu-west-1.amazonaws.com, port: many}\n")
+    ALLOWLIST.write_text(BROKEN)
     run("systemctl", "restart", SERVICE, check=False)
     wait_until(lambda: service.get("ActiveState") == "failed", "it has failed")
     assert service.get("ExecMainStatus") == str(os.EX_CONFIG)
@@ -108,6 +144,32 @@ def test_a_broken_allowlist_stops_it_with_the_reason_and_it_is_not_tried_again(
     time.sleep(2 * RESTART_DELAY)  # it is the absence of a start that is to be seen
     assert service.get("ActiveState") == "failed"
     assert service.journal(since).count("port is 'many'") == 1
+
+
+def test_a_guest_that_waits_for_a_broken_allowlist_is_served_once_that_is_mended(
+    service: Service, default_allowlist: str
+) -> None:
+    # This machine is some ten times slower than most, so the limit is a slower one than 20 in 2 s.
+    configure("TriggerLimitIntervalSec=16s\nTriggerLimitBurst=3", SOCKET_DROP_IN)
+    since = journal_now()
+    ALLOWLIST.write_text(BROKEN)
+    run("systemctl", "restart", SERVICE, check=False)
+    with connect_only() as guest:
+        wait_until(
+            lambda: (
+                service.journal(since).count("port is 'many'") >= 5
+                or Service(SOCKET).get("ActiveState") == "failed"
+            ),
+            "it has failed five times, or the socket was given up",
+            2 * TIMEOUT,
+        )
+        assert Service(SOCKET).is_active()
+        wait_until(lambda: service.get("ActiveState") == "activating", "it is started again")
+        ALLOWLIST.write_text(default_allowlist)
+        run("systemctl", "reload-or-restart", SERVICE)
+        assert service.is_active()
+        assert Service(SOCKET).is_active()
+        assert echoes(secure(guest), b"x")
 
 
 def test_it_recovers_from_a_master_that_is_killed(service: Service) -> None:
@@ -142,21 +204,23 @@ def test_an_upgrade_keeps_an_edited_allowlist_and_restarts_the_service(service: 
         assert echoes(client, b"x")
 
 
-def test_an_instance_of_the_template_serves_another_endpoint() -> None:
-    environment = Path("/etc/nitro_enclaves/vsock-proxy.d/other.env")
-    environment.write_text(
-        "LOCAL_PORT=8001\nREMOTE_ADDR=kms.{region}.{domain}\nREMOTE_PORT=443\nOPTIONS=-4 -w 2\n"
-    )
-    name = "nitro-enclaves-vsock-proxy@other.service"
-    run("systemctl", "start", name)
-    try:
+def test_an_instance_of_the_template_serves_another_endpoint_and_is_restarted_by_an_upgrade() -> (
+    None
+):
+    with instance() as other:
         with connect(port=8001) as client:
             assert echoes(client, b"x")
-        status = run("systemctl", "show", "--value", "--property", "StatusText", name)
-        assert " of 2 workers busy" in status
-    finally:
-        run("systemctl", "stop", name)
-        environment.unlink()
+        assert " of 2 workers busy" in other.get("StatusText")
+        pid = other.pid
+        run("dpkg", "-i", NEWER)
+        other.wait_for_another(pid)
+
+
+def test_an_upgrade_restarts_nothing_where_policy_rc_d_forbids_it(service: Service) -> None:
+    with instance() as other, policy(NOT_PERMITTED):
+        pids = service.pid, other.pid
+        run("dpkg", "-i", NEWER)
+        assert (service.pid, other.pid) == pids
 
 
 def test_purge_leaves_nothing(service: Service) -> None:

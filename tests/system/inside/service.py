@@ -16,6 +16,7 @@ SERVICE = "nitro-enclaves-vsock-proxy.service"
 SOCKET = "nitro-enclaves-vsock-proxy.socket"
 ALLOWLIST = Path("/etc/nitro_enclaves/vsock-proxy.yaml")
 DROP_IN = Path(f"/run/systemd/system/{SERVICE}.d/test.conf")
+SOCKET_DROP_IN = Path(f"/run/systemd/system/{SOCKET}.d/test.conf")
 PORT = 8000
 VMADDR_CID_LOCAL = 1
 # The machine is emulated, and its two processors are shared.
@@ -44,11 +45,14 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = TIME
 
 
 class Service:
-    """The unit that the package brings along."""
+    """A unit that the package brings along."""
+
+    def __init__(self, name: str = SERVICE) -> None:
+        self.name = name
 
     def get(self, name: str) -> str:
         """One of its properties."""
-        return run("systemctl", "show", "--value", "--property", name, SERVICE).strip()
+        return run("systemctl", "show", "--value", "--property", name, self.name).strip()
 
     def is_active(self) -> bool:
         """Whether it runs and is ready."""
@@ -65,7 +69,7 @@ class Service:
 
     def journal(self, since: str) -> str:
         """What it has logged since a cursor of the journal."""
-        return run("journalctl", "--after-cursor", since, "--unit", SERVICE, "--output", "cat")
+        return run("journalctl", "--after-cursor", since, "--unit", self.name, "--output", "cat")
 
 
 def journal_now() -> str:
@@ -81,10 +85,20 @@ def journal_now() -> str:
 
 def connect(port: int = PORT) -> ssl.SSLSocket:
     """A guest's connection to KMS, its name checked."""
-    context = ssl.create_default_context(cafile=str(CERTIFICATE))
+    return secure(connect_only(port))
+
+
+def connect_only(port: int = PORT) -> socket.socket:
+    """A guest's connection, that may not be served yet."""
     client = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     client.settimeout(TIMEOUT)
     client.connect((VMADDR_CID_LOCAL, port))
+    return client
+
+
+def secure(client: socket.socket) -> ssl.SSLSocket:
+    """A guest's connection from here on in TLS, the name of KMS checked."""
+    context = ssl.create_default_context(cafile=str(CERTIFICATE))
     return context.wrap_socket(client, server_hostname=KMS_NAME)
 
 
