@@ -21,8 +21,8 @@ from tests.support.namespaces import Namespace
 from tests.support.relaying import Relayed, tcp_pair
 from tests.support.seccomp import Refused, refuse_splice
 from tests.support.servers import exchange, read_all, read_exactly
+from vsock_proxy import kernel, splicing
 from vsock_proxy import relay as relay_module
-from vsock_proxy import splicing
 from vsock_proxy.outcome import End, Outcome
 from vsock_proxy.relay import Relay
 
@@ -343,7 +343,7 @@ def _open_pipe_without_pages() -> str:
     for _ in range(200):
         _, writer = os.pipe()
         try:
-            fcntl.fcntl(writer, splicing.F_SETPIPE_SZ, MIB)
+            fcntl.fcntl(writer, kernel.F_SETPIPE_SZ, MIB)
         except PermissionError:
             break
     else:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from socket import IPPROTO_TCP
 from typing import Optional
 
+from vsock_proxy.kernel import TCP_USER_TIMEOUT
+
 # A NAT gateway drops a flow after 350 s without a packet; Linux would probe after 7,200.
 KEEPALIVE_IDLE = 120
 KEEPALIVE_INTERVAL = 30
@@ -90,7 +92,7 @@ class KeepAlive:
         """The kernel counts from when the window was closed, which is _open_at or soon after."""
         assert self._sock is not None
         self._timeout = timeout
-        self._sock.setsockopt(IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout * 1000))
+        self._sock.setsockopt(IPPROTO_TCP, TCP_USER_TIMEOUT, int(timeout * 1000))
 
 
 def read_standing(info: bytes) -> Standing:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
 from vsock_proxy.errors import UnavailableError
+from vsock_proxy.kernel import AF_VSOCK, VMADDR_CID_ANY
 from vsock_proxy.peers import Peer, peer_of
 from vsock_proxy.settings import Settings
 
@@ -23,6 +24,7 @@ from vsock_proxy.settings import Settings
 # net/vmw_vsock/virtio_transport_common.c).
 BACKLOG = 2**31 - 1
 FIRST_UNPRIVILEGED_PORT = 1024
+NO_VSOCK = "this Python was built without AF_VSOCK; use another one, such as that of the system"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,10 @@ def open_listener(settings: Settings, inherited: Optional[socket.socket] = None)
 def _take_over(settings: Settings, sock: socket.socket) -> Listener:
     """Without a path to remove: it is for the service manager to keep or to remove."""
     address = sock.getsockname()
-    if sock.family == socket.AF_VSOCK:
+    if sock.family == AF_VSOCK:
+        if isinstance(address[1], bytes):
+            # An address that the socket module cannot read.
+            raise UnavailableError(f"cannot serve the socket that was passed: {NO_VSOCK}")
         name, asked_for = f"vsock port {address[1]}", settings.uds_path is None
         asked_for = asked_for and address[1] == settings.local_port
     else:
@@ -92,17 +97,20 @@ def _take_over(settings: Settings, sock: socket.socket) -> Listener:
 def _listen_vsock(port: int) -> Listener:
     name = f"vsock port {port}"
     try:
-        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        sock = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {name}: {error.strerror}; is the vsock module loaded "
             "(modprobe vsock, on the parent of a microVM modprobe vhost_vsock)?"
         ) from None
     try:
-        sock.bind((socket.VMADDR_CID_ANY, port))
+        sock.bind((VMADDR_CID_ANY, port))
         return _listening(sock, name)
     except OSError as error:
         sock.close()
+        if error.errno is None:
+            # The socket module's own error, where it cannot write an address of AF_VSOCK.
+            raise UnavailableError(f"cannot listen on {name}: {NO_VSOCK}") from None
         raise UnavailableError(
             f"cannot listen on {name}: {error.strerror}{_vsock_advice(error, port)}"
         ) from None

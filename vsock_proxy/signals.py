@@ -23,6 +23,8 @@ import os
 import signal
 from typing import Callable, List, Set, TypeVar
 
+from vsock_proxy.kernel import SIGSTKFLT
+
 # What the master acts on, in this order: who is to end neither replaces workers nor reloads first.
 # A terminal's Ctrl-C and systemd's KillMode=control-group reach the children too; those do what
 # their master tells them, and nothing for the others.
@@ -46,8 +48,7 @@ IGNORED = (
     signal.SIGPWR,
     signal.SIGTTIN,
     signal.SIGTTOU,
-    # Python has its name only since 3.11; the number is that of x86 and ARM.
-    getattr(signal, "SIGSTKFLT", 16),
+    SIGSTKFLT,
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 

@@ -19,15 +19,14 @@ import os
 import socket
 from typing import Optional
 
+from vsock_proxy.kernel import F_GETPIPE_SZ, F_SETPIPE_SZ
+
 # What an unprivileged process may ask for (fs.pipe-max-size).
 PIPE_SIZE = 1 << 20
 # What it must get: a user whose pipes together have reached fs.pipe-user-pages-soft is given two
 # pages. Measured: with 8 KiB a byte costs 2.5 times the processor time of copying it, with 64 KiB
 # as much as that, with 128 KiB four fifths, with 1 MiB half.
 WORTHWHILE_SIZE = 128 << 10
-# include/uapi/linux/fcntl.h; fcntl names them only since Python 3.10.
-F_SETPIPE_SZ = 1031
-F_GETPIPE_SZ = 1032
 # Errors that are a connection's: any other is of splice() itself, and copying goes on.
 CONNECTION_ERRORS = frozenset(
     (

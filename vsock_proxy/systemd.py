@@ -18,6 +18,7 @@ import time
 from typing import Iterable, List, MutableMapping, Optional
 
 from vsock_proxy.errors import UnavailableError
+from vsock_proxy.kernel import AF_VSOCK
 from vsock_proxy.scoreboard import Row
 
 FIRST_PASSED_FD = 3
@@ -126,7 +127,7 @@ def inherited_listener(environment: Environment) -> Optional[socket.socket]:
 def _problems(sock: socket.socket) -> List[str]:
     """Why a socket is none to accept guests' connections from."""
     problems = []
-    if sock.family not in (socket.AF_VSOCK, socket.AF_UNIX):
+    if sock.family not in (AF_VSOCK, socket.AF_UNIX):
         problems.append("neither AF_VSOCK nor AF_UNIX")
     if sock.type != socket.SOCK_STREAM:
         problems.append("not a stream socket")

@@ -21,6 +21,7 @@ import time
 
 from vsock_proxy.addresses import Address
 from vsock_proxy.keepalive import KeepAlive
+from vsock_proxy.kernel import EPOLLEXCLUSIVE
 from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.limiter import Limiter
 from vsock_proxy.listener import Listener
@@ -158,7 +159,7 @@ class Worker:
         self._slot = self._board.claim(number, os.getpid())
         self._relay.moved = self._slot[UP : DOWN + 1]
         epoll = select.epoll()
-        epoll.register(self._listener.sock, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        epoll.register(self._listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
         epoll.register(self._lifeline.reader, select.EPOLLIN)
         epoll.register(self._signals.reader, select.EPOLLIN)
         # Not before: a signal closes the listener.

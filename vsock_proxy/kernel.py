@@ -1,0 +1,25 @@
+"""Numbers of the kernel's interface for which this Python may have no name.
+
+A Python names what the headers of the C library had when it was built. Portable builds, such as
+Anaconda's, are made with an old one, and lack what the kernel has had for years. The numbers never
+change, since programs are compiled with them; these are those of x86 and ARM.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import signal
+import socket
+
+# glibc has it since 2.24, the kernel since 4.5 (include/uapi/linux/eventpoll.h).
+EPOLLEXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 1 << 28)
+# glibc 2.18, kernel 3.9 (include/linux/socket.h, include/uapi/linux/vm_sockets.h).
+AF_VSOCK: int = getattr(socket, "AF_VSOCK", 40)
+VMADDR_CID_ANY: int = getattr(socket, "VMADDR_CID_ANY", 0xFFFFFFFF)
+# glibc 2.15, kernel 2.6.37 (include/uapi/linux/tcp.h).
+TCP_USER_TIMEOUT: int = getattr(socket, "TCP_USER_TIMEOUT", 18)
+# Python has their names only since 3.10 and 3.11 (include/uapi/linux/fcntl.h, asm/signal.h).
+F_SETPIPE_SZ: int = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+F_GETPIPE_SZ: int = getattr(fcntl, "F_GETPIPE_SZ", 1032)
+SIGSTKFLT: int = getattr(signal, "SIGSTKFLT", 16)
