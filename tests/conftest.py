@@ -7,6 +7,7 @@ may use it, which is a virtual machine that the suite starts itself (tests/vm).
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
@@ -17,6 +18,7 @@ from tests.support.means import need_address
 from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, echo
 from tests.support.transports import Hybrid, Vsock
+from vsock_proxy.signals import HANDLED, IGNORED, Signals
 
 ONLY_ON_HYBRID = "hybrid_only"
 ONLY_ON_VSOCK = "vsock_only"
@@ -139,3 +141,15 @@ def start_proxy(transport: Transport, write_allowlist: Callable[..., Path]) -> I
         proxy.end()
         # pytest shows this where the test failed.
         print(f"the end of the log of {proxy.pid}:", *proxy.log.lines[-40:], sep="\n")
+
+
+@pytest.fixture
+def signals() -> Iterator[Signals]:
+    """What every process of the program has; this process's own handlers come back afterwards."""
+    before = {number: signal.getsignal(number) for number in (*HANDLED, *IGNORED)}
+    made = Signals()
+    yield made
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    made.close()

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Callable, Iterator
+from typing import Callable
 
 import pytest
 
 from tests.support import processes
 from vsock_proxy.apart import Apart, Died
 from vsock_proxy.errors import ConfigurationError
-from vsock_proxy.signals import HANDLED, IGNORED, Signals
+from vsock_proxy.signals import Signals
 
 pytestmark = pytest.mark.hybrid_only
-
-
-@pytest.fixture
-def signals() -> Iterator[Signals]:
-    """What every process of the program has; this process's own handlers come back afterwards."""
-    before = {number: signal.getsignal(number) for number in (*HANDLED, *IGNORED)}
-    made = Signals()
-    yield made
-    signal.set_wakeup_fd(-1)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    made.close()
 
 
 def fail() -> None:

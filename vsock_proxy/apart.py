@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 from types import TracebackType
 from typing import Callable, Generic, Optional, Tuple, Type, TypeVar
@@ -60,6 +61,12 @@ class Apart(Generic[T]):
             raise
         finally:
             os.close(writer)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until receive() has something to do, at most so many seconds; whether it has."""
+        poll = select.poll()
+        poll.register(self.reader, select.POLLIN)
+        return bool(poll.poll(int(seconds * 1000)))
 
     def receive(self) -> bool:
         """Read what there is of the result, after waiting for it; True once it is whole."""

@@ -97,7 +97,7 @@ class Judged:
 
 def _judge(settings: Settings, signals: Signals) -> Judged:
     """Everything at start that may have to be waited for: metadata, the allowlist, DNS."""
-    host = metadata.expand(settings.endpoint.host)
+    host = metadata.expand(settings.endpoint.host, search=metadata.look_up_apart(signals))
     check_endpoint(host, host)
     settings = replace(settings, endpoint=replace(settings.endpoint, host=host))
     policy = make_policy(settings, allowlist.load(settings.config))

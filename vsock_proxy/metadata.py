@@ -5,18 +5,40 @@ oriented (IMDSv2), the older way only where the service does not know the newer,
 nobody answers there, IPv6. At boot the network may not be up yet, hence the patience.
 
 http.client ignores the proxies of the environment, which is wanted: the metadata of another machine
-is of no use. It is imported only when there is something to ask, for the time that takes.
+is of no use. But it bounds neither time nor length of a whole answer, so its socket does that.
+What nothing can bound is a lookup of the service's name; so all runs in a process of its own, which
+can be killed. There http.client is imported, and nowhere else.
 """
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import logging
 import os
 import re
+import socket
 import time
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
+from vsock_proxy.apart import Apart, Died
 from vsock_proxy.errors import TryAgainError, UsageError
+from vsock_proxy.signals import Signals
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 ENDPOINTS = ("http://169.254.169.254", "http://[fd00:ec2::254]")
 ENDPOINT_VARIABLE = "VSOCK_PROXY_IMDS_ENDPOINT"
@@ -26,14 +48,24 @@ PATHS = {
     "{region}": "/latest/meta-data/placement/region",
     "{domain}": "/latest/meta-data/services/domain",
 }
-FORMS = {"{region}": r"[a-z0-9-]{1,63}", "{domain}": r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){0,9}"}
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+FORMS = {"{region}": LABEL, "{domain}": rf"{LABEL}(\.{LABEL}){{0,9}}"}
+URL = re.compile(
+    r"http://(\[(?P<ip>[0-9a-f:.]+)(%(25)?(?P<zone>[a-z0-9._-]+))?\]"
+    rf"|(?P<name>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]{{1,5}})?)?/?",
+    re.IGNORECASE | re.ASCII,
+)
 TOKEN_LIFETIME = 60
 # What a service that predates IMDSv2 answers to the request for a token.
 NO_TOKENS = (404, 405)
 LONGEST_ANSWER = 1024
-# Seconds: for one answer, for the whole search, and between two rounds of it.
+# With its status lines and headers, and those of what comes before it (100 Continue).
+MOST_BYTES = 1 << 16
+# Seconds: for one answer; for the whole search, and how much later it is ended if it did not end
+# itself; and between two rounds of it.
 ANSWER_TIMEOUT = 1.0
-PATIENCE = 30.0
+PATIENCE = 28.0
+GRACE = 2.0
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 4.0
 
@@ -59,8 +91,15 @@ def without_placeholders(host: str) -> str:
     return host
 
 
-def expand(host: str, environment: Mapping[str, str] = os.environ) -> str:
+Search = Callable[[Sequence[str], Sequence[str], float], Dict[str, str]]
+
+
+def expand(
+    host: str, environment: Mapping[str, str] = os.environ, search: Optional[Search] = None
+) -> str:
     """The host name with region and domain filled in.
+
+    search: look_up(), or something that does the same.
 
     Raises TryAgainError if they cannot be found out, UsageError if a variable of the environment
     that overrides them is malformed.
@@ -68,23 +107,47 @@ def expand(host: str, environment: Mapping[str, str] = os.environ) -> str:
     values = _known(environment)
     unknown = [name for name in PATHS if name in host and name not in values]
     if unknown:
-        values.update(look_up(unknown, _endpoints(environment), PATIENCE))
+        values.update((search or look_up)(unknown, _endpoints(environment), PATIENCE))
     for placeholder, value in values.items():
         host = host.replace(placeholder, value)
     return host
 
 
+def look_up_apart(signals: Signals) -> Search:
+    """look_up() in a process of its own, which ends in time even if a name server hangs."""
+
+    def search(names: Sequence[str], endpoints: Sequence[str], patience: float) -> Dict[str, str]:
+        try:
+            with Apart(signals, lambda: look_up(names, endpoints, patience)) as asking:
+                if asking.wait(patience + GRACE):
+                    return asking.result()
+        except (OSError, Died) as error:
+            raise TryAgainError(
+                f"no instance metadata for {' and '.join(names)}: the process that asks for it: "
+                f"{error}"
+            ) from None
+        raise TryAgainError(
+            f"no instance metadata for {' and '.join(names)} within {patience + GRACE:g} s; does "
+            f"the name in {ENDPOINT_VARIABLE} resolve?"
+        )
+
+    return search
+
+
 def look_up(names: Sequence[str], endpoints: Sequence[str], patience: float) -> Dict[str, str]:
-    """The values of placeholders, from the first endpoint that answers. Raises TryAgainError."""
+    """The values of placeholders, from the first endpoint that answers. Raises TryAgainError.
+
+    It takes no longer than the patience, or one answer, but for a name server that hangs.
+    """
     addresses = [_address(endpoint) for endpoint in endpoints]
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + max(patience, ANSWER_TIMEOUT)
     pause = FIRST_PAUSE
     while True:
         problems: List[str] = []
-        values = _ask_in_turn(addresses, names, problems)
+        values = _ask_in_turn(addresses, names, deadline, problems)
         if values is not None:
             return values
-        if time.monotonic() + pause > deadline:
+        if not patience or time.monotonic() + pause > deadline:
             raise TryAgainError(
                 f"no instance metadata for {' and '.join(names)} ({'; '.join(problems)}); is this "
                 "an EC2 instance with the metadata service enabled and, in a container, a hop "
@@ -111,29 +174,35 @@ def _endpoints(environment: Mapping[str, str]) -> Sequence[str]:
 
 
 def _address(endpoint: str) -> _Address:
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(endpoint)
-        if parts.scheme == "http" and parts.hostname and parts.path in ("", "/"):
-            return _Address(parts.hostname, parts.port or 80)
-    except ValueError:
-        pass
+    found = URL.fullmatch(endpoint)
+    port = int(found["port"] or 80) if found else 0
+    if found and 0 < port < 65536 and (not found["ip"] or _is_ipv6(found["ip"])):
+        zone = f"%{found['zone']}" if found["zone"] else ""
+        return _Address(found["name"] or found["ip"] + zone, port)
     raise UsageError(f"{ENDPOINT_VARIABLE} must be of the form http://HOST:PORT, not {endpoint!r}")
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _ask_in_turn(
-    addresses: Iterable[_Address], names: Sequence[str], problems: List[str]
+    addresses: Iterable[_Address], names: Sequence[str], deadline: float, problems: List[str]
 ) -> Optional[Dict[str, str]]:
     """Ask the first that answers at all; what is wrong is added to the problems."""
     from http.client import HTTPException
 
     for address in addresses:
         try:
-            return _ask(address, names)
+            return _ask(address, names, deadline)
         except OSError as error:
             problems.append(f"{address}: {error.strerror or error}")
-        except HTTPException as error:
+        except (HTTPException, ValueError) as error:
+            # A ValueError is http.client's for a length that is a number and yet none.
             problems.append(f"{address}: {type(error).__name__} {str(error)[:60]!r}")
             break
         except _Unusable as error:
@@ -142,23 +211,24 @@ def _ask_in_turn(
     return None
 
 
-def _ask(address: _Address, names: Sequence[str]) -> Dict[str, str]:
+def _ask(address: _Address, names: Sequence[str], deadline: float) -> Dict[str, str]:
     status, token = _request(
         address,
         "PUT",
         TOKEN_PATH,
         {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_LIFETIME)},
+        deadline,
     )
     if status != 200 and status not in NO_TOKENS:
         raise _Unusable(f"status {status} for {TOKEN_PATH}")
     if status == 200 and not re.fullmatch(r"[!-~]+", token):
         raise _Unusable("a malformed token")
     headers = {"X-aws-ec2-metadata-token": token} if status == 200 else {}
-    return {name: _value(address, name, headers) for name in names}
+    return {name: _value(address, name, headers, deadline) for name in names}
 
 
-def _value(address: _Address, name: str, headers: Mapping[str, str]) -> str:
-    status, text = _request(address, "GET", PATHS[name], headers)
+def _value(address: _Address, name: str, headers: Mapping[str, str], deadline: float) -> str:
+    status, text = _request(address, "GET", PATHS[name], headers, deadline)
     if status != 200:
         raise _Unusable(f"status {status} for {PATHS[name]}")
     if not re.fullmatch(FORMS[name], text):
@@ -167,15 +237,73 @@ def _value(address: _Address, name: str, headers: Mapping[str, str]) -> str:
 
 
 def _request(
-    address: _Address, method: str, path: str, headers: Mapping[str, str]
-) -> tuple[int, str]:
+    address: _Address, method: str, path: str, headers: Mapping[str, str], deadline: float
+) -> Tuple[int, str]:
+    """Status and text of an answer. The text is empty unless the status is 200."""
     from http.client import HTTPConnection
 
-    connection = HTTPConnection(address.host, address.port, timeout=ANSWER_TIMEOUT)
-    try:
+    deadline = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
+    connection = HTTPConnection(address.host, address.port, timeout=_left(deadline))
+    connection.connect()
+    with connection.sock as sock:
+        connection.sock = _Bounded(sock, deadline)
         connection.request(method, path, headers=dict(headers))
         response = connection.getresponse()
-        body = response.read(LONGEST_ANSWER)
-        return response.status, body.decode("ascii", "backslashreplace").strip()
-    finally:
-        connection.close()
+        body = _body(response, path) if response.status == 200 else b""
+    return response.status, body.decode("ascii", "backslashreplace").strip()
+
+
+def _body(response: HTTPResponse, path: str) -> bytes:
+    """The body, if it is as long as the answer says, which one that was cut off is not."""
+    if not response.chunked:
+        lengths = set(response.headers.get_all("Content-Length", ()))
+        if len(lengths) != 1 or not re.fullmatch("[0-9]{1,9}", lengths.pop()):
+            raise _Unusable(f"an answer that does not say how long it is, for {path}")
+    body = response.read(LONGEST_ANSWER + 1)
+    if len(body) > LONGEST_ANSWER:
+        raise _Unusable(f"an answer of more than {LONGEST_ANSWER} bytes for {path}")
+    if response.length:
+        raise _Unusable(f"an answer that was cut short, for {path}")
+    return body
+
+
+class _Bounded(io.RawIOBase):
+    """The socket of an HTTPConnection: reads until a moment, and no more than so many bytes.
+
+    A timeout of the socket's own is for each byte, of which a service may send one a second.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        super().__init__()
+        self._sock = sock
+        self._deadline = deadline
+        self._most = MOST_BYTES
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(_left(self._deadline))
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(_left(self._deadline))
+        count = self._sock.recv_into(buffer)
+        self._most -= count
+        if self._most < 0:
+            raise _Unusable(f"an answer of more than {MOST_BYTES} bytes")
+        return count
+
+    def close(self) -> None:
+        """Nothing: http.client closes its connection before it has read the answer."""
+
+
+def _left(deadline: float) -> float:
+    """The seconds that are left. Raises TimeoutError if there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
