@@ -20,10 +20,12 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import logs, processes
 from tests.support.clients import answers
 from tests.support.logs import Sink
+from tests.support.namespaces import why_not
 from tests.support.program import PROJECT, Proxy, command
+from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS, wait_until
 
-WHOLE_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|debug) \S[^:]*: \S.*")
+WHOLE_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|debug) \S[^:]*: .*")
 NOT_WRITTEN = r"warning master: (\d+) lines of the log could not be written: (.*)$"
 CONNECTIONS = 60
 
@@ -233,6 +235,95 @@ def test_a_file_that_can_grow_again_has_no_torn_line_and_the_number_of_those_los
     assert sum(int(match[1]) for match in told if match) == 10 - len(
         [line for line in lines if " -> " in line and " ended: " in line]
     )
+
+
+# A stderr that cannot be opened anew
+
+WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+reopening_fails = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+
+
+@reopening_fails
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_where_stderr_cannot_be_opened_anew_nobody_waits_for_it_either_and_losses_are_told(
+    kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink(kind)
+    sink.fill()
+    proxy = start_proxy(
+        start_server(), workers=2, ready=False, stderr=sink.writer, wrapper=WITHOUT_PROC
+    )
+    proxy.wait_for_workers(2, "idle")
+    # More than fits between the processes and the one that waits.
+    for _ in range(8):
+        for _ in range(100):
+            assert answers(proxy)
+        proxy.send(signal.SIGUSR1)
+        time.sleep(0.5)
+    flags = fcntl.fcntl(sink.writer, fcntl.F_GETFL)
+    assert not flags & os.O_NONBLOCK
+    proxy.read_log_from(sink.stream())
+    proxy.log.wait_for(NOT_WRITTEN)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+    proxy.log.wait_for("info master: ended; 800 connections served")
+    # What filled it may end without the end of a line.
+    own = [line.lstrip("#") for line in proxy.log.lines if line.strip("#")]
+    assert all(WHOLE_LINE.fullmatch(line) for line in own), own
+
+
+@reopening_fails
+def test_a_log_process_that_stands_still_before_a_full_pipe_ends_with_the_proxy(
+    make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink("pipe")
+    sink.fill()
+    proxy = start_proxy(
+        start_server(), workers=2, ready=False, stderr=sink.writer, wrapper=WITHOUT_PROC
+    )
+    proxy.wait_for_workers(2, "idle")
+    assert answers(proxy)
+    (pid,) = log_processes(proxy)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+    wait_until(lambda: not processes.is_alive(pid), "the log's process is gone")
+
+
+def log_processes(proxy: Proxy) -> List[int]:
+    return [pid for pid in proxy.children() if processes.title(pid) == "vsock-proxy: log"]
+
+
+@reopening_fails
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_log_process_that_was_killed_is_replaced_and_one_told_to_end_goes_on(
+    number: signal.Signals, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=2, wrapper=WITHOUT_PROC)
+    proxy.wait_for_workers(2, "idle")
+    (pid,) = log_processes(proxy)
+    os.kill(pid, number)
+    if number is signal.SIGKILL:
+        proxy.log.wait_for("warning master: log ended, signal 9 .Killed.; starting another")
+    assert answers(proxy)
+    proxy.log.wait_for(" ended: ")
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+    proxy.log.wait_for("ended; 1 connections served")
+
+
+@reopening_fails
+def test_when_the_master_is_killed_the_log_process_ends_with_the_last_worker(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=2, wrapper=WITHOUT_PROC)
+    (pid,) = log_processes(proxy)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+        proxy.wait_for_workers(1, " -> ")
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+    proxy.log.wait_for(" ended: ")
+    wait_until(lambda: not processes.is_alive(pid), "the log's process is gone")
 
 
 # What is written before the log is there, or instead of it

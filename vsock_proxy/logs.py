@@ -93,7 +93,8 @@ class Log:
     def __init__(self, level: str, stderr: Stderr, untold: Untold) -> None:
         """level: the lowest that is written."""
         self._text = _Journal() if _stderr_is_journal() else _Text()
-        self._untold = untold
+        self.stderr = stderr
+        self.untold = untold
         self._handler = _StderrHandler(stderr, untold)
         self._handler.setFormatter(self._text)
         self.finish_line = self._handler.finish_line
@@ -104,7 +105,7 @@ class Log:
     def name(self, process: str, row: int) -> None:
         """Say in every line from now on that it is of this process, and count in its cells."""
         self._text.process = process
-        self._untold.belong_to(row)
+        self.untold.belong_to(row)
 
     def write(self, level: int, text: str) -> int:
         """Write a line now, whatever the lowest level is; the errno if that cannot be done."""

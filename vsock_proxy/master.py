@@ -27,7 +27,8 @@ from typing import Callable, Dict, List, Optional, Tuple
 from vsock_proxy import allowlist, metadata, report
 from vsock_proxy.addresses import Address, AddressTable
 from vsock_proxy.apart import Apart
-from vsock_proxy.errors import ConfigurationError, UnavailableError
+from vsock_proxy.copier import Copier
+from vsock_proxy.errors import ConfigurationError, TryAgainError, UnavailableError
 from vsock_proxy.forking import fork
 from vsock_proxy.hostnames import check_endpoint
 from vsock_proxy.lifeline import Lifeline
@@ -66,6 +67,21 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
     """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
+    _raise_file_limit()
+    if stderr.is_own:
+        return _serve(settings, signals, stderr, None)
+    copier = Copier(stderr, signals)
+    try:
+        copier.start()
+    except OSError as error:
+        raise TryAgainError(f"cannot start a process for the log: {error.strerror}") from None
+    try:
+        return _serve(settings, signals, stderr, copier)
+    finally:
+        copier.finish()
+
+
+def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optional[Copier]) -> int:
     # A row for the master, one for each worker, the last for the resolver.
     untold = Untold(settings.workers + 2)
     log_output = Log(settings.log_level, stderr, untold)
@@ -77,10 +93,9 @@ def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
     except Interrupted:
         log.info("told to end before the start was complete")
         return os.EX_OK
-    _raise_file_limit()
     listener = open_listener(judged.settings, inherited)
     try:
-        return Master(judged, log_output, untold, notifier, listener, signals).run()
+        return Master(judged, log_output, copier, notifier, listener, signals).run()
     except BaseException:
         listener.remove()
         raise
@@ -121,14 +136,15 @@ class Master:
         self,
         judged: Judged,
         log_output: Log,
-        untold: Untold,
+        copier: Optional[Copier],
         notifier: Notifier,
         listener: Listener,
         signals: Signals,
     ) -> None:
         self._settings = settings = judged.settings
         self._log = log_output
-        self._teller = Teller(untold, log_output.finish_line, log_output.write)
+        self._copier = copier
+        self._teller = Teller(log_output)
         self._notifier = notifier
         self._policy = judged.policy
         self._listener = listener
@@ -151,7 +167,7 @@ class Master:
             Alarm(self._board, alarm),
             self._signals,
             self._lifeline,
-            untold,
+            log_output.untold,
         )
         self._pacer = Pacer()
         self._workers: Dict[int, int] = {}
@@ -293,6 +309,23 @@ class Master:
         """In a child: close what only the master may hold."""
         os.close(self._lifeline.writer)
         os.close(self._alarm_reader)
+        os.close(self._log.untold.reader)
+        if self._copier is not None:
+            self._copier.leave()
+
+    def _start_copier(self) -> None:
+        if self._copier is None:
+            return
+        try:
+            self._copier.start(self._leave_for_copier)
+        except OSError:
+            # There is no log to say it in.
+            self._schedule(1.0, self._start_copier)
+
+    def _leave_for_copier(self) -> None:
+        self._listener.close()
+        for fd in (self._lifeline.writer, self._alarm_reader, self._log.untold.reader):
+            os.close(fd)
 
     def _reap(self) -> None:
         while True:
@@ -308,6 +341,9 @@ class Master:
         if pid == self._resolver:
             self._resolver = None
             self._replace("resolver", exit_code, self._start_resolver)
+        elif self._copier is not None and pid == self._copier.pid:
+            self._copier.pid = None
+            self._replace("log", exit_code, self._start_copier)
         elif pid in self._workers:
             number = self._workers.pop(pid)
             self._board.vacate(number)

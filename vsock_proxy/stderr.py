@@ -37,10 +37,20 @@ class Stderr:
     write: takes at most MOST bytes and returns how many were written; raises OSError, of which
     BlockingIOError says that it would have had to wait.
     is_own: whether nothing that others do can make write() wait.
+    fd: what to poll for room.
     """
 
     def __init__(self) -> None:
         self.write, self.is_own = _open()
+        self.fd = STDERR
+
+    def send_to(self, sock: socket.socket) -> None:
+        """Write to this socket from now on."""
+        self.write, self.fd = _sender(sock), sock.fileno()
+
+    def write_directly(self) -> None:
+        """Write to descriptor 2 again, where there is room."""
+        self.write, self.fd = _write_if_there_is_room, STDERR
 
     def say(self, text: str) -> None:
         """Write what of a text can be written now."""
@@ -79,7 +89,7 @@ def _open() -> Tuple[Callable[[bytes], int], bool]:
     except OSError:
         return _write, True
     if stat.S_ISSOCK(mode):
-        return _sender(), True
+        return _sender(socket.SocketType(fileno=os.dup(STDERR))), True
     if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
         return _write, True
     try:
@@ -95,8 +105,7 @@ def _write(data: bytes) -> int:
     return os.write(STDERR, data)
 
 
-def _sender() -> Callable[[bytes], int]:
-    sock = socket.SocketType(fileno=os.dup(STDERR))
+def _sender(sock: socket.SocketType) -> Callable[[bytes], int]:
     return lambda data: sock.send(data, socket.MSG_DONTWAIT)
 
 

@@ -11,11 +11,11 @@ import errno
 import logging
 import os
 import select
-from typing import Callable, Optional
+from typing import Optional
 
 from vsock_proxy.limiter import LINES_PER_SECOND
-from vsock_proxy.stderr import STDERR
-from vsock_proxy.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN, Untold
+from vsock_proxy.logs import Log
+from vsock_proxy.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN
 
 # Seconds: from the first of its kind to the line that tells it, and between two such lines.
 GATHERING = 0.1
@@ -30,20 +30,10 @@ class Teller:
     due: when to call look(), of time.monotonic(); None while there is no such time.
     """
 
-    def __init__(
-        self,
-        untold: Untold,
-        finish_line: Callable[[], int],
-        write: Callable[[int, str], int],
-    ) -> None:
-        """
-        finish_line: writes what a torn line still lacks; returns an errno, 0 for success.
-        write: writes a line of a level; likewise.
-        """
+    def __init__(self, log_output: Log) -> None:
         self.due: Optional[float] = None
-        self._untold = untold
-        self._finish_line = finish_line
-        self._write = write
+        self._log = log_output
+        self._untold = log_output.untold
         self._told = [0] * KINDS
         self._last = -INTERVAL
         self._patience = INTERVAL
@@ -54,10 +44,10 @@ class Teller:
         """Before a wait: let this poll() tell what is to be known."""
         poll.register(self._untold.reader, select.POLLIN)
         if self._awaits_room:
-            poll.register(STDERR, select.POLLOUT)
+            poll.register(self._log.stderr.fd, select.POLLOUT)
             self._polls = True
         elif self._polls:
-            poll.unregister(STDERR)
+            poll.unregister(self._log.stderr.fd)
             self._polls = False
 
     def told_by(self, fd: int, now: float) -> None:
@@ -65,7 +55,7 @@ class Teller:
         if fd == self._untold.reader:
             os.read(fd, 4096)
             self.begin(now)
-        elif fd == STDERR:
+        elif fd == self._log.stderr.fd:
             self.look(now)
 
     def begin(self, now: float) -> None:
@@ -78,7 +68,7 @@ class Teller:
         """Tell what is new, or see when that may be possible."""
         had_room, self._awaits_room = self._awaits_room, False
         before = list(self._told)
-        code = self._finish_line() or self._tell()
+        code = self._log.finish_line() or self._tell()
         if code == errno.EAGAIN:
             self._awaits_room = not had_room
             self.due = now + INTERVAL if had_room else None
@@ -94,7 +84,7 @@ class Teller:
         for kind, total in enumerate(totals):
             if total == self._told[kind]:
                 continue
-            code = self._write(LEVELS[kind], self._text(kind, total - self._told[kind]))
+            code = self._log.write(LEVELS[kind], self._text(kind, total - self._told[kind]))
             if code:
                 return code
             self._told[kind] = total
