@@ -290,17 +290,20 @@ def is_refused(proxy: Proxy) -> bool:
     return False
 
 
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the master", "to all processes"])
 def test_a_client_that_waits_for_the_first_answer_when_sigterm_comes_is_served(
     start_name_server: Callable[[], NameServer],
     start_inside: StartServer,
     start_named: StartProxy,
+    to_all: bool,
 ) -> None:
     server = start_inside(host=HERE)
     proxy = start_named(server.port)
     with proxy.connect() as client:
         client.sendall(b"early")
         wait_until(lambda: "connecting" in states(proxy), "it waits")
-        proxy.send(signal.SIGTERM)
+        for pid in (*(proxy.children() if to_all else ()), proxy.pid):
+            os.kill(pid, signal.SIGTERM)
         proxy.log.wait_for("no new connections")
         start_name_server().set(NAME, HERE)
         assert client.recv(5) == b"early"

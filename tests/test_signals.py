@@ -19,7 +19,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, exchange, read_all, read_exactly, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
 MIB = 1 << 20
 TRANSFER = int(32 * MIB / SLOWNESS)
@@ -393,3 +393,37 @@ def test_a_storm_of_signals_ends_nothing(
     with proxy.connect() as client:
         assert exchange(client, b"y") == b"y"
     assert sorted(proxy.workers()) == pids
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGUSR1, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2],
+    ids=lambda number: number.name,
+)
+def test_a_flood_of_one_signal_neither_hides_another_nor_delays_the_end(
+    start_proxy: StartProxy, start_server: StartServer, number: signal.Signals
+) -> None:
+    proxy = start_proxy(start_server())
+    workers = proxy.wait_for_workers(4, "idle")
+    until = time.monotonic() + at_full_length(2.0, 0.7)
+    while time.monotonic() < until:
+        os.kill(proxy.pid, number)
+    os.kill(workers[0], signal.SIGKILL)
+    proxy.log.wait_for("ended, signal 9 .Killed.; starting another", timeout=1)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=1) == os.EX_OK
+
+
+def test_the_end_comes_before_a_reload_that_was_asked_for_first(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server())
+    # Stopped, so that the signals are pending together.
+    proxy.send(signal.SIGSTOP)
+    wait_until(lambda: processes.state(proxy.pid) == "T", "it is stopped")
+    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+        proxy.send(number)
+    assert proxy.wait() == os.EX_OK
+    proxy.log.join()
+    assert proxy.log.matching("SIGTERM: no new connections")
+    assert not proxy.log.matching("allowlist read again")

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import List
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.namespaces import why_not
+from tests.support.program import Proxy
 from tests.support.servers import exchange, silent
+from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, wait_until
+from tests.support.transports import Hybrid
 
+needs_root = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+# The limit of processes does not bind root, and another user cannot read what the tests run: this
+# one can, and has no other process.
+USER = 23_456
+LIMITED_USER = [
+    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+]
 WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
@@ -172,6 +188,134 @@ def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connectio
             os.kill(pid, signal.SIGINT)
         proxy.wait_for_workers(1)
         assert exchange(client, b"after") == b"after"
+
+
+# Too few processes
+
+
+def limited_to(processes_allowed: int) -> List[str]:
+    """What to put before the program so that it has so many processes at most."""
+    return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
+
+
+def lift_limit(proxy: Proxy) -> None:
+    """Who is the same user may do that."""
+    subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)
+
+
+@needs_root
+def test_with_too_few_processes_those_that_run_serve_and_one_line_says_how_many_are_missing(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=20, wrapper=limited_to(3))
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+    # Trying again is no reason to say it again.
+    threading.Event().wait(2.5)
+    lines = proxy.log.matching(" (error|warning) ")
+    assert len(lines) == 1
+    assert "cannot start 18 of 20 workers: Resource temporarily unavailable" in lines[0]
+    assert "ulimit -u" in lines[0]
+    lift_limit(proxy)
+    proxy.log.wait_for("info master: all 20 workers run")
+    proxy.wait_for_workers(20, "idle")
+
+
+@needs_root
+def test_ready_is_said_only_when_a_worker_serves(
+    start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
+) -> None:
+    systemd = NotifySocket(str(tmp_path / "notify"))
+    proxy = start_proxy(
+        start_server(),
+        wrapper=limited_to(1),
+        environment={**os.environ, "NOTIFY_SOCKET": systemd.address},
+        ready=False,
+    )
+    proxy.log.wait_for("error master: cannot start 4 of 4 workers: ")
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("allowlist read again")
+    assert systemd.is_empty()
+    lift_limit(proxy)
+    systemd.wait_for("^READY=1$")
+    systemd.close()
+    proxy.log.wait_for(r" -> .*, 4 workers$")
+
+
+# Ending
+
+
+@pytest.mark.hybrid_only  # there is no path to remove on AF_VSOCK
+@needs_root
+def test_a_unix_socket_that_cannot_be_removed_is_one_line_and_the_drain_goes_on(
+    start_proxy: StartProxy, start_server: StartServer, transport: Hybrid
+) -> None:
+    folder = str(transport.path.parent)
+    bound = ["unshare", "--mount", "sh", "-c", f'mount --bind {folder} {folder}; exec "$@"', "sh"]
+    proxy = start_proxy(start_server(), wrapper=bound)
+    inside = ["nsenter", f"--target={proxy.pid}", "--mount"]
+    with proxy.connect() as client:
+        exchange(client, b"before")
+        subprocess.run([*inside, "mount", "-o", "remount,ro,bind", folder], check=True)
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for_workers(1)
+        assert exchange(client, b"after") == b"after"
+    assert proxy.wait() == os.EX_OK
+    proxy.log.join()
+    lines = proxy.log.matching(" (error|warning) ")
+    assert len(lines) == 1
+    assert f"cannot remove the Unix socket {transport.path}: Read-only file system" in lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
+def test_a_worker_that_ends_since_its_whole_group_was_told_to_is_no_fault(
+    start_proxy: StartProxy, start_server: StartServer, number: signal.Signals
+) -> None:
+    proxy = start_proxy(start_server(), wrapper=["setsid"], workers=20)
+    proxy.wait_for_workers(20, "idle")
+    os.killpg(proxy.pid, number)
+    assert proxy.wait() == os.EX_OK
+    proxy.log.join()
+    assert not proxy.log.matching(" (error|warning) | starting another")
+
+
+def test_a_worker_that_was_told_to_end_by_itself_is_replaced_without_a_warning(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    old = proxy.wait_for_workers(1, "idle")
+    os.kill(old[0], signal.SIGTERM)
+    proxy.log.wait_for("info master: worker 1 ended, exit code 0; starting another")
+    wait_until(lambda: set(proxy.workers("idle")) - set(old), "another worker")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "tool", [["pidof", "vsock-proxy"], ["pgrep", "-x", "vsock-proxy"]], ids=lambda tool: tool[0]
+)
+def test_the_master_alone_is_found_by_the_name_of_the_program(
+    start_proxy: StartProxy, start_server: StartServer, tool: List[str]
+) -> None:
+    if not shutil.which(tool[0]):
+        pytest.skip(f"needs {tool[0]}")
+    proxy = start_proxy(start_server())
+    proxy.wait_for_workers(4, "idle")
+    found = subprocess.run(tool, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    # Others may run the program at the same time.
+    assert {str(pid) for pid in (proxy.pid, *proxy.children())} & set(found) == {str(proxy.pid)}
+
+
+@needs_root
+def test_killall_by_the_name_of_the_program_reaches_the_master(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    if not shutil.which("killall"):
+        pytest.skip("needs killall")
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    proxy = start_proxy(start_server(), wrapper=alone)
+    inside = ["nsenter", f"--target={processes.children(proxy.pid)[0]}", "--pid", "--mount"]
+    subprocess.run([*inside, "killall", "-HUP", "vsock-proxy"], check=True)
+    proxy.log.wait_for("allowlist read again")
 
 
 def test_an_idle_proxy_makes_no_system_call(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
@@ -16,7 +18,7 @@ from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
-from tests.support.timing import wait_until
+from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid, Vsock
 from vsock_proxy.systemd import Notifier, inherited_listener
 
@@ -185,6 +187,75 @@ def test_stopping_is_told_when_the_drain_begins(
         assert not proxy.has_ended()
 
 
+def fill(systemd: NotifySocket) -> None:
+    """Leave no room for a message."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        sender.connect(systemd.address)
+        while select.select([], [sender], [], 0)[1]:
+            sender.send(b"X_FILL=1")
+
+
+def test_news_that_systemd_cannot_take_are_kept_in_their_order_and_the_newest_of_a_kind(
+    systemd: NotifySocket,
+) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
+    fill(systemd)
+    notifier.ready()
+    for busy in range(1000):
+        notifier.status(f"{busy} of 1000 workers busy")
+    notifier.reloading()
+    assert notifier.unsent
+    while not systemd.is_empty():
+        systemd.receive()
+    notifier.send()
+    news = [systemd.receive().split("\n")[0] for _ in range(3)]
+    assert news == ["READY=1", "STATUS=999 of 1000 workers busy", "RELOADING=1"]
+    assert systemd.is_empty()
+
+
+def test_a_systemd_that_reads_nothing_keeps_the_master_from_nothing(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    fill(systemd)
+    environment = service(systemd, WATCHDOG_USEC=str(WATCHDOG_USEC))
+    proxy = start_proxy(start_server(), environment=environment)
+    began = time.monotonic()
+    for count in range(1, 6):
+        proxy.send(signal.SIGHUP)
+        proxy.log.wait_for("allowlist read again", count=count)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait() == os.EX_OK
+    assert time.monotonic() - began < 1.0 * SLOWNESS
+
+
+def test_what_systemd_could_not_take_it_is_told_once_it_reads(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    fill(systemd)
+    start_proxy(start_server(), environment=service(systemd))
+    systemd.wait_for("^READY=1$")
+
+
+def test_a_reload_asked_for_while_draining_is_not_told(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
+) -> None:
+    proxy = start_proxy(start_server(silent), environment=service(systemd))
+    with proxy.connect():
+        proxy.wait_for_workers(1, " -> ")
+        proxy.send(signal.SIGTERM)
+        systemd.wait_for("^STOPPING=1\n")
+        systemd.messages.clear()
+        proxy.send(signal.SIGHUP)
+        # Acted on after SIGHUP.
+        proxy.send(signal.SIGUSR1)
+        proxy.log.wait_for("connections served")
+    proxy.wait()
+    while not systemd.is_empty():
+        systemd.receive()
+    assert all(news.startswith("STATUS=") for news in systemd.messages)
+
+
 # The socket that systemd passes
 
 
@@ -247,6 +318,31 @@ def test_what_cannot_be_served_is_exit_code_69(
     proxy.log.join()
     assert len(proxy.log.lines) == 1
     assert problem in proxy.log.lines[0]
+
+
+@pytest.mark.parametrize("count", ["0", ""], ids=["none", "empty"])
+def test_no_passed_socket_means_that_one_is_bound(
+    start_proxy: StartProxy, start_server: StartServer, count: str
+) -> None:
+    with_pid = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
+    environment = {**os.environ, "LISTEN_FDS": count}
+    proxy = start_proxy(start_server(), wrapper=with_pid, environment=environment)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("count", ["1", "2", "-1", "x", "99999999999999999999"])
+def test_a_passed_socket_that_is_not_there_is_exit_code_69(
+    start_proxy: StartProxy, start_server: StartServer, count: str
+) -> None:
+    closed = ["sh", "-c", 'LISTEN_PID=$$ exec "$@" 3<&-', "sh"]
+    environment = {**os.environ, "LISTEN_FDS": count}
+    proxy = start_proxy(start_server(), wrapper=closed, environment=environment, ready=False)
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    assert len(proxy.log.lines) == 1
+    assert "systemd passed" in proxy.log.lines[0]
 
 
 @pytest.mark.hybrid_only

@@ -8,6 +8,7 @@ blocking all the same (accept(2): Linux does not pass O_NONBLOCK on).
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
@@ -25,6 +26,8 @@ from vsock_proxy.settings import Settings
 BACKLOG = 2**31 - 1
 FIRST_UNPRIVILEGED_PORT = 1024
 NO_VSOCK = "this Python was built without AF_VSOCK; use another one, such as that of the system"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Listener:
         self.sock.close()
 
     def remove(self) -> None:
-        """Remove the Unix socket's path, if it is still this listener's."""
+        """Remove the Unix socket's path, if it is still this listener's, or log why it stays."""
         if self.path is None:
             return
         try:
@@ -60,6 +63,10 @@ class Listener:
                 os.unlink(self.path)
         except FileNotFoundError:
             pass
+        except OSError as error:
+            log.warning(
+                "cannot remove the Unix socket %s: %s; remove it by hand", self.path, error.strerror
+            )
 
 
 def open_listener(settings: Settings, inherited: Optional[socket.socket] = None) -> Listener:

@@ -48,17 +48,21 @@ from vsock_proxy.resolver import Resolver
 from vsock_proxy.saturation import Alarm, Watch
 from vsock_proxy.scoreboard import Scoreboard
 from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.shortage import Shortage
 from vsock_proxy.signals import Interrupted, Signals
 from vsock_proxy.stderr import Stderr
 from vsock_proxy.systemd import Notifier, inherited_listener, summary
 from vsock_proxy.teller import Teller
-from vsock_proxy.titles import set_title
+from vsock_proxy.titles import set_master_title, set_title
 from vsock_proxy.untold import Untold
 from vsock_proxy.upstream import Upstream
 from vsock_proxy.worker import Worker
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0
+# Seconds until what could not be started, or told to systemd, is tried again.
+START_AGAIN = 1.0
+NOTIFY_AGAIN = 0.5
 # Descriptors that a worker may need at one time, with some to spare.
 NEEDED_FILES = 64
 
@@ -169,8 +173,14 @@ class Master:
             self._lifeline,
             log_output.untold,
         )
-        self._pacer = Pacer()
+        # One each: the resolver must not wait for its turn behind a hundred workers.
+        self._worker_pacer, self._resolver_pacer, self._copier_pacer = Pacer(), Pacer(), Pacer()
         self._workers: Dict[int, int] = {}
+        # The numbers of the workers that are to be started.
+        self._missing = list(range(1, settings.workers + 1))
+        self._shortage = Shortage(settings.workers)
+        self._starts_again = self._notifies_again = False
+        self._ready = False
         self._resolver: Optional[int] = None
         # What to do when: the restarts that are due, and the next step of ending.
         self._timers: List[Tuple[float, Callable[[], None]]] = []
@@ -180,22 +190,11 @@ class Master:
     def run(self) -> int:
         """Start everything, supervise, and return the exit code when all has ended."""
         self._worker.rehearse()
-        set_title(f"master {self._settings.local_port} -> {self._settings.endpoint}")
+        set_master_title(f"{self._settings.local_port} -> {self._settings.endpoint}")
         # What the master has made is shared by all children as long as nobody writes to it.
         gc.collect()
         gc.freeze()
-        self._start_resolver()
-        for number in range(1, self._settings.workers + 1):
-            self._start_worker(number)
-        log.info(
-            "%s -> %s, %d worker%s",
-            self._listener.name,
-            self._settings.endpoint,
-            self._settings.workers,
-            "s" if self._settings.workers > 1 else "",
-        )
-        self._notifier.ready()
-        self._tell_status()
+        self._start_children()
         self._supervise()
         # Not before: a client may have been waiting for the first answer.
         self._end_resolver()
@@ -217,7 +216,10 @@ class Master:
                 self._teller.told_by(fd, now)
             for number in self._signals.take():
                 self._act_on(number)
+            self._reap()
+            self._tell_ready()
             self._run_due()
+            self._notify_again_if_need_be()
 
     def _patience(self) -> Optional[float]:
         """Milliseconds until something is due."""
@@ -236,14 +238,27 @@ class Master:
         for action in due:
             action()
 
+    def _tell_ready(self) -> None:
+        """Once the first worker serves."""
+        if self._ready or self._draining or not self._board.serving:
+            return
+        self._ready = True
+        log.info(
+            "%s -> %s, %d worker%s",
+            self._listener.name,
+            self._settings.endpoint,
+            self._settings.workers,
+            "s" if self._settings.workers > 1 else "",
+        )
+        self._notifier.ready()
+        self._tell_status()
+
     def _act_on(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self._reap()
+            # Children are looked after whatever it is that wakes.
+            pass
         elif number == signal.SIGHUP:
-            self._notifier.reloading()
             self._reload()
-            if not self._draining:
-                self._notifier.ready()
         elif number == signal.SIGUSR1:
             for line in report.table(self._board.rows(), time.monotonic_ns()):
                 log.info("%s", line)
@@ -266,18 +281,41 @@ class Master:
         self._notifier.watchdog()
         self._schedule(self._notifier.interval, self._tell_status)
 
+    def _notify_again_if_need_be(self) -> None:
+        if self._notifier.unsent and not self._notifies_again:
+            self._notifies_again = True
+            self._schedule(NOTIFY_AGAIN, self._notify_again)
+
+    def _notify_again(self) -> None:
+        self._notifies_again = False
+        self._notifier.send()
+
     # Children
 
-    def _start_worker(self, number: int) -> None:
-        if self._draining:
+    def _start_children(self) -> None:
+        """Start what is not there. One that cannot be started means that none can: try later."""
+        if self._draining or self._starts_again:
             return
         try:
-            pid = fork(self._signals, lambda: self._be_worker(number))
+            self._start_resolver()
+            while self._missing:
+                self._start_worker(self._missing[0])
+                del self._missing[0]
         except OSError as error:
-            log.error("cannot start worker %d: %s; trying again", number, error.strerror)
-            self._schedule(1.0, lambda: self._start_worker(number))
-            return
-        self._workers[pid] = number
+            lacks_resolver = self._resolver is None and not self._literal
+            self._shortage.lasts(len(self._missing), lacks_resolver, error, time.monotonic())
+            self._starts_again = True
+            self._schedule(START_AGAIN, self._start_again)
+        else:
+            self._shortage.is_over()
+
+    def _start_again(self) -> None:
+        self._starts_again = False
+        self._start_children()
+
+    def _start_worker(self, number: int) -> None:
+        """Raises OSError if it cannot be started."""
+        self._workers[fork(self._signals, lambda: self._be_worker(number))] = number
 
     def _be_worker(self, number: int) -> None:
         self._leave_master()
@@ -286,20 +324,14 @@ class Master:
         self._worker.run(number)
 
     def _start_resolver(self) -> None:
-        if self._literal or self._draining or self._resolver is not None:
-            return
-        try:
+        """Raises OSError if it cannot be started."""
+        if not self._literal and self._resolver is None:
             self._resolver = fork(self._signals, self._be_resolver)
-        except OSError as error:
-            log.error("cannot start the resolver: %s; trying again", error.strerror)
-            self._schedule(1.0, self._start_resolver)
 
     def _be_resolver(self) -> None:
         self._leave_master()
         self._listener.close()
         self._log.name("resolver", self._settings.workers + 1)
-        # A lookup can block for half a minute, in which no handler of Python's would run.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         set_title(f"resolver {self._settings.endpoint.host}")
         Resolver(self._table, self._policy, self._settings.resolve_interval).run(
             self._nudge_reader, self._lifeline.reader
@@ -340,27 +372,33 @@ class Master:
     def _buried(self, pid: int, exit_code: int) -> None:
         if pid == self._resolver:
             self._resolver = None
-            self._replace("resolver", exit_code, self._start_resolver)
+            self._replace("resolver", exit_code, self._resolver_pacer, self._start_children)
         elif self._copier is not None and pid == self._copier.pid:
             self._copier.pid = None
-            self._replace("log", exit_code, self._start_copier)
+            self._replace("log", exit_code, self._copier_pacer, self._start_copier)
         elif pid in self._workers:
             number = self._workers.pop(pid)
             self._board.vacate(number)
             self._watch.suspect(time.monotonic())
-            self._replace(f"worker {number}", exit_code, lambda: self._start_worker(number))
+            self._replace(
+                f"worker {number}", exit_code, self._worker_pacer, lambda: self._miss(number)
+            )
 
-    def _replace(self, name: str, exit_code: int, start: Callable[[], None]) -> None:
+    def _replace(self, name: str, exit_code: int, pacer: Pacer, start: Callable[[], None]) -> None:
+        """Start another in the place of a process that has ended."""
         if self._draining:
             return
         now = time.monotonic()
-        delay = self._pacer.next(now) - now
-        cause = f"exit code {exit_code}"
-        if exit_code < 0:
-            cause = f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
+        delay = pacer.next(now) - now
         when = f" in {delay:.1f} s, too many have ended" if delay else ""
-        log.warning("%s ended, %s; starting another%s", name, cause, when)
+        # A worker that somebody told to end did nothing wrong.
+        level = logging.WARNING if exit_code else logging.INFO
+        log.log(level, "%s ended, %s; starting another%s", name, _cause(exit_code), when)
         self._schedule(delay, start)
+
+    def _miss(self, number: int) -> None:
+        self._missing.append(number)
+        self._start_children()
 
     def _schedule(self, delay: float, action: Callable[[], None]) -> None:
         self._timers.append((time.monotonic() + delay, action))
@@ -370,6 +408,13 @@ class Master:
     def _reload(self) -> None:
         if self._draining:
             return
+        if self._ready:
+            self._notifier.reloading()
+        self._read_again()
+        if self._ready and not self._draining:
+            self._notifier.ready()
+
+    def _read_again(self) -> None:
         try:
             policy = make_policy(self._settings, allowlist.load(self._settings.config, patience=0))
         except ConfigurationError as error:
@@ -386,7 +431,7 @@ class Master:
         self._policy = policy
         if addresses:
             self._table.publish(addresses)
-        self._start_resolver()
+        self._start_children()
 
     def _end_resolver(self) -> None:
         """End it for good before its successor: it would publish by the old policy."""
@@ -414,6 +459,7 @@ class Master:
         self._listener.remove()
         self._notifier.stopping(self._settings.drain_timeout + 2 * END_NOW_TIMEOUT)
         self._timers.clear()
+        self._notifies_again = False
         self._tell_status()
         self._kill_all(signal.SIGTERM)
         self._schedule(self._settings.drain_timeout, self._drained_too_long)
@@ -425,6 +471,7 @@ class Master:
     def _end_now(self) -> None:
         self._drain()
         self._timers.clear()
+        self._notifies_again = False
         self._kill_all(signal.SIGQUIT)
         self._schedule(END_NOW_TIMEOUT, lambda: self._kill_all(signal.SIGKILL))
 
@@ -432,6 +479,12 @@ class Master:
         # A pid stays that of our child, dead or not, until _reap() takes it out.
         for pid in self._workers:
             os.kill(pid, number)
+
+
+def _cause(exit_code: int) -> str:
+    if exit_code < 0:
+        return f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
+    return f"exit code {exit_code}"
 
 
 def _non_blocking_pipe() -> Tuple[int, int]:

@@ -47,8 +47,11 @@ TOTAL_UP, TOTAL_DOWN = range(17, 19)
 # Whether the worker ends when its connection does.
 DRAINS = 19
 FIELDS = 20
-# The bytes beside the slots.
+# What the byte of a worker says,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
+# and which byte behind those says what.
+WATCHED, SERVING = range(2)
+FLAGS = 2
 
 FAILURES = {
     REFUSED: "refused",
@@ -96,7 +99,7 @@ class Scoreboard:
     def __init__(self, workers: int) -> None:
         self._busy_start = workers * FIELDS * CELL
         self._busy_end = self._busy_start + workers
-        self._map = mmap.mmap(-1, self._busy_end + 1)
+        self._map = mmap.mmap(-1, self._busy_end + FLAGS)
         self._cells = memoryview(self._map)[: self._busy_start].cast("Q")
         self.workers = workers
         for number in range(1, workers + 1):
@@ -138,11 +141,20 @@ class Scoreboard:
     @property
     def watched(self) -> bool:
         """Whether the master already looks into all workers being busy."""
-        return bool(self._map[self._busy_end])
+        return bool(self._map[self._busy_end + WATCHED])
 
     @watched.setter
     def watched(self, value: bool) -> None:
-        self._map[self._busy_end] = value
+        self._map[self._busy_end + WATCHED] = value
+
+    @property
+    def serving(self) -> bool:
+        """Whether any worker has served, or has waited for a connection."""
+        return bool(self._map[self._busy_end + SERVING])
+
+    @serving.setter
+    def serving(self, value: bool) -> None:
+        self._map[self._busy_end + SERVING] = value
 
     def busy(self) -> int:
         """How many workers have a connection."""

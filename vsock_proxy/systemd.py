@@ -5,6 +5,8 @@ sd_watchdog_enabled(3), sd_listen_fds(3)): news are datagrams to the socket that
 names, and a listening socket that a .socket unit holds is descriptor 3. Each variable is taken out
 of the environment once it was read, as none is meant for anything that this process starts.
 
+systemd is not waited for: what it does not take at once is kept, one of each kind, until it does.
+
 Not started by systemd, nothing here makes a system call.
 """
 
@@ -15,7 +17,7 @@ import os
 import re
 import socket
 import time
-from typing import Iterable, List, MutableMapping, Optional
+from typing import Dict, Iterable, List, MutableMapping, Optional
 
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.kernel import AF_VSOCK
@@ -24,8 +26,6 @@ from vsock_proxy.scoreboard import Row
 FIRST_PASSED_FD = 3
 # Seconds between two looks at whether the status has changed.
 STATUS_INTERVAL = 5.0
-# The master has other things to do than to wait for a service manager that is stuck.
-SEND_TIMEOUT = 1.0
 MICROSECONDS = 1_000_000
 # As many digits as a number of 64 bits has.
 COUNT = "[0-9]{1,20}"
@@ -41,6 +41,8 @@ class Notifier:
     def __init__(self, environment: Environment) -> None:
         self._address = _notify_address(environment)
         self._watchdog = _watchdog_interval(environment) if self._address else None
+        # By kind, oldest first, what systemd has not taken yet.
+        self._news: Dict[str, str] = {}
         self._last_status = ""
         self._complained = False
 
@@ -54,40 +56,57 @@ class Notifier:
 
     def ready(self) -> None:
         """Connections are accepted; or a reload has ended."""
-        self._send("READY=1")
+        self._tell("READY", "READY=1")
 
     def reloading(self) -> None:
         """A reload has begun; ready() must follow."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._tell("RELOADING", f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, patience: float) -> None:
         """No new connections; the live ones have so many seconds, which may be more than the unit
         allows a stop."""
-        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience * MICROSECONDS)}")
+        self._tell("STOPPING", f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience * MICROSECONDS)}")
 
     def status(self, text: str) -> None:
         """What `systemctl status` shows; sent when it has changed."""
         if text != self._last_status:
             self._last_status = text
-            self._send(f"STATUS={text}")
+            self._tell("STATUS", f"STATUS={text}")
 
     def watchdog(self) -> None:
         """The service is alive."""
         if self._watchdog is not None:
-            self._send("WATCHDOG=1")
+            self._tell("WATCHDOG", "WATCHDOG=1")
 
-    def _send(self, news: str) -> None:
-        if self._address is None:
-            return
+    @property
+    def unsent(self) -> bool:
+        """Whether there are news that systemd could not take yet; send() tries again."""
+        return bool(self._news)
+
+    def send(self) -> None:
+        """Send what there is to tell, as far as systemd takes it without being waited for."""
         try:
-            # A socket for each: one kept open would be inherited by every worker.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(SEND_TIMEOUT)
-                sock.sendto(news.encode(), self._address)
+            # A socket for each time: one kept open would be inherited by every worker.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                for kind, news in list(self._news.items()):
+                    sock.sendto(news.encode(), self._address or "")
+                    del self._news[kind]
+        except BlockingIOError:
+            # It has much to read.
+            pass
         except OSError as error:
+            self._news.clear()
             if not self._complained:
                 log.warning("cannot notify systemd: %s; going on", error.strerror or error)
             self._complained = True
+
+    def _tell(self, kind: str, news: str) -> None:
+        if self._address is None:
+            return
+        # The newest of a kind takes the place of one that was not sent, at the end.
+        self._news.pop(kind, None)
+        self._news[kind] = news
+        self.send()
 
 
 def summary(busy: int, rows: Iterable[Row]) -> str:
@@ -105,15 +124,15 @@ def inherited_listener(environment: Environment) -> Optional[socket.socket]:
     pid, count, names = (
         environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     )
-    if not count or pid != str(os.getpid()):
+    if count in ("", "0") or pid != str(os.getpid()):
         return None
     if count != "1":
         raise UnavailableError(
             f"systemd passed {count} sockets ({names or 'unnamed'}), one process serves one; "
             "give ListenStream= once in the .socket unit"
         )
-    os.set_inheritable(FIRST_PASSED_FD, False)
     try:
+        os.set_inheritable(FIRST_PASSED_FD, False)
         sock = socket.socket(fileno=FIRST_PASSED_FD)
     except OSError as error:
         raise _unfit(names, error.strerror or str(error)) from None

@@ -10,3 +10,13 @@ PROGRAM = "vsock-proxy"
 def set_title(text: str) -> None:
     """Show this process as `vsock-proxy: TEXT`."""
     setproctitle.setproctitle(f"{PROGRAM}: {text}")
+
+
+def set_master_title(text: str) -> None:
+    """Show this process as `vsock-proxy: master TEXT`, and by the command name `vsock-proxy`.
+
+    The command name (comm of proc(5)) is what pidof, killall and `pgrep -x` look for. A title sets
+    it too, to its first 15 bytes; left so for all other processes, these find the master alone.
+    """
+    set_title(f"master {text}")
+    setproctitle.setthreadtitle(PROGRAM)

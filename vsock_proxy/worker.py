@@ -125,6 +125,7 @@ class Worker:
     def run(self, number: int) -> None:
         """Be worker number so-and-so until told to stop."""
         epoll = self._begin(number)
+        self._alarm.tell_serving()
         signals, listener_fd = self._signals, self._listener.sock.fileno()
         lifeline_fd = self._lifeline.reader
         try:

@@ -1,0 +1,78 @@
+"""What is said when processes cannot be started: one line for all, and again after a minute."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from vsock_proxy.shortage import TELL_INTERVAL, Shortage
+
+pytestmark = pytest.mark.hybrid_only
+
+
+def lacking(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize(
+    ("missing", "resolver", "text"),
+    [
+        (3, False, "cannot start 3 of 4 workers: "),
+        (4, True, "cannot start 4 of 4 workers and the resolver: "),
+        (0, True, "cannot start the resolver: "),
+    ],
+)
+def test_a_shortage_says_who_is_missing(
+    missing: int, resolver: bool, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Shortage(4).lasts(missing, resolver, lacking(errno.EAGAIN), 0.0)
+    assert caplog.messages[0].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.EAGAIN, "TasksMax="),
+        (errno.ENOMEM, "free memory"),
+        (errno.EINVAL, "Invalid argument;"),
+    ],
+)
+def test_a_shortage_says_why_and_what_to_do(
+    code: int, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Shortage(4).lasts(1, False, lacking(code), 0.0)
+    assert os.strerror(code) in caplog.text
+    assert advice in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("times", "lines"),
+    [
+        ((0.0, 1.0, TELL_INTERVAL - 1), 1),
+        ((0.0, TELL_INTERVAL), 2),
+        ((0.0, 59.0, 61.0, 100.0, 122.0), 3),
+    ],
+)
+def test_a_shortage_that_lasts_is_told_once_a_minute(
+    times: tuple[float, ...], lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shortage = Shortage(4)
+    for now in times:
+        shortage.lasts(2, False, lacking(errno.EAGAIN), now)
+    assert len(caplog.messages) == lines
+
+
+def test_the_end_of_a_shortage_is_told_once_and_the_next_one_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    shortage = Shortage(4)
+    shortage.is_over()
+    assert not caplog.messages
+    shortage.lasts(2, False, lacking(errno.EAGAIN), 0.0)
+    shortage.is_over()
+    shortage.is_over()
+    shortage.lasts(2, False, lacking(errno.EAGAIN), 1.0)
+    assert [message.split()[0] for message in caplog.messages] == ["cannot", "all", "cannot"]

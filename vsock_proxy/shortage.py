@@ -1,0 +1,47 @@
+"""Saying that processes cannot be started: once for all of them, not once for each and each try."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Optional
+
+# Seconds after which a shortage that lasts is told again.
+TELL_INTERVAL = 60.0
+ADVICE = {
+    errno.EAGAIN: "; the limit of processes is too low, raise it with TasksMax= in the unit or "
+    "ulimit -u, or lower -w",
+    errno.ENOMEM: "; free memory, or lower -w",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Shortage:
+    """What is said while fewer processes run than should."""
+
+    def __init__(self, workers: int) -> None:
+        """workers: how many there should be."""
+        self._workers = workers
+        self._told: Optional[float] = None
+
+    def lasts(self, missing: int, resolver: bool, error: OSError, now: float) -> None:
+        """Processes could not be started: so many workers, and the resolver or not."""
+        if self._told is not None and now - self._told < TELL_INTERVAL:
+            return
+        self._told = now
+        lacking = [f"{missing} of {self._workers} workers"] if missing else []
+        if resolver:
+            lacking.append("the resolver")
+        log.error(
+            "cannot start %s: %s%s; trying again every second",
+            " and ".join(lacking),
+            error.strerror,
+            ADVICE.get(error.errno or 0, ""),
+        )
+
+    def is_over(self) -> None:
+        """All processes run."""
+        if self._told is not None:
+            log.info("all %d workers run", self._workers)
+        self._told = None
