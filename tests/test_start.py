@@ -16,7 +16,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, why_not
-from tests.support.program import PROJECT, Proxy, command
+from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.servers import Server, exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
@@ -266,3 +266,26 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_74(
     with open(reader) as status:
         assert int(status.read()) == os.EX_IOERR
     assert done.stderr == f"vsock-proxy: cannot write to the standard output: {reason}\n"
+
+
+# Too few descriptors
+
+
+@pytest.mark.parametrize("held", range(38, 62, 2))
+def test_with_few_descriptors_left_it_serves_or_ends_with_one_line_and_leaves_no_socket(
+    start_proxy: StartProxy, start_server: StartServer, transport: Transport, held: int
+) -> None:
+    opening = "".join(f"exec {number}</dev/null; " for number in range(10, 10 + held))
+    few = ["prlimit", "--nofile=70:70", "bash", "-c", f'{opening} exec "$@"', "bash"]
+    proxy = start_proxy(start_server(), workers=2, wrapper=few, ready=False)
+    wait_until(
+        lambda: proxy.has_ended() or proxy.log.matching(r"2 workers$"), "an end or a beginning"
+    )
+    if proxy.has_ended():
+        assert proxy.wait() == os.EX_UNAVAILABLE
+        proxy.log.join()
+        assert len(proxy.log.lines) == 1
+        assert "Too many open files" in proxy.log.lines[0]
+        assert not isinstance(transport, Hybrid) or not transport.path.exists()
+    else:
+        assert not proxy.log.matching("Traceback")

@@ -190,6 +190,18 @@ def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connectio
         assert exchange(client, b"after") == b"after"
 
 
+def test_a_resolver_that_dies_does_not_wait_behind_the_workers_that_died_before(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(("localhost", start_server().port), workers=30)
+    workers = proxy.wait_for_workers(30, "idle")
+    (resolver,) = set(proxy.children()) - set(workers)
+    for pid in (*workers, resolver):
+        os.kill(pid, signal.SIGKILL)
+    proxy.log.wait_for("resolver ended, signal 9 .Killed.; starting another$", timeout=1)
+    proxy.log.wait_for(r"worker \d+ ended, signal 9 .Killed.; starting another in [12]\.\d s")
+
+
 # Too few processes
 
 

@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     import docopt
 
 from vsock_proxy import __version__
-from vsock_proxy.errors import OutputError, ProxyError, UsageError
+from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of
 from vsock_proxy.hostnames import check_endpoint
 from vsock_proxy.metadata import without_placeholders
 from vsock_proxy.settings import Endpoint, Settings
@@ -99,7 +99,10 @@ def run(arguments: List[str], signals: Signals) -> int:
         return os.EX_OK
     except ProxyError as error:
         return _fail(stderr, str(error), error.exit_code)
-    except Exception:
+    except Exception as error:
+        exhausted = out_of(error) if isinstance(error, OSError) else None
+        if exhausted is not None:
+            return _fail(stderr, str(exhausted), exhausted.exit_code)
         # The last frame of the program: the error is shown whole, and has an exit code of its own.
         stderr.say(traceback.format_exc().rstrip())
         return _fail(stderr, "internal error, please report it", os.EX_SOFTWARE)

@@ -6,7 +6,9 @@ The codes are those of sysexits.h, so that a unit file can tell an error that a 
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import Optional
 
 
 class ProxyError(Exception):
@@ -43,3 +45,18 @@ class OutputError(ProxyError):
     """The text that was asked for cannot be written."""
 
     exit_code = os.EX_IOERR
+
+
+# What the machine may be out of, and what to do.
+EXHAUSTED = {
+    errno.EMFILE: "raise the limit of open files with LimitNOFILE= in the unit or ulimit -n",
+    errno.ENFILE: "raise the system's limit of open files, sysctl fs.file-max",
+    errno.EAGAIN: "raise the limit of processes with TasksMax= in the unit or ulimit -u",
+    errno.ENOMEM: "free memory, or lower -w",
+}
+
+
+def out_of(error: OSError) -> Optional[UnavailableError]:
+    """The error for the user if the machine is out of something, None if it is another one."""
+    advice = EXHAUSTED.get(error.errno or 0)
+    return UnavailableError(f"cannot start: {error.strerror}; {advice}") if advice else None

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import Optional
 
+from vsock_proxy.errors import EXHAUSTED
+
 # Seconds after which a shortage that lasts is told again.
 TELL_INTERVAL = 60.0
-ADVICE = {
-    errno.EAGAIN: "; the limit of processes is too low, raise it with TasksMax= in the unit or "
-    "ulimit -u, or lower -w",
-    errno.ENOMEM: "; free memory, or lower -w",
-}
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +30,10 @@ class Shortage:
         if resolver:
             lacking.append("the resolver")
         log.error(
-            "cannot start %s: %s%s; trying again every second",
+            "cannot start %s: %s; %strying again every second",
             " and ".join(lacking),
             error.strerror,
-            ADVICE.get(error.errno or 0, ""),
+            f"{EXHAUSTED[error.errno]}; " if error.errno in EXHAUSTED else "",
         )
 
     def is_over(self) -> None:
