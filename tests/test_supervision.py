@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import List
 import pytest
 
 from tests.conftest import StartProxy, StartServer
-from tests.support import processes
+from tests.support import board, processes
 from tests.support.namespaces import why_not
 from tests.support.program import Proxy
 from tests.support.servers import exchange, silent
@@ -48,6 +49,38 @@ def test_a_worker_that_dies_is_replaced(start_proxy: StartProxy, start_server: S
     wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker", 0.5)
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
+
+
+def test_a_worker_that_dies_in_mid_connection_leaves_one_line_about_it(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    proxy = start_proxy(server, workers=1)
+    with proxy.connect() as client:
+        assert exchange(client, b"12345") == b"12345"
+        (worker,) = proxy.wait_for_workers(1, " -> ")
+        wait_until(lambda: board.ask(proxy)[0].down == 5, "all is counted")
+        os.kill(worker, signal.SIGKILL)
+        proxy.log.wait_for("worker 1 ended, signal 9")
+    (line,) = proxy.log.matching(" ended: ")
+    assert re.search(
+        rf"warning master: {proxy.transport.peer_pattern} -> 127\.0\.0\.1:{server.port} ended: "
+        r"5 bytes up, 5 bytes down, \d+\.\d{3} s, worker died$",
+        line,
+    )
+
+
+def test_a_worker_that_dies_after_a_connection_leaves_no_second_line_about_it(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+    proxy.log.wait_for(" ended: ")
+    (worker,) = proxy.wait_for_workers(1, "idle")
+    os.kill(worker, signal.SIGKILL)
+    proxy.log.wait_for("worker 1 ended, signal 9")
+    assert len(proxy.log.matching(" ended: ")) == 1
 
 
 def test_sigterm_ends_an_idle_proxy_at_once_with_exit_code_0(

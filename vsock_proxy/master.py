@@ -378,6 +378,11 @@ class Master:
             self._replace("log", exit_code, self._copier_pacer, self._start_copier)
         elif pid in self._workers:
             number = self._workers.pop(pid)
+            line = report.cut_short(
+                self._board.row(number), self._settings.endpoint, time.monotonic_ns()
+            )
+            if line is not None:
+                log.warning("%s", line)
             self._board.vacate(number)
             self._watch.suspect(time.monotonic())
             self._replace(

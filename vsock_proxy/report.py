@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Iterable, List, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 from vsock_proxy.addresses import host_of
 from vsock_proxy.peers import peer_name
 from vsock_proxy.scoreboard import FAILURES, Row, State
+from vsock_proxy.settings import Endpoint, format_address
 
 HEADINGS = (
     "worker",
@@ -46,6 +47,20 @@ def totals(rows: Iterable[Row]) -> str:
         f"{sum(row.gone for row in known)} with the client gone before, "
         f"{sum(row.total_up + row.up for row in known)} bytes up, "
         f"{sum(row.total_down + row.down for row in known)} bytes down"
+    )
+
+
+def cut_short(row: Row, endpoint: Endpoint, now: int) -> Optional[str]:
+    """The line for the connection of a worker that died, None if that had none or has one."""
+    if row.state in WITHOUT_CLIENT:
+        return None
+    client = peer_name((row.peer_cid, row.peer_port))
+    if row.state is State.CONNECTING:
+        return f"{client} closed: its worker died before there was a connection to {endpoint}"
+    return (
+        f"{client} -> {format_address(host_of(row.address), endpoint.port)} ended: "
+        f"{row.up} bytes up, {row.down} bytes down, "
+        f"{(now - row.since) / NANOSECONDS:.3f} s, worker died"
     )
 
 

@@ -162,7 +162,7 @@ class Scoreboard:
 
     def rows(self) -> List[Row]:
         """All slots, as they are now."""
-        return [self._row(number) for number in range(1, self.workers + 1)]
+        return [self.row(number) for number in range(1, self.workers + 1)]
 
     def _mark(self, number: int, what: int) -> None:
         self._map[self._busy_start + number - 1] = what
@@ -170,7 +170,8 @@ class Scoreboard:
     def _any(self, what: int) -> bool:
         return self._map.find(bytes((what,)), self._busy_start, self._busy_end) >= 0
 
-    def _row(self, number: int) -> Row:
+    def row(self, number: int) -> Row:
+        """One slot, as it is now."""
         cells = self.slot(number).tolist()
         return Row(
             number=number,

@@ -294,6 +294,9 @@ class Worker:
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
         up, down = slot[UP], slot[DOWN]
+        # Where a worker dies before this, the master writes the line. Not after it: whoever reads
+        # the line may kill the worker for it.
+        slot[STATE] = IDLE
         if self._logs_ends or outcome is CUT:
             self._say(
                 logging.WARNING if outcome is CUT else logging.INFO,
