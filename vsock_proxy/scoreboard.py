@@ -49,6 +49,7 @@ DRAINS = 19
 FIELDS = 20
 # What the byte of a worker says,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
+IDLE, BUSY = bytes((IS_IDLE,)), bytes((IS_BUSY,))
 # and which byte behind those says what.
 WATCHED, SERVING = range(2)
 FLAGS = 2
@@ -132,11 +133,12 @@ class Scoreboard:
 
     def set_busy(self, number: int, busy: bool) -> None:
         """Say whether a worker has a connection."""
-        self._mark(number, IS_BUSY if busy else IS_IDLE)
+        self._map[self._busy_start + number - 1] = IS_BUSY if busy else IS_IDLE
 
     def all_busy(self) -> bool:
         """Whether no worker is idle, of those that are there, if any is."""
-        return not self._any(IS_IDLE) and self._any(IS_BUSY)
+        find, start, end = self._map.find, self._busy_start, self._busy_end
+        return find(IDLE, start, end) < 0 <= find(BUSY, start, end)
 
     @property
     def watched(self) -> bool:
@@ -166,9 +168,6 @@ class Scoreboard:
 
     def _mark(self, number: int, what: int) -> None:
         self._map[self._busy_start + number - 1] = what
-
-    def _any(self, what: int) -> bool:
-        return self._map.find(bytes((what,)), self._busy_start, self._busy_end) >= 0
 
     def row(self, number: int) -> Row:
         """One slot, as it is now."""
