@@ -12,8 +12,10 @@ from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.servers import exchange, read_all
 from tests.support.timing import SLOWNESS, wait_until
+from vsock_proxy.relay import BUFFER_SIZE
 
 CONNECTIONS = 200
+KIB, MIB = 1 << 10, 1 << 20
 
 
 def test_a_connection_wakes_one_idle_worker_and_not_all_of_them(
@@ -81,3 +83,20 @@ def _serve(proxy: Proxy, accepted: List[socket.socket], rounds: int) -> None:
             assert read_all(client) == b"hi"
         # The server remembers each connection; twenty thousand are too many to keep.
         accepted.clear()
+
+
+def test_a_worker_gives_back_the_memory_of_its_buffers(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), workers=1)
+    (worker,) = proxy.wait_for_workers(1, "idle")
+    # What the interpreter takes when it relays for the first time is not meant.
+    _one_connection(proxy)
+    proxy.log.wait_for("1 bytes up")
+    before = processes.anonymous_kib(worker)
+    with proxy.connect() as client:
+        assert exchange(client, bytes(2 * MIB)) == bytes(2 * MIB)
+    proxy.log.wait_for(f"{2 * MIB} bytes up")
+    proxy.wait_for_workers(1, "idle")
+    # A pipe is made for the first time, which takes pages too.
+    assert processes.anonymous_kib(worker) - before < BUFFER_SIZE // KIB

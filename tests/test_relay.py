@@ -231,7 +231,6 @@ def test_one_relay_serves_one_connection_after_the_other(join: Join) -> None:
         assert read_exactly(relayed.endpoint, len(message)) == message
         relayed.client.close()
         relayed.outcome()
-        relay.release()
         total += len(message)
         assert list(relay.moved) == [total, 0]
 

@@ -48,6 +48,8 @@ BUFFER_SIZE = 256 * 1024
 # down to vsock each page would be a packet of its own (pipe_to_sendpage() in fs/splice.c, before
 # Linux 6.5), and the rate falls by a tenth.
 BULK_READ = 64 * 1024
+# What a buffer takes from which on its pages are worth the system call that gives them back.
+WORTH_RETURNING = 16 * 1024
 CAN_SPLICE = splicing.available()
 # Once one direction has ended, seconds without a byte until the other is ended too.
 HALF_CLOSE_TIMEOUT = 60.0
@@ -109,6 +111,7 @@ class _Direction:
         "_rest",
         "_send",
         "_splices",
+        "_touched",
         "_view",
         "error",
         "source_lost",
@@ -121,6 +124,8 @@ class _Direction:
         self._view = memoryview(self._map)
         self._index = index
         self._pipe: Optional[Pipe] = None
+        # How many bytes of the map have been written to, and so take pages.
+        self._touched = 0
 
     def begin(
         self,
@@ -162,6 +167,8 @@ class _Direction:
                 return self._lose_source(lost)
             self.state = FINISHING
             return False
+        if size > self._touched:
+            self._touched = size
         if self.state is DISCARDING:
             self.error = self.error or GONE
             return True
@@ -200,10 +207,12 @@ class _Direction:
             self._pipe = None
             self._splices = None
 
-    def release(self) -> None:
-        """Give the memory back that the connection took, if it was much."""
-        if self._moved[self._index] > mmap.PAGESIZE:
+    def end(self) -> None:
+        """Give back what the connection took; of memory, if it was much."""
+        self.close_pipe()
+        if self._touched > WORTH_RETURNING:
             self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
 
     def _offer(self, data: memoryview) -> bool:
         """Write once; False when the sink did not take it all."""
@@ -241,7 +250,7 @@ class _Direction:
     def _copy_out(self, pipe: Pipe) -> bool:
         """Write what the pipe holds without splice(); False when the sink did not take it all."""
         while pipe.held:
-            size = pipe.read_into(self._view)
+            self._touched = size = pipe.read_into(self._view)
             if not self._offer(self._view[:size]):
                 return False
         self.close_pipe()
@@ -315,13 +324,8 @@ class Relay:
             outcome = None if self._up.pump() else self._settle(0)
             return outcome or self._relay(range(MOMENT_WAITS)) or self._relay_on()
         finally:
-            self._up.close_pipe()
-            self._down.close_pipe()
-
-    def release(self) -> None:
-        """Give back the memory that the last connection took."""
-        self._up.release()
-        self._down.release()
+            self._up.end()
+            self._down.end()
 
     def _relay(self, rounds: Iterable[object]) -> Optional[Outcome]:
         """Relay until the connection has ended, waiting at most so often."""

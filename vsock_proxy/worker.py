@@ -59,8 +59,6 @@ from vsock_proxy.waiting import ClientGone, Meanwhile
 # stay readable, and who does not pause for it spins.
 ACCEPT_PAUSE_MS = 200
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-# Bytes relayed from which on a connection has left more in the buffers than a system call costs.
-PAGES_WORTH_RETURNING = 16 * 1024
 NANOSECONDS = 1_000_000_000
 IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
@@ -311,8 +309,6 @@ class Worker:
         slot[TOTAL_UP] += up
         slot[TOTAL_DOWN] += down
         slot[UP] = slot[DOWN] = 0
-        if up + down > PAGES_WORTH_RETURNING:
-            self._relay.release()
 
     def _say(self, level: int, text: str, *values: object) -> None:
         """Log what a guest can cause, at a bounded rate."""
