@@ -21,6 +21,7 @@ from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
 from tests.support.servers import Server, exchange, silent
+from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
 from vsock_proxy.hostnames import parse_address
 
@@ -545,6 +546,197 @@ def test_a_reload_that_replaces_the_resolver_is_no_trouble_to_warn_of(
     dns.wait_for_questions(1)
     assert answers(proxy)
     assert not proxy.log.matching("warning")
+
+
+IN_FORCE_UNTIL = "warning master: .* the list from before stays in force until DNS answers$"
+IN_FORCE_NOW = "info master: .* it is in force now$"
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
+def test_a_reload_that_permits_the_address_to_which_the_name_has_moved_leads_there(
+    noticed: bool,
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    there = start_inside(host=THERE, port=here.port)
+    dns.set(NAME, HERE)
+    interval = "0.1" if noticed else "1000"
+    config = write_allowlist((HERE, here.port))
+    proxy = start_named(here.port, "--resolve-interval", interval, config=config)
+    assert answers(proxy)
+    dns.set(NAME, THERE)
+    if noticed:
+        proxy.log.wait_for(f"not permitted: {THERE}")
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_NOW)
+    wait_until(lambda: answers(proxy) and there.accepted, "a connection to the new address")
+    old = len(here.accepted)
+    assert all(answers(proxy) for _ in range(8))
+    assert len(here.accepted) == old
+
+
+def test_a_reload_that_cannot_be_judged_yet_changes_nothing_until_dns_answers(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    there = start_inside(host=THERE, port=here.port)
+    dns.set(NAME, HERE)
+    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
+    assert answers(proxy)
+    dns.mood = Mood.NXDOMAIN
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_UNTIL)
+    proxy.log.wait_for("keeping the 1 known before, and the allowlist from before")
+    assert all(answers(proxy) for _ in range(8))
+    assert not there.accepted
+    dns.set(NAME, THERE)
+    dns.mood = Mood.ANSWERING
+    proxy.log.wait_for(IN_FORCE_NOW)
+    wait_until(lambda: answers(proxy) and there.accepted, "a connection to the new address")
+
+
+@pytest.mark.parametrize("answer", [HERE, THERE])
+def test_a_reload_before_the_first_answer_of_dns_is_judged_by_that(
+    answer: str,
+    start_name_server: Callable[[], NameServer],
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    proxy = start_named(here.port, config=write_allowlist((NAME, here.port)))
+    write_allowlist((HERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_UNTIL)
+    assert not proxy.has_ended()
+    start_name_server().set(NAME, answer)
+    if answer == HERE:
+        wait_until(lambda: answers(proxy), "it serves")
+    else:
+        assert proxy.wait() == os.EX_CONFIG
+        proxy.log.wait_for(f"error master: {NAME}:{here.port} is not permitted by .*; ending")
+
+
+def test_a_further_reload_takes_the_place_of_one_that_is_not_judged_yet(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    dns.set(NAME, HERE)
+    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
+    assert answers(proxy)
+    dns.mood = Mood.NXDOMAIN
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_UNTIL)
+    write_allowlist((HERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_NOW)
+    questions = dns.questions
+    dns.mood = Mood.ANSWERING
+    proxy.log.wait_for("does not resolve")
+    dns.wait_for_questions(max(0, questions + 1 - dns.questions))
+    assert all(answers(proxy) for _ in range(8))
+
+
+def test_a_bad_file_leaves_a_list_that_is_not_judged_yet_to_be_judged(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    dns.set(NAME, HERE)
+    config = write_allowlist((HERE, here.port))
+    proxy = start_named(here.port, config=config)
+    dns.mood = Mood.NXDOMAIN
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_UNTIL)
+    config.write_text("nonsense")
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("the allowlist stays as it was$")
+    dns.mood = Mood.ANSWERING
+    assert proxy.wait() == os.EX_CONFIG
+
+
+def test_a_resolver_that_dies_before_it_has_judged_leaves_that_to_its_successor(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    start_inside(host=THERE, port=here.port)
+    dns.set(NAME, HERE)
+    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
+    title = f"vsock-proxy: resolver {NAME}"
+    dns.mood = Mood.SILENT
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_UNTIL)
+    (judge,) = wait_until(
+        lambda: [pid for pid in proxy.children() if processes.title(pid) == title], "a resolver"
+    )
+    os.kill(judge, signal.SIGKILL)
+    proxy.log.wait_for("resolver ended, signal 9 .Killed.; starting another")
+    dns.set(NAME, THERE)
+    dns.mood = Mood.ANSWERING
+    proxy.log.wait_for(IN_FORCE_NOW)
+    assert answers(proxy)
+
+
+def test_a_reload_is_over_for_systemd_before_dns_answers(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    systemd = NotifySocket(str(tmp_path / "notify"))
+    here = start_inside(host=HERE)
+    dns.set(NAME, HERE)
+    environment = {**os.environ, "NOTIFY_SOCKET": systemd.address}
+    config = write_allowlist((HERE, here.port))
+    proxy = start_named(here.port, config=config, environment=environment)
+    systemd.wait_for("^READY=1$")
+    dns.mood = Mood.SILENT
+    write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    systemd.wait_for("^RELOADING=1\n")
+    systemd.wait_for("^READY=1$")
+    assert not proxy.log.matching(IN_FORCE_NOW)
+    systemd.close()
+
+
+# A zone
+
+
+def test_a_zone_whose_interface_was_made_anew_is_served_again(
+    network: Namespace, start_inside: StartServer, start_proxy: StartProxy
+) -> None:
+    def make_interface() -> None:
+        network.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+        network.run("ip", "link", "set", "eth1", "up")
+        network.run("ip", "address", "add", "fe80::1/64", "dev", "eth1", "nodad")
+
+    make_interface()
+    server = start_inside(host="::")
+    proxy = start_proxy(("fe80::1%eth1", server.port), wrapper=network.wrapper)
+    assert answers(proxy)
+    network.run("ip", "link", "delete", "eth1")
+    make_interface()
+    wait_until(lambda: answers(proxy), "a connection over the new interface")
 
 
 # Connecting

@@ -291,6 +291,89 @@ def test_a_reload_while_draining_does_not_change_how_it_ends(
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
+def large_allowlist(config: Path, port: int) -> None:
+    """One that takes a moment to read, and permits the endpoint."""
+    config.write_text("allowlist:\n" + f"- {{address: 127.0.0.1, port: {port}}}\n" * 9000)
+
+
+def stopped_reader(proxy: Proxy) -> int:
+    """Reload, and stop the process that reads the file before it has ended."""
+    proxy.send(signal.SIGHUP)
+    title = "vsock-proxy: reload"
+    found = wait_until(
+        lambda: [pid for pid in proxy.children() if processes.title(pid).startswith(title)],
+        "a process reads the file",
+    )
+    os.kill(found[0], signal.SIGSTOP)
+    return found[0]
+
+
+def test_a_file_that_takes_long_to_read_keeps_the_master_from_nothing(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    config = write_allowlist(("127.0.0.1", server.port))
+    proxy = start_proxy(server, config=config, workers=2)
+    large_allowlist(config, server.port)
+    reader = stopped_reader(proxy)
+    began = time.monotonic()
+    board.ask(proxy)
+    old = proxy.workers()[0]
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: len(set(proxy.workers("idle")) - {old}) == 2, "another worker")
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait() == os.EX_OK
+    assert time.monotonic() - began < 5 * SLOWNESS
+    wait_until(lambda: not processes.is_alive(reader), "the reader is gone")
+
+
+def test_a_reader_that_dies_of_the_file_is_one_error_line_and_the_old_list_stays(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    config = write_allowlist(("127.0.0.1", server.port))
+    proxy = start_proxy(server, config=config)
+    large_allowlist(config, server.port)
+    os.kill(stopped_reader(proxy), signal.SIGKILL)
+    proxy.log.wait_for(
+        f"error master: allowlist {config}: the process that read it ended by signal 9 .Killed.; "
+        "the allowlist stays as it was$"
+    )
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("info master: allowlist read again")
+
+
+def test_a_reload_asked_for_during_another_reads_what_is_in_the_file_then(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    config = write_allowlist(("127.0.0.1", server.port))
+    proxy = start_proxy(server, config=config)
+    large_allowlist(config, server.port)
+    reader = stopped_reader(proxy)
+    for _ in range(3):
+        proxy.send(signal.SIGHUP)
+        board.ask(proxy)
+    write_allowlist(("127.0.0.2", server.port))
+    os.kill(reader, signal.SIGCONT)
+    assert proxy.wait() == os.EX_CONFIG
+    assert len(proxy.log.matching("allowlist read again")) == 2
+
+
+def test_an_unknown_key_is_warned_of_once_a_reload(
+    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    config = write_allowlist(("127.0.0.1", server.port))
+    proxy = start_proxy(server, config=config)
+    config.write_text(config.read_text() + "surprise: 1\n")
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("info master: allowlist read again")
+    assert len(proxy.log.matching("warning master: .* unknown key 'surprise' ignored")) == 1
+
+
 # SIGUSR1
 
 

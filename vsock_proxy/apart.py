@@ -90,6 +90,15 @@ class Apart(Generic[T]):
         """The process was waited for elsewhere, with this status of waitpid(2)."""
         self._status = status
 
+    def abandon(self) -> None:
+        """End the process without waiting for that, as what hangs in the kernel may never die.
+
+        It is left to who waits for every child.
+        """
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(self.reader)
+
     def close(self) -> None:
         """End the process, if it has not ended."""
         os.close(self.reader)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Callable
+from typing import Callable, Optional
 
 from vsock_proxy.signals import Signals, block, unblock
 
 log = logging.getLogger(__name__)
 
 
-def fork(signals: Signals, child: Callable[[], None]) -> int:
-    """Run a function in a new process and return its pid. Raises OSError if there can be none."""
+def fork(signals: Signals, child: Callable[[], Optional[int]]) -> int:
+    """Run a function in a new process and return its pid. Raises OSError if there can be none.
+
+    child: returns the exit code, if that is to be another than 0.
+    """
     block()
     try:
         pid = os.fork()
@@ -28,13 +31,12 @@ def fork(signals: Signals, child: Callable[[], None]) -> int:
         unblock()
 
 
-def _run(signals: Signals, child: Callable[[], None]) -> None:
+def _run(signals: Signals, child: Callable[[], Optional[int]]) -> None:
     exit_code = os.EX_SOFTWARE
     try:
         signals.inherit()
         unblock()
-        child()
-        exit_code = os.EX_OK
+        exit_code = child() or os.EX_OK
     except Exception:
         # Not to hide it: this is the process's last frame, and the master starts another.
         log.exception("internal error, please report it")

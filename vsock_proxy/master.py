@@ -26,9 +26,10 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from vsock_proxy import allowlist, metadata, report
 from vsock_proxy.addresses import Address, AddressTable
+from vsock_proxy.allowlist import Allowlist
 from vsock_proxy.apart import Apart
 from vsock_proxy.copier import Copier
-from vsock_proxy.errors import ConfigurationError, TryAgainError, UnavailableError
+from vsock_proxy.errors import TryAgainError, UnavailableError
 from vsock_proxy.forking import fork
 from vsock_proxy.hostnames import check_endpoint
 from vsock_proxy.lifeline import Lifeline
@@ -44,6 +45,7 @@ from vsock_proxy.policy import (
     make_policy,
     not_permitted,
 )
+from vsock_proxy.reloading import Reloading
 from vsock_proxy.resolver import Resolver
 from vsock_proxy.saturation import Alarm, Watch
 from vsock_proxy.scoreboard import Scoreboard
@@ -63,6 +65,8 @@ END_NOW_TIMEOUT = 2.0
 # Seconds until what could not be started, or told to systemd, is tried again.
 START_AGAIN = 1.0
 NOTIFY_AGAIN = 0.5
+# How a resolver ends that was to judge whether the endpoint is permitted.
+VERDICTS = (os.EX_OK, os.EX_CONFIG)
 # Descriptors that a worker may need at one time, with some to spare.
 NEEDED_FILES = 64
 
@@ -153,6 +157,8 @@ class Master:
         self._policy = judged.policy
         self._listener = listener
         self._literal = literal_address(settings)
+        # One that permits none of the addresses known, until DNS has an answer to judge it by.
+        self._unjudged: Optional[Policy] = None
         self._table = AddressTable(settings.endpoint.port)
         if judged.addresses:
             self._table.publish(judged.addresses)
@@ -182,6 +188,15 @@ class Master:
         self._starts_again = self._notifies_again = False
         self._ready = False
         self._resolver: Optional[int] = None
+        self._poll = select.poll()
+        self._reloading = Reloading(
+            signals,
+            self._poll,
+            settings.config,
+            self._be_reader,
+            self._judge_again,
+            self._reloaded,
+        )
         # What to do when: the restarts that are due, and the next step of ending.
         self._timers: List[Tuple[float, Callable[[], None]]] = []
         self._draining = False
@@ -203,7 +218,7 @@ class Master:
         return self._exit_code
 
     def _supervise(self) -> None:
-        poll = select.poll()
+        poll = self._poll
         poll.register(self._signals.reader, select.POLLIN)
         poll.register(self._alarm_reader, select.POLLIN)
         while self._workers or not self._draining:
@@ -214,6 +229,7 @@ class Master:
                 if fd == self._alarm_reader:
                     self._watch.begin(now)
                 self._teller.told_by(fd, now)
+                self._reloading.told_by(fd, now)
             for number in self._signals.take():
                 self._act_on(number)
             self._reap()
@@ -224,7 +240,8 @@ class Master:
     def _patience(self) -> Optional[float]:
         """Milliseconds until something is due."""
         due = [when for when, _ in self._timers]
-        due += [when for when in (self._watch.due, self._teller.due) if when is not None]
+        others = (self._watch.due, self._teller.due, self._reloading.due)
+        due += [when for when in others if when is not None]
         return max(0.0, (min(due) - time.monotonic()) * 1000) if due else None
 
     def _run_due(self) -> None:
@@ -233,6 +250,7 @@ class Master:
             self._watch.look(now)
         if self._teller.due is not None and self._teller.due <= now:
             self._teller.look(now)
+        self._reloading.look(now)
         due = [action for when, action in self._timers if when <= now]
         self._timers = [timer for timer in self._timers if timer[0] > now]
         for action in due:
@@ -302,7 +320,7 @@ class Master:
                 self._start_worker(self._missing[0])
                 del self._missing[0]
         except OSError as error:
-            lacks_resolver = self._resolver is None and not self._literal
+            lacks_resolver = self._resolver is None and self._is_looked_up()
             self._shortage.lasts(len(self._missing), lacks_resolver, error, time.monotonic())
             self._starts_again = True
             self._schedule(START_AGAIN, self._start_again)
@@ -325,17 +343,30 @@ class Master:
 
     def _start_resolver(self) -> None:
         """Raises OSError if it cannot be started."""
-        if not self._literal and self._resolver is None:
+        if self._is_looked_up() and self._resolver is None:
             self._resolver = fork(self._signals, self._be_resolver)
 
-    def _be_resolver(self) -> None:
+    def _is_looked_up(self) -> bool:
+        """Whether what the endpoint is may change: that of a name, and of a zone's interface."""
+        return not self._literal or "%" in self._settings.endpoint.host
+
+    def _be_resolver(self) -> int:
         self._leave_master()
         self._listener.close()
         self._log.name("resolver", self._settings.workers + 1)
         set_title(f"resolver {self._settings.endpoint.host}")
-        Resolver(self._table, self._policy, self._settings.resolve_interval).run(
-            self._nudge_reader, self._lifeline.reader
+        resolver = Resolver(
+            self._table,
+            self._unjudged or self._policy,
+            self._settings.resolve_interval,
+            judging=self._unjudged is not None,
         )
+        resolver.run(self._nudge_reader, self._lifeline.reader)
+        return os.EX_CONFIG if resolver.verdict is False else os.EX_OK
+
+    def _be_reader(self) -> None:
+        self._leave_master()
+        self._listener.close()
 
     def _leave_master(self) -> None:
         """In a child: close what only the master may hold."""
@@ -367,11 +398,15 @@ class Master:
                 return
             if not pid:
                 return
+            self._reloading.buried(pid, status)
             self._buried(pid, os.waitstatus_to_exitcode(status))
 
     def _buried(self, pid: int, exit_code: int) -> None:
         if pid == self._resolver:
             self._resolver = None
+            if self._unjudged is not None and exit_code in VERDICTS:
+                self._judged(self._unjudged, exit_code == os.EX_OK)
+                return
             self._replace("resolver", exit_code, self._resolver_pacer, self._start_children)
         elif self._copier is not None and pid == self._copier.pid:
             self._copier.pid = None
@@ -415,28 +450,51 @@ class Master:
             return
         if self._ready:
             self._notifier.reloading()
-        self._read_again()
+        self._reloading.ask(time.monotonic())
+
+    def _reloaded(self) -> None:
         if self._ready and not self._draining:
             self._notifier.ready()
 
-    def _read_again(self) -> None:
-        try:
-            policy = make_policy(self._settings, allowlist.load(self._settings.config, patience=0))
-        except ConfigurationError as error:
-            log.error("%s; the allowlist stays as it was", error)
-            return
+    def _judge_again(self, found: Allowlist) -> None:
+        """Judge the endpoint by a list that was read again, now or with the next answer of DNS."""
         log.info("allowlist read again")
+        policy = make_policy(self._settings, found)
         self._end_resolver()
-        addresses = self._still_permitted(policy)
-        if not addresses and not policy.any_address:
+        known = () if self._literal else self._table.current()
+        permitted = tuple(address for address in known if policy.permits(address))
+        if self._literal and not policy.permits_literal():
+            self._judged(policy, False)
+        elif self._literal or policy.any_address or permitted:
+            # A publication takes the mark of the address that works from every worker.
+            if permitted and permitted != known:
+                self._table.publish(permitted)
+            self._judged(policy, True)
+        else:
+            log.warning(
+                "%s permits none of the %d addresses known of %s; the list from before stays in "
+                "force until DNS answers",
+                self._settings.config,
+                len(known),
+                self._settings.endpoint,
+            )
+            self._unjudged = policy
+            self._start_children()
+
+    def _judged(self, policy: Policy, permitted: bool) -> None:
+        was_late = self._unjudged is not None
+        self._unjudged = None
+        if permitted:
+            if was_late:
+                log.info(
+                    "%s permits %s, it is in force now", policy.allowlist.path, policy.endpoint
+                )
+            self._policy = policy
+            self._start_children()
+        elif not self._draining:
             log.error("%s; ending", not_permitted(policy))
             self._exit_code = os.EX_CONFIG
             self._drain()
-            return
-        self._policy = policy
-        if addresses:
-            self._table.publish(addresses)
-        self._start_children()
 
     def _end_resolver(self) -> None:
         """End it for good before its successor: it would publish by the old policy."""
@@ -446,12 +504,6 @@ class Master:
             os.kill(self._resolver, signal.SIGKILL)
             os.waitpid(self._resolver, 0)
             self._resolver = None
-
-    def _still_permitted(self, policy: Policy) -> Tuple[Address, ...]:
-        """Of the known addresses; a reload does not wait for DNS."""
-        if self._literal:
-            return self._literal if policy.permits_literal() else ()
-        return tuple(address for address in self._table.current() if policy.permits(address))
 
     # The end
 
@@ -465,6 +517,7 @@ class Master:
         self._notifier.stopping(self._settings.drain_timeout + 2 * END_NOW_TIMEOUT)
         self._timers.clear()
         self._notifies_again = False
+        self._reloading.stop()
         self._tell_status()
         self._kill_all(signal.SIGTERM)
         self._schedule(self._settings.drain_timeout, self._drained_too_long)

@@ -69,6 +69,9 @@ class Policy:
 
     def choose(self, addresses: Iterable[Address]) -> Tuple[Address, ...]:
         """The permitted ones, the families taking turns (RFC 8305, 4)."""
+        if parse_address(self.endpoint.host) is not None:
+            # Not what DNS says, but the endpoint itself, with the index of its zone's interface.
+            return tuple(addresses)
         permitted = [address for address in addresses if self.permits(address)]
         if not permitted:
             return ()

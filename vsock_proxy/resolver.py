@@ -2,37 +2,81 @@
 
 A lookup may block for half a minute and can fail at any time; here that harms nothing: the last
 known good addresses stay published until there are better ones.
+
+After a reload it may have a list to judge first: one that permits none of the addresses known so
+far, of which the next answer of DNS has to say whether it permits the endpoint at all. Until then
+nothing changes. The process ends with the verdict, and the master starts another.
+
+Who answers for a name can make it change as often as it likes. The log says what is the case when
+that changes, and no more than so many lines a minute; what was not said then is said later, unless
+it is over by then.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import select
+import socket
 import time
-from typing import Optional, Tuple
+from collections import deque
+from typing import Callable, Deque, List, Optional, Sequence, Tuple
 
-from vsock_proxy.addresses import Address, AddressTable
+from vsock_proxy.addresses import MAX_ADDRESSES, Address, AddressTable
 from vsock_proxy.policy import LookupFailed, Policy, look_up
+from vsock_proxy.settings import Endpoint
 
 # As long as nothing is known yet, clients are waiting.
 FIRST_RETRY = 1.0
 # Workers that cannot connect ask for a lookup; seconds between two of those.
 NUDGE_INTERVAL = 1.0
 NUDGES = 65536
+# Of each kind of line, so many in so many seconds.
+MOST_LINES = 10
+LINES_PERIOD = 60.0
+# Of a list of addresses, the log has so many.
+MOST_SHOWN = 8
 
 log = logging.getLogger(__name__)
 
 
-class Resolver:
-    """Looks the name up again and again, until the master is gone."""
+class Condition(enum.Enum):
+    """How the last lookup ended, as far as it is worth a line."""
 
-    def __init__(self, table: AddressTable, policy: Policy, interval: float) -> None:
+    WELL = enum.auto()
+    UNRESOLVED = enum.auto()
+    NOT_PERMITTED = enum.auto()
+    TOO_MANY = enum.auto()
+
+
+class Resolver:
+    """Looks the name up again and again, until the master is gone or there is a verdict.
+
+    verdict: whether the endpoint is permitted, once that has been judged.
+    """
+
+    def __init__(
+        self,
+        table: AddressTable,
+        policy: Policy,
+        interval: float,
+        judging: bool = False,
+        look_up: Callable[[Endpoint, socket.AddressFamily], List[Address]] = look_up,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """judging: whether the first answer is to say whether the policy permits the endpoint."""
+        self.verdict: Optional[bool] = None
         self._table = table
         self._policy = policy
         self._interval = interval
+        self._judging = judging
+        self._look_up = look_up
+        self._clock = clock
         self._known = frozenset(table.current())
-        self._trouble: Optional[str] = None
+        self._said = Condition.WELL
+        self._troubles = _Pace()
+        self._news = _Pace()
 
     def run(self, nudges: int, lifeline: int) -> None:
         """Serve until the lifeline ends; nudges is a pipe by which workers ask for a lookup."""
@@ -41,49 +85,99 @@ class Resolver:
         poll.register(lifeline, select.POLLIN)
         self._table.announce()
         while True:
-            self._refresh()
+            self.refresh()
+            if self.verdict is not None:
+                return
             looked_up = time.monotonic()
-            interval = self._interval if self._known else min(FIRST_RETRY, self._interval)
-            ready = [fd for fd, _ in poll.poll(int(interval * 1000))]
+            ready = [fd for fd, _ in poll.poll(int(self.pause() * 1000))]
             if lifeline in ready:
                 return
             if nudges in ready:
                 os.read(nudges, NUDGES)
                 _pause(lifeline, looked_up + NUDGE_INTERVAL - time.monotonic())
 
-    def _refresh(self) -> None:
+    def pause(self) -> float:
+        """Seconds until the next lookup."""
+        if self._known and not self._judging:
+            return self._interval
+        return min(FIRST_RETRY, self._interval)
+
+    def refresh(self) -> None:
+        """Look up once, and publish what comes of it."""
         try:
-            found = look_up(self._policy.endpoint, self._policy.family)
+            found = self._look_up(self._policy.endpoint, self._policy.family)
         except LookupFailed as error:
-            self._complain(f"does not resolve: {error}")
+            self._say(Condition.UNRESOLVED, f"does not resolve: {error}; {self._remedy()}")
             return
         chosen = self._policy.choose(found)
-        if not chosen:
-            hosts = ", ".join(address.sockaddr[0] for address in found)
-            self._complain(f"resolves only to addresses that are not permitted: {hosts}")
-            return
-        self._publish(chosen)
+        if self._judging:
+            self.verdict = bool(chosen)
+        if chosen:
+            self._publish(chosen)
+        elif not self._judging:
+            self._say(
+                Condition.NOT_PERMITTED,
+                f"resolves only to addresses that are not permitted: {_hosts(found)}; "
+                f"{self._remedy()}",
+            )
 
     def _publish(self, chosen: Tuple[Address, ...]) -> None:
+        used = chosen[:MAX_ADDRESSES]
         # Many services give their addresses in turn: another order is no news.
-        if frozenset(chosen) != self._known:
+        if frozenset(used) != self._known:
             level = logging.DEBUG if self._known else logging.INFO
-            hosts = ", ".join(address.sockaddr[0] for address in chosen)
-            self._table.publish(chosen)
-            log.log(level, "%s is %s", self._policy.endpoint.host, hosts)
-            self._known = frozenset(chosen)
-        if self._trouble:
-            log.info("%s resolves again", self._policy.endpoint.host)
-            self._trouble = None
+            self._table.publish(used)
+            self._known = frozenset(used)
+            if log.isEnabledFor(level) and self._news.allow(self._clock()):
+                log.log(level, "%s is %s", self._policy.endpoint.host, _hosts(used))
+        if len(chosen) > len(used):
+            self._say(
+                Condition.TOO_MANY,
+                f"has {len(chosen)} addresses; the first {len(used)} are used, "
+                f"{len(chosen) - len(used)} are left out",
+            )
+        else:
+            was_full = self._said is Condition.TOO_MANY
+            self._say(
+                Condition.WELL,
+                f"has no more than {MAX_ADDRESSES} addresses again"
+                if was_full
+                else "resolves again",
+            )
 
-    def _complain(self, trouble: str) -> None:
-        """Log a trouble when it begins, not each time it is met."""
-        if trouble == self._trouble:
-            return
-        self._trouble = trouble
+    def _remedy(self) -> str:
+        """What is done for lack of an answer."""
         known = len(self._known)
         remedy = f"keeping the {known} known before" if known else "clients wait until it does"
-        log.warning("%s %s; %s", self._policy.endpoint.host, trouble, remedy)
+        return remedy + (", and the allowlist from before" if self._judging else "")
+
+    def _say(self, condition: Condition, text: str) -> None:
+        """Log a condition when it begins, not each time it is met."""
+        if condition is self._said or not self._troubles.allow(self._clock()):
+            return
+        self._said = condition
+        level = logging.INFO if condition is Condition.WELL else logging.WARNING
+        log.log(level, "%s %s", self._policy.endpoint.host, text)
+
+
+class _Pace:
+    """A bound on lines that who answers for the name can cause at will."""
+
+    def __init__(self) -> None:
+        self._given: Deque[float] = deque(maxlen=MOST_LINES)
+
+    def allow(self, now: float) -> bool:
+        """Whether one more line keeps the bound; it is then counted."""
+        if len(self._given) == MOST_LINES and now - self._given[0] < LINES_PERIOD:
+            return False
+        self._given.append(now)
+        return True
+
+
+def _hosts(addresses: Sequence[Address]) -> str:
+    shown = ", ".join(address.sockaddr[0] for address in addresses[:MOST_SHOWN])
+    more = len(addresses) - MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _pause(lifeline: int, seconds: float) -> None:
