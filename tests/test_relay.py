@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -38,6 +39,10 @@ def join() -> Iterator[Join]:
     yield start
     for one in joined:
         one.close()
+
+
+def _half_close(sock: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_WR)
 
 
 def test_what_one_side_sends_the_other_receives(join: Join) -> None:
@@ -178,6 +183,27 @@ def test_a_reset_by_the_endpoint_ends_the_connection(join: Join) -> None:
     relayed.endpoint.close()
     outcome = relayed.outcome()
     assert (outcome.end, outcome.clean) == (End.ENDPOINT_RESET, False)
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, _half_close], ids=["closed", "half-closed"])
+def test_an_endpoint_that_reset_before_the_first_byte_has_not_had_the_clients(
+    leave: Callable[[socket.socket], None],
+) -> None:
+    client, near_client = socket.socketpair()
+    near_endpoint, endpoint = tcp_pair()
+    client.sendall(b"never taken")
+    leave(client)
+    endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    endpoint.close()
+    poll = select.poll()
+    poll.register(near_endpoint, 0)
+    assert poll.poll(20_000)
+    relay = Relay()
+    outcome = relay.run(near_client, near_endpoint)
+    assert (outcome.end, outcome.error) == (End.ENDPOINT_RESET, "Connection reset by peer")
+    assert list(relay.moved) == [0, 0]
+    for sock in (client, near_client, near_endpoint):
+        sock.close()
 
 
 def test_a_reply_is_delivered_though_the_endpoint_stopped_reading(join: Join) -> None:
