@@ -85,16 +85,23 @@ def test_a_worker_killed_in_mid_transfer_costs_only_its_connection(
     wait_until_idle(proxy, 4)
 
 
-def test_the_endpoint_sees_the_end_of_a_connection_whose_worker_was_killed(
-    start_proxy: StartProxy, start_server: StartServer
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_endpoint_of_an_upload_whose_worker_dies_does_not_take_the_part_for_the_whole(
+    number: signal.Signals, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server(silent)
-    proxy = start_proxy(server)
-    with proxy.connect():
+    proxy = start_proxy(server, workers=1)
+    (worker,) = proxy.wait_for_workers(1, "idle")
+    with proxy.connect() as client:
+        client.sendall(bytes(100_000))
         endpoint = server.wait_for_connections(1)[0]
-        (worker,) = proxy.wait_for_workers(1, " -> ")
-        os.kill(worker, signal.SIGKILL)
-        assert end_of(endpoint) == b""
+        # At once: the connection has not lasted a moment.
+        read_exactly(endpoint, 100_000)
+        os.kill(worker, number)
+        with pytest.raises(ConnectionResetError):
+            endpoint.recv(1)
+        # Neither vsock nor a Unix socket has a reset.
+        assert end_of(client) == b""
 
 
 @pytest.mark.alone

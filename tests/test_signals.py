@@ -160,6 +160,32 @@ def test_sigquit_ends_all_at_once_the_first_time(
             endpoint.recv(1)
 
 
+def test_a_sigquit_to_the_whole_group_resets_every_connection_and_says_how_each_ended(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server(silent)
+    workers = 12
+    proxy = start_proxy(server, workers=workers, wrapper=["setsid"])
+    clients = [proxy.connect() for _ in range(workers)]
+    for client in clients:
+        client.sendall(b"x")
+    endpoints = server.wait_for_connections(workers)
+    for endpoint in endpoints:
+        read_exactly(endpoint, 1)
+    # Both the terminal and the master send it.
+    os.killpg(proxy.pid, signal.SIGQUIT)
+    assert proxy.wait() == os.EX_OK
+    for endpoint in endpoints:
+        with pytest.raises(ConnectionResetError):
+            endpoint.recv(1)
+    close_all(clients)
+    proxy.log.join()
+    assert (
+        len(proxy.log.matching(" ended: 1 bytes up, 0 bytes down, .*, proxy ends now")) == workers
+    )
+    assert proxy.log.matching(f"{workers} bytes up, 0 bytes down")
+
+
 def test_a_stopped_worker_does_not_keep_the_proxy_from_ending(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

@@ -45,8 +45,8 @@ def totals(rows: Iterable[Row]) -> str:
         f"{sum(row.served for row in known)} connections served, "
         f"{sum(row.failed for row in known)} failed ({', '.join(causes)}), "
         f"{sum(row.gone for row in known)} with the client gone before, "
-        f"{sum(row.total_up + row.up for row in known)} bytes up, "
-        f"{sum(row.total_down + row.down for row in known)} bytes down"
+        f"{sum(row.total_up for row in known)} bytes up, "
+        f"{sum(row.total_down for row in known)} bytes down"
     )
 
 

@@ -39,9 +39,11 @@ class State(enum.IntEnum):
 PID, STATE, SINCE, PEER_CID, PEER_PORT = range(5)
 # the endpoint's address as 128 bits, an IPv4 one mapped into IPv6 (RFC 4291, 2.5.5.2);
 ADDRESS_HIGH, ADDRESS_LOW = range(5, 7)
-# the bytes of the connection, side by side for the relay to count in;
-UP, DOWN = range(7, 9)
-# then the totals: connections served, failed by cause, those whose client had gone, and bytes.
+# the totals of bytes as they were when the connection began: what it has moved is the difference,
+# so nothing has to be added up at its end, when a worker may die;
+UP_BEFORE, DOWN_BEFORE = range(7, 9)
+# then the totals: connections served, failed by cause, those whose client had gone, and bytes, side
+# by side for the relay to count in.
 SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(9, 17)
 TOTAL_UP, TOTAL_DOWN = range(17, 19)
 # Whether the worker ends when its connection does.
@@ -111,11 +113,9 @@ class Scoreboard:
         return self._cells[(number - 1) * FIELDS : number * FIELDS]
 
     def claim(self, number: int, pid: int) -> memoryview:
-        """Take over a slot for a new worker, adding up what its predecessor left unfinished."""
+        """Take over a slot for a new worker."""
         slot = self.slot(number)
-        slot[TOTAL_UP] += slot[UP]
-        slot[TOTAL_DOWN] += slot[DOWN]
-        slot[UP] = slot[DOWN] = 0
+        slot[UP_BEFORE], slot[DOWN_BEFORE] = slot[TOTAL_UP], slot[TOTAL_DOWN]
         slot[PID] = pid
         slot[STATE] = State.STARTING
         slot[DRAINS] = False
@@ -181,8 +181,8 @@ class Scoreboard:
             peer_cid=cells[PEER_CID],
             peer_port=cells[PEER_PORT],
             address=(cells[ADDRESS_HIGH], cells[ADDRESS_LOW]),
-            up=cells[UP],
-            down=cells[DOWN],
+            up=cells[TOTAL_UP] - cells[UP_BEFORE],
+            down=cells[TOTAL_DOWN] - cells[DOWN_BEFORE],
             served=cells[SERVED],
             failures=tuple(cells[field] for field in FAILURES),
             gone=cells[GONE],

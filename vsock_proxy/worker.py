@@ -6,7 +6,11 @@ connection wakes one idle worker instead of all. Beside it wait the worker's own
 lifeline, which ends with the master.
 
 On SIGTERM a worker closes its copy of the listener at once, ends its connection in peace and goes;
-on SIGQUIT it ends it now. When the master is gone in mid-connection, the kernel sends SIGTERM.
+on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection, the
+kernel sends SIGTERM.
+
+From before the first byte on, the upstream socket is set to reset the connection when it is closed,
+by whomever: by the kernel too, when the worker dies. Only for a clean end that is taken back.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import struct
 import time
 
 from vsock_proxy.addresses import Address
+from vsock_proxy.interruption import EndNow, Interruption
 from vsock_proxy.keepalive import KeepAlive
 from vsock_proxy.kernel import EPOLLEXCLUSIVE
 from vsock_proxy.lifeline import Lifeline
@@ -34,8 +39,9 @@ from vsock_proxy.scoreboard import (
     ADDRESS_HIGH,
     ADDRESS_LOW,
     DENIED,
-    DOWN,
+    DOWN_BEFORE,
     DRAINS,
+    FAILED,
     GONE,
     PEER_CID,
     PEER_PORT,
@@ -44,7 +50,7 @@ from vsock_proxy.scoreboard import (
     STATE,
     TOTAL_DOWN,
     TOTAL_UP,
-    UP,
+    UP_BEFORE,
     Scoreboard,
     State,
 )
@@ -58,7 +64,7 @@ from vsock_proxy.waiting import ClientGone, Meanwhile
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.
 ACCEPT_PAUSE_MS = 200
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE, END_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 NANOSECONDS = 1_000_000_000
 IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
@@ -74,10 +80,6 @@ log = logging.getLogger(__name__)
 
 Socket = socket.SocketType
 CUT = Outcome(End.CUT)
-
-
-class _EndNow(BaseException):
-    """Raised in the middle of whatever the worker does, by SIGQUIT."""
 
 
 class Worker:
@@ -104,10 +106,12 @@ class Worker:
         self._untold = untold
         self._keepalive = KeepAlive()
         self._keepalive.catch_alarms()
+        self._interruption = Interruption()
         self._relay = Relay(
             settings.idle_timeout,
             on_lasting=self._connection_lasts,
             on_half_close=self._half_closed,
+            wait=self._interruption.poll,
         )
         self._limiter = Limiter()
         self._meanwhile = Meanwhile(lifeline.reader, self._connecting_lasts, self._stop)
@@ -126,18 +130,16 @@ class Worker:
         self._alarm.tell_serving()
         signals, listener_fd = self._signals, self._listener.sock.fileno()
         lifeline_fd = self._lifeline.reader
-        try:
-            while not self._stopping:
-                ready = {fd for fd, _ in epoll.poll(None, 3)}
-                # In this order: who is to end accepts no more.
-                if lifeline_fd in ready:
-                    break
-                if signals.reader in ready and signal.SIGTERM in signals.take():
-                    break
-                if listener_fd in ready:
-                    self._serve()
-        except _EndNow:
-            pass
+        while not self._stopping:
+            ready = {fd for fd, _ in epoll.poll(None, 3)}
+            # In this order: who is to end accepts no more.
+            if lifeline_fd in ready:
+                break
+            if signals.reader in ready:
+                # Its handler has done what a signal asks for.
+                signals.take()
+            elif listener_fd in ready:
+                self._serve()
 
     def rehearse(self) -> None:
         """In the master, before the first fork: do what every worker does first.
@@ -156,7 +158,7 @@ class Worker:
         """Everything that comes before waiting for the first connection."""
         self._number = number
         self._slot = self._board.claim(number, os.getpid())
-        self._relay.moved = self._slot[UP : DOWN + 1]
+        self._relay.moved = self._slot[TOTAL_UP : TOTAL_DOWN + 1]
         epoll = select.epoll()
         epoll.register(self._listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
         epoll.register(self._lifeline.reader, select.EPOLLIN)
@@ -167,10 +169,10 @@ class Worker:
         return epoll
 
     def _interrupt(self, number: int) -> None:
-        if number == signal.SIGQUIT:
-            raise _EndNow
-        if number == signal.SIGTERM:
+        if number in (signal.SIGTERM, signal.SIGQUIT):
             self._stop()
+        if number == signal.SIGQUIT:
+            self._interruption.want()
 
     def _stop(self) -> None:
         # Closed here and not when the connection ends: a client that connects meanwhile must not
@@ -243,7 +245,9 @@ class Worker:
             return
         self._peer = peer
         try:
-            upstream, address = self._upstream.connect(client, self._meanwhile)
+            upstream, address = self._interruption.during(
+                self._upstream.connect, client, self._meanwhile
+            )
         except ClientGone:
             client.close()
             self._slot[GONE] += 1
@@ -266,6 +270,16 @@ class Worker:
                 failure,
             )
             return
+        except EndNow:
+            client.close()
+            self._slot[FAILED] += 1
+            self._say(
+                logging.WARNING,
+                "%s closed: proxy ends now, and %s had not answered",
+                peer_name(peer),
+                self._settings.endpoint,
+            )
+            return
         self._relay_connection(client, peer, upstream, address)
 
     def _relay_connection(
@@ -277,21 +291,22 @@ class Worker:
         slot[SERVED] += 1
         slot[STATE] = RELAYING
         outcome = CUT
+        upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         try:
             outcome = self._relay.run(client, upstream)
-        finally:
-            self._keepalive.end()
-            if not outcome.clean:
-                # A connection that was cut must not look like one that was complete.
-                upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            client.close()
-            upstream.close()
-            self._lifeline.signal_no_more()
-            self._account(outcome)
+        except EndNow:
+            pass
+        self._keepalive.end()
+        if outcome.clean:
+            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, END_ON_CLOSE)
+        client.close()
+        upstream.close()
+        self._lifeline.signal_no_more()
+        self._account(outcome)
 
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
-        up, down = slot[UP], slot[DOWN]
+        up, down = slot[TOTAL_UP] - slot[UP_BEFORE], slot[TOTAL_DOWN] - slot[DOWN_BEFORE]
         # Where a worker dies before this, the master writes the line. Not after it: whoever reads
         # the line may kill the worker for it.
         slot[STATE] = IDLE
@@ -306,9 +321,7 @@ class Worker:
                 (time.monotonic_ns() - slot[SINCE]) / NANOSECONDS,
                 outcome,
             )
-        slot[TOTAL_UP] += up
-        slot[TOTAL_DOWN] += down
-        slot[UP] = slot[DOWN] = 0
+        slot[UP_BEFORE], slot[DOWN_BEFORE] = slot[TOTAL_UP], slot[TOTAL_DOWN]
 
     def _say(self, level: int, text: str, *values: object) -> None:
         """Log what a guest can cause, at a bounded rate."""
