@@ -136,8 +136,9 @@ class Worker:
             if lifeline_fd in ready:
                 break
             if signals.reader in ready:
-                # Its handler has done what a signal asks for.
-                signals.take()
+                # For those that came before _begin() was done.
+                for caught in signals.take():
+                    self._interrupt(caught)
             elif listener_fd in ready:
                 self._serve()
 
