@@ -110,9 +110,12 @@ def test_lines_that_only_the_master_lost_are_told_though_no_worker_says_anything
 ) -> None:
     sink = make_sink("pipe")
     proxy = started(start_proxy, start_server(), sink)
-    come_to_rest(proxy)
+    wait_until(lambda: b", 2 workers\n" in sink.read(), "the first line")
     sink.fill()
+    come_to_rest(proxy)
+    before = processes.context_switches(proxy.pid)
     proxy.send(signal.SIGUSR1)
+    wait_until(lambda: processes.context_switches(proxy.pid) > before, "the master has woken")
     come_to_rest(proxy)
     sink.read()
     proxy.read_log_from(sink.stream())
@@ -129,7 +132,7 @@ def come_to_rest(proxy: Proxy) -> None:
 def sleeps(pid: int) -> bool:
     before = processes.context_switches(pid)
     time.sleep(0.3 * SLOWNESS)
-    return processes.context_switches(pid) == before
+    return processes.state(pid) == "S" and processes.context_switches(pid) == before
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal", "stream socket"])
@@ -187,7 +190,7 @@ def test_a_reader_that_comes_back_to_a_fifo_is_told_what_it_missed(
 ) -> None:
     sink = logs.fifo(tmp_path)
     proxy = started(start_proxy, start_server(), sink)
-    come_to_rest(proxy)
+    wait_until(lambda: b", 2 workers\n" in sink.read(), "the first line")
     sink.close_reader()
     assert all(answers(proxy) for _ in range(10))
     come_to_rest(proxy)
@@ -232,6 +235,7 @@ def test_a_file_that_can_grow_again_has_no_torn_line_and_the_number_of_those_los
     lines = path.read_text().splitlines()
     assert all(WHOLE_LINE.fullmatch(line) for line in lines), lines
     told = [re.search(NOT_WRITTEN, line) for line in lines]
+    assert {match[2] for match in told if match} == {"File too large"}
     assert sum(int(match[1]) for match in told if match) == 10 - len(
         [line for line in lines if " -> " in line and " ended: " in line]
     )

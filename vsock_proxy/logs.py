@@ -41,7 +41,8 @@ class _StderrHandler(logging.Handler):
     def attempt(self, piece: bytes) -> int:
         """Write whole lines now; the errno if that cannot be done."""
         if self._untold.is_torn:
-            return errno.EAGAIN
+            # For the same reason as the one that tore it, which the master may have found out.
+            return self._untold.code(UNWRITTEN) or errno.EAGAIN
         try:
             written = self._stderr.write(piece)
         except OSError as error:

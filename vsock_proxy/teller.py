@@ -69,6 +69,8 @@ class Teller:
         had_room, self._awaits_room = self._awaits_room, False
         before = list(self._told)
         code = self._log.finish_line() or self._tell()
+        if code:
+            self._untold.because(UNWRITTEN, code)
         if code == errno.EAGAIN:
             self._awaits_room = not had_room
             self.due = now + INTERVAL if had_room else None

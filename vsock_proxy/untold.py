@@ -47,10 +47,14 @@ class Untold:
         self._own = row * KINDS
 
     def count(self, kind: int, number: int = 1, code: int = 0) -> None:
-        """So many more of a kind; code is the errno that says why."""
+        """So many more of a kind."""
         self._rows[self._own + kind] += number
-        self._codes[kind] = code
+        self.because(kind, code)
         self._wake()
+
+    def because(self, kind: int, code: int) -> None:
+        """The errno that says why, of the last of a kind."""
+        self._codes[kind] = code
 
     def _wake(self) -> None:
         if self.looked_at:
@@ -66,7 +70,7 @@ class Untold:
         return [sum(self._rows[kind::KINDS]) for kind in range(KINDS)]
 
     def code(self, kind: int) -> int:
-        """The errno that came with the last of a kind."""
+        """The errno that says why."""
         return self._codes[kind]
 
     @property
