@@ -27,16 +27,26 @@ def soak(world: World, tally: Tally, seconds: float, chance: random.Random) -> L
     faults = Faults(world, tally, chance, unread=min(UNREAD_FOR, seconds / 5))
     invariants = Invariants(world, tally, traffic)
     traffic.start()
+    try:
+        inject(faults, seconds)
+    except AssertionError as error:
+        # What a fault waited for in vain; another one could not be undone either.
+        tally.unexplained(str(error))
+    finally:
+        traffic.stop()
+    print("connections:", dict(tally.results))
+    print("faults:", dict(tally.faults))
+    return invariants.broken()
+
+
+def inject(faults: Faults, seconds: float) -> None:
+    """One fault after the other, for so long."""
     began = unread = time.monotonic()
     while time.monotonic() < began + seconds:
         faults.inject()
         if time.monotonic() > unread + min(UNREAD_EVERY, seconds / 2):
             unread = time.monotonic()
             faults.leave_log_unread()
-    traffic.stop()
-    print("connections:", dict(tally.results))
-    print("faults:", dict(tally.faults))
-    return invariants.broken()
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import enum
 import socket
 import struct
 import time
-from typing import Iterator
+from typing import Iterator, Tuple
 
 from tests.soak.tally import Tally
 from tests.support.servers import CHUNK
@@ -29,7 +29,7 @@ class Wish(enum.IntEnum):
     """What a client wants of the endpoint."""
 
     PLAIN = 0
-    SLOW = 1  # read little and seldom for some time
+    SLOW = 1  # read little and seldom for some time, and answer at the end
     URGENT = 2  # send urgent data in between
 
 
@@ -41,28 +41,32 @@ class Endpoint:
 
     def serve(self, connection: socket.socket) -> None:
         """Answer one client up to its end."""
-        began = time.monotonic()
         with connection:
             header = _read_header(connection)
             if len(header) < HEADER.size:
                 return
             wish, size = HEADER.unpack(header)
-            received = self._answer(connection, Wish(wish))
-            missing = size != UNKNOWN and received != size
-            if missing and not self._tally.was_out_since(began):
+            received, rest = self._answer(connection, Wish(wish))
+            # In an outage, it is this end that was closed.
+            if received != size and size != UNKNOWN and connection.fileno() >= 0:
                 self._tally.unexplained(
                     f"the endpoint saw a clean end after {received} of {size} bytes"
                 )
+            connection.sendall(rest)
 
-    def _answer(self, connection: socket.socket, wish: Wish) -> int:
-        received = 0
+    def _answer(self, connection: socket.socket, wish: Wish) -> Tuple[int, bytes]:
+        """How much came, and what of the answer is to be sent now that this is known."""
+        received, rest = 0, bytearray()
         parts = _slowly(connection) if wish is Wish.SLOW else _at_once(connection)
         for part in parts:
             received += len(part)
-            connection.sendall(part.translate(ANSWER))
+            if wish is Wish.SLOW:
+                rest += part.translate(ANSWER)
+            else:
+                connection.sendall(part.translate(ANSWER))
             if wish is Wish.URGENT:
                 connection.send(URGENT, socket.MSG_OOB)
-        return received
+        return received, bytes(rest)
 
 
 def _read_header(connection: socket.socket) -> bytes:

@@ -72,7 +72,8 @@ class Faults:
     # Processes
 
     def kill_a_worker(self) -> None:
-        pid = self._a_worker()
+        # One that has been busy for a moment, rather.
+        pid = self._a_worker(" -> ") or self._a_worker()
         if pid:
             self._tally.killed += 1
             os.kill(pid, signal.SIGKILL)
@@ -99,8 +100,8 @@ class Faults:
     def ask_for_the_board(self) -> None:
         self._proxy.send(signal.SIGUSR1)
 
-    def _a_worker(self) -> Optional[int]:
-        workers = self._proxy.workers()
+    def _a_worker(self, title: str = "") -> Optional[int]:
+        workers = self._proxy.workers(title)
         return self._chance.choice(workers) if workers else None
 
     # The file

@@ -52,11 +52,6 @@ class Tally:
         with self._lock:
             self._outages[-1] = (began, time.monotonic() + AFTERMATH)
 
-    def was_out_since(self, began: float) -> bool:
-        """Whether some outage fell into the time from then till now."""
-        with self._lock:
-            return self._was_out_since(began)
-
     def _was_out_since(self, began: float) -> bool:
         now = time.monotonic()
         return any(start <= now and began <= end for start, end in self._outages)
