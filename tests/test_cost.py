@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import List
 
 import pytest
@@ -16,6 +17,7 @@ from vsock_proxy.relay import BUFFER_SIZE
 
 CONNECTIONS = 200
 KIB, MIB = 1 << 10, 1 << 20
+SERVED_AT_MOST_KIB = 1.3 * KIB
 
 
 def test_a_connection_wakes_one_idle_worker_and_not_all_of_them(
@@ -100,3 +102,20 @@ def test_a_worker_gives_back_the_memory_of_its_buffers(
     proxy.wait_for_workers(1, "idle")
     # A pipe is made for the first time, which takes pages too.
     assert processes.anonymous_kib(worker) - before < BUFFER_SIZE // KIB
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="counts references in every page")
+def test_a_worker_that_has_served_takes_little_memory(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), "--log-level", "warning", workers=100, ready=False)
+    workers = proxy.wait_for_workers(100, "idle", timeout=30)
+    for _ in range(10):
+        # All at once, so that each worker has one.
+        clients = [proxy.connect() for _ in workers]
+        for client in clients:
+            assert exchange(client, b"x") == b"x"
+            client.close()
+    proxy.wait_for_workers(100, "idle")
+    assert sum(map(processes.pss_kib, workers)) / len(workers) < SERVED_AT_MOST_KIB

@@ -32,6 +32,7 @@ from vsock_proxy.copier import Copier
 from vsock_proxy.errors import TryAgainError, UnavailableError
 from vsock_proxy.forking import fork
 from vsock_proxy.hostnames import check_endpoint
+from vsock_proxy.immortal import make_all_immortal
 from vsock_proxy.lifeline import Lifeline
 from vsock_proxy.listener import Listener, open_listener
 from vsock_proxy.logs import Log
@@ -208,6 +209,7 @@ class Master:
         set_master_title(f"{self._settings.local_port} -> {self._settings.endpoint}")
         # What the master has made is shared by all children as long as nobody writes to it.
         gc.collect()
+        make_all_immortal()
         gc.freeze()
         self._start_children()
         self._supervise()
