@@ -39,12 +39,13 @@ class SelfConnect:
         """
         if not self._possible:
             return False
-        if address == self._elsewhere and time.monotonic() < self._seen + STAYS:
+        # By identity: a list that is read anew is judged anew, and comparing addresses takes longer.
+        if address is self._elsewhere and time.monotonic() < self._seen + STAYS:
             return False
         near = sock.getsockname()
         if near[1] == self._port:
             return bool(near == sock.getpeername())
-        if address != self._here:
+        if address is not self._here:
             self._learn(address, near[0] == sock.getpeername()[0])
         return False
 
