@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import socket
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.support.timing import SLOWNESS
 from vsock_proxy import allowlist
 from vsock_proxy.errors import ConfigurationError
 
@@ -112,11 +116,47 @@ def test_unknown_keys_are_warned_of_a_bounded_number_of_times(
 ) -> None:
     entry = "{address: a.example, port: 1, x: y}"
     with caplog.at_level(logging.WARNING):
-        file.write_text(f"allowlist:\n- &a {entry}\n" + "- *a\n" * 30_000)
+        file.write_text("allowlist:\n" + f"- {entry}\n" * 5_000)
         loaded = allowlist.load(str(file))
     assert loaded.permits_name("a.example", 1)
     assert len(caplog.messages) == 11
-    assert caplog.messages[-1] == f"allowlist {file}: 29991 more unknown keys ignored"
+    assert caplog.messages[-1] == f"allowlist {file}: 4990 more unknown keys ignored"
+
+
+SLOW = {
+    "an entry of many keys again and again": (
+        "x: &a {address: a, port: 1, "
+        + ", ".join(f"k{number}: v" for number in range(12_000))
+        + "}\nallowlist:\n"
+        + "- *a\n" * 25_000
+    ),
+    "international names": "allowlist:\n" + f"- {{address: {'ü.' * 18}e, port: 1}}\n" * 9_990,
+    "one international name again and again": (
+        f"x: &n {'a.' * 120}ü\nallowlist:\n" + "- {address: *n, port: 1}\n" * 9_990
+    ),
+    "one long network again and again": (
+        f"x: &n 10.0.0.0/{'0' * 500_000}8\nallowlist:\n" + "- {address: *n, port: 1}\n" * 9_990
+    ),
+    "names": "allowlist:\n" + "- {address: a.b, port: 1}\n" * 9_999,
+    "networks": "allowlist:\n" + "- {address: '2001:db8::/32', port: 1}\n" * 9_999,
+}
+
+
+@pytest.mark.parametrize("content", SLOW.values(), ids=SLOW.keys())
+def test_a_file_takes_less_than_a_second_whatever_is_in_it(file: Path, content: str) -> None:
+    file.write_text(content, encoding="utf-8")
+    began = time.process_time()
+    with contextlib.suppress(ConfigurationError):
+        allowlist.load(str(file))
+    assert time.process_time() - began < (1 if yaml.__with_libyaml__ else 10) * SLOWNESS
+
+
+def test_more_international_names_than_idna_has_time_for_are_refused(file: Path) -> None:
+    entry = "- {address: bücher.example, port: 1}\n"
+    message = error_of(file, ("allowlist:\n" + entry * 1_001).encode())
+    assert ", line 1002: more than 1000 names that are not ASCII" in message
+    loaded = load(file, *["{address: bücher.example, port: 1}"] * 1_000)
+    assert len(loaded.entries) == 1_000
 
 
 def test_an_empty_list_permits_nothing(file: Path) -> None:
