@@ -53,6 +53,25 @@ def test_what_one_side_sends_the_other_receives(join: Join) -> None:
     assert read_exactly(relayed.client, 4) == b"down"
 
 
+@pytest.mark.parametrize(("messages", "at_once"), [(1, 0), (2, 1)])
+def test_what_a_client_sends_after_its_first_message_is_not_held_back(
+    messages: int, at_once: int
+) -> None:
+    client, near_client = socket.socketpair()
+    near_endpoint, endpoint = tcp_pair()
+    near_endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    thread = threading.Thread(target=Relay().run, args=(near_client, near_endpoint))
+    thread.start()
+    for _ in range(messages):
+        client.sendall(b"x")
+        assert endpoint.recv(1) == b"x"
+    client.close()
+    thread.join()
+    assert near_endpoint.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == at_once
+    for sock in (near_client, near_endpoint, endpoint):
+        sock.close()
+
+
 def test_bytes_are_counted_each_way(join: Join) -> None:
     relayed = join()
     relayed.client.sendall(b"12345")

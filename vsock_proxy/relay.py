@@ -74,6 +74,7 @@ NO_INT = bytes(4)
 
 # Two counters: an array, or a part of shared memory.
 Cells = Union[memoryview, "array[int]"]
+Handle = Callable[[List[Tuple[int, int]]], Optional[Outcome]]
 Wait = Callable[[select.poll, Optional[float]], List[Tuple[int, int]]]
 
 
@@ -311,7 +312,7 @@ class Relay:
             up = client, upstream
         self._up.begin(client, upstream, self.moved, up)
         self._down.begin(upstream, client, self.moved, down)
-        self._client_gone = False
+        self._client_gone = self._hurries = False
         self._first_end: Optional[Side] = None
         self._faults: Dict[Side, OSError] = {}
         self._timers.begin()
@@ -322,14 +323,16 @@ class Relay:
         try:
             # A client has mostly spoken by the time the endpoint has answered: try without waiting.
             outcome = None if self._up.pump() else self._settle(0)
-            return outcome or self._relay(range(MOMENT_WAITS)) or self._relay_on()
+            return (
+                outcome or self._relay(range(MOMENT_WAITS), self._handle_first) or self._relay_on()
+            )
         finally:
             self._up.end()
             self._down.end()
 
-    def _relay(self, rounds: Iterable[object]) -> Optional[Outcome]:
+    def _relay(self, rounds: Iterable[object], handle: Handle) -> Optional[Outcome]:
         """Relay until the connection has ended, waiting at most so often."""
-        wait, poll, handle, timers = self._wait, self._poll, self._handle, self._timers
+        wait, poll, timers = self._wait, self._poll, self._timers
         for _ in rounds:
             events = wait(poll, timers.pause)
             if events:
@@ -346,13 +349,29 @@ class Relay:
         """Relay until the connection has ended."""
         if not self._timers.lasting:
             self._last()
-        outcome = self._relay(itertools.repeat(None))
+        self._hurry()
+        outcome = self._relay(itertools.repeat(None), self._handle)
         assert outcome
         return outcome
 
     def _last(self) -> None:
         self._timers.last()
         self._on_lasting()
+
+    def _hurry(self) -> None:
+        """From now on send at once, though something small is not acknowledged yet.
+
+        A first write is never held back (tcp_nagle_check() in net/ipv4/tcp_output.c).
+        """
+        if not self._hurries:
+            self._hurries = True
+            self._upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _handle_first(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
+        """The same for the first events, of which one may be the client's second message."""
+        if (self._client_fd, IN) in events:
+            self._hurry()
+        return self._handle(events)
 
     def _handle(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
         """Do what one poll() told."""

@@ -15,7 +15,6 @@ import socket
 import struct
 import time
 from select import POLLOUT
-from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Dict, Optional, Tuple
 
 from vsock_proxy import scoreboard
@@ -174,7 +173,6 @@ def _begin(address: Address) -> Tuple[Optional[socket.SocketType], int]:
         sock = socket.SocketType(address.family, KIND)
     except OSError as error:
         return None, error.errno or errno.EIO
-    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     return sock, sock.connect_ex(address.sockaddr)
 
 
