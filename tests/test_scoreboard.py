@@ -129,7 +129,7 @@ def test_the_totals_are_of_all_workers_and_tell_each_cause() -> None:
     rows = [ROW, replace(ROW, up=0, down=0, failures=(0, 1, 0, 0, 2, 0), gone=0)]
     assert report.totals(rows) == (
         "14 connections served, 5 failed (1 refused, 1 timed out, 0 unreachable, 0 unresolved, "
-        "2 denied, 1 otherwise), 3 with the client gone before, 205 bytes up, 406 bytes down"
+        "2 denied, 1 otherwise), 3 with the client gone before, 200 bytes up, 400 bytes down"
     )
 
 

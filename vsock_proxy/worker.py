@@ -252,13 +252,12 @@ class Worker:
         except ClientGone:
             client.close()
             self._slot[GONE] += 1
-            if self._logs_ends:
-                self._say(
-                    logging.INFO,
-                    "%s closed: it had gone before there was a connection to %s",
-                    peer_name(peer),
-                    self._settings.endpoint,
-                )
+            self._say(
+                logging.INFO,
+                "%s closed: it had gone before there was a connection to %s",
+                peer_name(peer),
+                self._settings.endpoint,
+            )
             return
         except ConnectFailed as failure:
             client.close()
