@@ -63,6 +63,8 @@ from vsock_proxy.worker import Worker
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0
+# Seconds that the master waits for a resolver that it has killed.
+END_RESOLVER_TIMEOUT = 0.5
 # Seconds until what could not be started, or told to systemd, is tried again.
 START_AGAIN = 1.0
 NOTIFY_AGAIN = 0.5
@@ -500,12 +502,15 @@ class Master:
 
     def _end_resolver(self) -> None:
         """End it for good before its successor: it would publish by the old policy."""
-        if self._resolver is not None:
-            # Not SIGTERM, which a stopped process would not see; it leaves nothing unfinished that
-            # the next publication does not set right.
-            os.kill(self._resolver, signal.SIGKILL)
-            os.waitpid(self._resolver, 0)
-            self._resolver = None
+        if self._resolver is None:
+            return
+        # Not SIGTERM, which a stopped process would not see. The table is whole whenever it dies.
+        os.kill(self._resolver, signal.SIGKILL)
+        deadline = time.monotonic() + END_RESOLVER_TIMEOUT
+        while not os.waitpid(self._resolver, os.WNOHANG)[0] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        # One that is still there hangs in the kernel, and will never come back from it to publish.
+        self._resolver = None
 
     # The end
 
