@@ -28,6 +28,8 @@ YAML_PIECES = (
     *("::1", "fe80::1%1", "'a'", '"\\u0000"', '"', "'", "&a ", "*a", "!!binary ", "!!python/x "),
     *("<<: ", "? ", "|\n", ">\n", "# ", "---\n", "...\n", "%YAML 9.9\n", "\t", "\r", "\x85"),
     *("\ufeff", "\u2028", "bücher.example", "xn--", "xn--bcher-kva", "ß" * 70, "\ud7ff"),
+    *("fe80::1%lo", "fe80::%lo/64", "::ffff:10.0.0.1", "16", "127.1", "x:443", "[::1]", "{region}"),
+    *("%TAG ! x\n", "- " * 30, "[" * 30, "&a {address: *a, port: *b}", "- *a\n" * 20, "*.0.0.1"),
     *("allowlist:\n- {address: a, port: 1}\n", "- {address: '", "', port: 443}\n", "- - "),
 )
 OPTIONS = (
@@ -35,12 +37,15 @@ OPTIONS = (
     *("--config", "--uds-path", "--allow-cid", "--connect-timeout", "--idle-timeout"),
     *("--resolve-interval", "--drain-timeout", "--log-level", "--version", "-h", "--help"),
     *("--config=", "--config=x", "--allow-cid=1,,2", "--", "-", "--4", "---", "-x", "--x=y"),
+    *("-V", "-w=4", "-w=", "-4w4", "-4w", "-V4", "-4V", "--num_workers=", "--4=", "-w--"),
     *("--vers", "--he", "-4h", "--ip", "--l=info", "--idle=1", "--resolve-interval=.1"),
 )
 VALUES = (
     *("8000", "443", "0", "1", "-1", "4294967295", "9" * 400, "1e9", "nan", "inf", "0.5", ".5"),
     *("8_000", " 8000", "\u0668", "kms.us-east-1.amazonaws.com", "127.0.0.1", "::1", "fe80::1%1"),
     *("", "a" * 300, "a..b", "\n", "\x00", "\udcff", "info", "debug", "loud", "1,2", ",", "/x"),
+    *("16", "127.1", "0x7f000001", "\uff11\uff16", "::ffff:127.0.0.1", "fe80::1%lo", "x:443", "-5"),
+    *("a..x", "x" * 64, "http://x", "1.2.3.4.", "*.x"),
     *("bücher.example", "[::1]", "1.2.3", "0x7f.1", "%", "options", "<local_port>"),
 )
 
