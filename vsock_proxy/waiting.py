@@ -15,7 +15,7 @@ from typing import Callable, List, Tuple
 
 from vsock_proxy.presence import GONE, SPOKEN, Presence, presence_of
 
-# Seconds after which connecting lasts longer than is left unheeded.
+# Seconds that connecting may take before anything else is looked after.
 MOMENT = 0.05
 # vsock tells by no event that a client which half-closed goes away for good, so it is asked again
 # every so many seconds.
