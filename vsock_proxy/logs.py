@@ -19,6 +19,8 @@ from typing import Optional
 from vsock_proxy.stderr import STDERR, Stderr, pieces
 from vsock_proxy.untold import UNWRITTEN, Untold
 
+# Lines, often enough for the interpreter to see what is worth caching.
+REHEARSALS = 20
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -88,6 +90,17 @@ class _Journal(_Text):
         return prefix + self.body(record).replace("\n", "\n" + prefix)
 
 
+class _FormatOnly(logging.Handler):
+    """Writes nothing."""
+
+    def __init__(self, text: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(text)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.format(record)
+
+
 class Log:
     """Where all lines of this process go. Made once, by the master; a child takes another name."""
 
@@ -99,9 +112,20 @@ class Log:
         self._handler = _StderrHandler(stderr, untold)
         self._handler.setFormatter(self._text)
         self.finish_line = self._handler.finish_line
+        # What no line says is not looked up (Optimization, in Python's Logging HOWTO).
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+        logging._srcfile = None
         root = logging.getLogger()
         root.handlers[:] = [self._handler]
         root.setLevel(level.upper())
+
+    def rehearse(self) -> None:
+        """Do all for some lines but write them, so that what the interpreter caches is shared."""
+        root = logging.getLogger()
+        kept, root.handlers[:] = root.handlers[:], [_FormatOnly(self._text)]
+        for _ in range(REHEARSALS):
+            root.critical("%s: %d, %.3f", "rehearsal", 1, 1.0)
+        root.handlers[:] = kept
 
     def name(self, process: str, row: int) -> None:
         """Say in every line from now on that it is of this process, and count in its cells."""

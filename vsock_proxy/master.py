@@ -208,6 +208,7 @@ class Master:
     def run(self) -> int:
         """Start everything, supervise, and return the exit code when all has ended."""
         self._worker.rehearse()
+        self._log.rehearse()
         set_master_title(f"{self._settings.local_port} -> {self._settings.endpoint}")
         # What the master has made is shared by all children as long as nobody writes to it.
         gc.collect()
