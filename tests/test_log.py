@@ -53,6 +53,11 @@ def started(start_proxy: StartProxy, server: object, sink: Sink, *options: str) 
     return proxy
 
 
+def wait_for_first_line(path: Path) -> None:
+    """Wait until a log says that the proxy serves, which it does once its workers are idle."""
+    wait_until(lambda: path.read_text().endswith(" workers\n"), "the first line")
+
+
 def lines_of(data: bytearray) -> List[str]:
     return data.decode().splitlines()
 
@@ -222,6 +227,7 @@ def test_a_file_that_can_grow_again_has_no_torn_line_and_the_number_of_those_los
     with open(path, "a") as file:
         proxy = start_proxy(start_server(), workers=2, ready=False, stderr=file.fileno())
     pids = [*proxy.wait_for_workers(2, "idle"), proxy.pid]
+    wait_for_first_line(path)
     for pid in pids:
         # In the middle of the next line but one.
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 150, -1))
@@ -384,7 +390,7 @@ def test_lines_of_others_in_the_same_file_are_not_written_over(
     with open(path, "wb", buffering=0) as file:
         file.write(b"before\n")
         proxy = start_proxy(start_server(), workers=2, ready=False, stderr=file.fileno())
-        proxy.wait_for_workers(2, "idle")
+        wait_for_first_line(path)
         file.write(b"between\n")
         assert answers(proxy)
         proxy.send(signal.SIGTERM)

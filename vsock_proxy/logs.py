@@ -43,15 +43,23 @@ class _StderrHandler(logging.Handler):
     def attempt(self, piece: bytes) -> int:
         """Write whole lines now; the errno if that cannot be done."""
         if self._untold.is_torn:
-            # For the same reason as the one that tore it, which the master may have found out.
+            # For the same reason as the one that tore it.
             return self._untold.code(UNWRITTEN) or errno.EAGAIN
         try:
             written = self._stderr.write(piece)
         except OSError as error:
             return error.errno or errno.EIO
         if written < len(piece):
-            self._untold.keep_rest(piece[written:])
+            self._keep(piece[written:])
         return 0
+
+    def _keep(self, rest: bytes) -> None:
+        # Why a write ended in the middle, only the next one says.
+        try:
+            rest = rest[self._stderr.write(rest) :]
+        except OSError as error:
+            self._untold.because(UNWRITTEN, error.errno or errno.EIO)
+        self._untold.keep_rest(rest)
 
     def finish_line(self) -> int:
         """Write what is left of a line that was begun; the errno if that cannot be done."""

@@ -39,7 +39,7 @@ class SelfConnect:
         """
         if not self._possible:
             return False
-        # By identity: a list that is read anew is judged anew, and comparing addresses takes longer.
+        # By identity: a list read anew is judged anew, and comparing addresses takes longer.
         if address is self._elsewhere and time.monotonic() < self._seen + STAYS:
             return False
         near = sock.getsockname()
