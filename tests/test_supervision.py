@@ -24,8 +24,8 @@ from tests.support.transports import Hybrid
 
 needs_root = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 # The limit of processes does not bind root, and another user cannot read what the tests run: this
-# one can, and has no other process.
-USER = 23_456
+# one can. It has no other process, nor has a user of a test that runs at the same time.
+USER = 20_000 + os.getpid() % 30_000
 LIMITED_USER = [
     *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
     *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
@@ -361,6 +361,8 @@ def test_killall_by_the_name_of_the_program_reaches_the_master(
     inside = ["nsenter", f"--target={processes.children(proxy.pid)[0]}", "--pid", "--mount"]
     subprocess.run([*inside, "killall", "-HUP", "vsock-proxy"], check=True)
     proxy.log.wait_for("allowlist read again")
+    subprocess.run([*inside, "killall", "vsock-proxy"], check=True)
+    assert proxy.wait() == os.EX_OK
 
 
 def test_an_idle_proxy_makes_no_system_call(
