@@ -10,6 +10,7 @@ from typing import List
 import pytest
 
 from vsock_proxy.addresses import AddressTable, make_address
+from vsock_proxy.presence import Presence
 from vsock_proxy.race import ConnectFailed
 from vsock_proxy.upstream import Upstream
 from vsock_proxy.waiting import Meanwhile
@@ -44,7 +45,7 @@ def failure_within(seconds: float, upstream: Upstream) -> str:
 
     def connect() -> None:
         with pytest.raises(ConnectFailed) as caught:
-            upstream.connect(client, meanwhile)
+            upstream.connect(client, Presence.SILENT, meanwhile)
         failures.append(str(caught.value))
 
     thread = threading.Thread(target=connect, daemon=True)

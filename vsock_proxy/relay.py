@@ -38,6 +38,7 @@ from typing import Callable, Dict, Iterable, List, Optional, Tuple, Union
 from vsock_proxy import splicing
 from vsock_proxy.outcome import BROKEN, OPEN, End, Outcome, Seen, Side, judge
 from vsock_proxy.outcome import ENDED as HAS_ENDED
+from vsock_proxy.presence import Presence, presence_of
 from vsock_proxy.silence import Held, Timers
 from vsock_proxy.splicing import Pipe
 
@@ -113,16 +114,16 @@ class _Direction:
         "_send",
         "_splices",
         "_touched",
-        "_view",
         "error",
         "source_lost",
         "state",
+        "view",
     )
 
     def __init__(self, index: int) -> None:
         # An anonymous map costs no page until it is touched; a bytearray is zeroed at once.
         self._map = mmap.mmap(-1, BUFFER_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._view = memoryview(self._map)
+        self.view = memoryview(self._map)
         self._index = index
         self._pipe: Optional[Pipe] = None
         # How many bytes of the map have been written to, and so take pages.
@@ -157,7 +158,7 @@ class _Direction:
             if pipe.refused:
                 self.close_pipe()
         try:
-            size = self._recv_into(self._view, 0, DONTWAIT)
+            size = self._recv_into(self.view, 0, DONTWAIT)
         except BlockingIOError:
             return True
         except OSError as error:
@@ -168,12 +169,16 @@ class _Direction:
                 return self._lose_source(lost)
             self.state = FINISHING
             return False
+        return self.deliver(size)
+
+    def deliver(self, size: int) -> bool:
+        """Write once what was read into the buffer; False when the state changed."""
         if size > self._touched:
             self._touched = size
         if self.state is DISCARDING:
             self.error = self.error or GONE
             return True
-        taken = self._offer(self._view[:size])
+        taken = self._offer(self.view[:size])
         if taken and size >= BULK_READ and self._splices and not self._pipe:
             self._open_pipe(*self._splices)
         return taken
@@ -251,8 +256,8 @@ class _Direction:
     def _copy_out(self, pipe: Pipe) -> bool:
         """Write what the pipe holds without splice(); False when the sink did not take it all."""
         while pipe.held:
-            self._touched = size = pipe.read_into(self._view)
-            if not self._offer(self._view[:size]):
+            self._touched = size = pipe.read_into(self.view)
+            if not self._offer(self.view[:size]):
                 return False
         self.close_pipe()
         return True
@@ -299,6 +304,22 @@ class Relay:
         self._wait = wait
         self._up = _Direction(UP)
         self._down = _Direction(DOWN)
+        self._heard = 0
+
+    def look(self, client: socket.SocketType) -> Presence:
+        """Whether a client is still there. What it has said is read, and run() delivers it first.
+
+        So the look costs nothing where the client has spoken, as most have. No more is read than
+        may stay in the buffer if there is never a connection to deliver it by.
+        """
+        self._heard = 0
+        try:
+            self._heard = client.recv_into(self._up.view, WORTH_RETURNING, DONTWAIT)
+        except BlockingIOError:
+            return Presence.SILENT
+        except OSError:
+            return Presence.GONE
+        return Presence.SPOKEN if self._heard else presence_of(client)
 
     def run(self, client: socket.SocketType, upstream: socket.SocketType) -> Outcome:
         """Relay until the connection has ended; the sockets are left to the caller to close."""
@@ -321,14 +342,18 @@ class Relay:
         poll.register(sink, IN)
         poll.register(source, IN)
         try:
-            # A client has mostly spoken by the time the endpoint has answered: try without waiting.
-            outcome = None if self._up.pump() else self._settle(0)
+            outcome = None if self._begin_up() else self._settle(0)
             return (
                 outcome or self._relay(range(MOMENT_WAITS), self._handle_first) or self._relay_on()
             )
         finally:
             self._up.end()
             self._down.end()
+
+    def _begin_up(self) -> bool:
+        heard, self._heard = self._heard, 0
+        # A client has mostly spoken by the time the endpoint has answered: try without waiting.
+        return self._up.deliver(heard) if heard else self._up.pump()
 
     def _relay(self, rounds: Iterable[object], handle: Handle) -> Optional[Outcome]:
         """Relay until the connection has ended, waiting at most so often."""

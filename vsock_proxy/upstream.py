@@ -19,7 +19,7 @@ from typing import Dict, Optional, Tuple
 
 from vsock_proxy import scoreboard
 from vsock_proxy.addresses import Address, AddressTable
-from vsock_proxy.presence import GONE, presence_of
+from vsock_proxy.presence import GONE, Presence
 from vsock_proxy.race import ConnectFailed, Race
 from vsock_proxy.selfconnect import SelfConnect
 from vsock_proxy.waiting import MOMENT, ClientGone, Meanwhile, Waiting
@@ -43,12 +43,14 @@ class Upstream:
         self._nudge = nudge
         self._itself = SelfConnect(table.port)
 
-    def connect(self, client: socket.SocketType, meanwhile: Meanwhile) -> Connected:
+    def connect(
+        self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
+    ) -> Connected:
         """A connected, non-blocking TCP socket for a client, and where it leads.
 
-        Raises ConnectFailed, or ClientGone if there is nobody left to connect for.
+        presence: what is known of the client. Raises ConnectFailed, or ClientGone if there is
+        nobody left to connect for.
         """
-        presence = presence_of(client)
         if presence is GONE:
             raise ClientGone
         began = time.monotonic()

@@ -245,9 +245,10 @@ class Worker:
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
             return
         self._peer = peer
+        presence = self._relay.look(client)
         try:
             upstream, address = self._interruption.during(
-                self._upstream.connect, client, self._meanwhile
+                self._upstream.connect, client, presence, self._meanwhile
             )
         except ClientGone:
             client.close()
