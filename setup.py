@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 # What the tests use of other projects. moto's own list for its server has that of every service.
@@ -62,7 +62,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.9",
-    packages=["vsock_proxy"],
+    packages=find_packages(include=["vsock_proxy", "vsock_proxy.*"]),
     package_data={"vsock_proxy": ["py.typed"]},
     zip_safe=False,
     install_requires=["PyYAML", "docopt", "setproctitle"],

@@ -18,7 +18,7 @@ from tests.support.means import need_address
 from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, echo
 from tests.support.transports import Hybrid, Vsock
-from vsock_proxy.signals import HANDLED, IGNORED, Signals
+from vsock_proxy.process.signals import HANDLED, IGNORED, Signals
 
 ONLY_ON_HYBRID = "hybrid_only"
 ONLY_ON_VSOCK = "vsock_only"

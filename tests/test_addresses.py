@@ -17,7 +17,7 @@ from typing import Callable, Dict, List, Optional, Tuple, Type, Union
 
 import pytest
 
-from vsock_proxy.addresses import (
+from vsock_proxy.endpoint.addresses import (
     INDEX_BITS,
     MAX_ADDRESSES,
     PREFERRED,

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.support.timing import SLOWNESS
-from vsock_proxy import allowlist
+from vsock_proxy.config import allowlist
 from vsock_proxy.errors import ConfigurationError
 
 pytestmark = pytest.mark.hybrid_only

@@ -9,9 +9,9 @@ from typing import Callable
 import pytest
 
 from tests.support import processes
-from vsock_proxy.apart import Apart, Died
 from vsock_proxy.errors import ConfigurationError
-from vsock_proxy.signals import Signals
+from vsock_proxy.process.apart import Apart, Died
+from vsock_proxy.process.signals import Signals
 
 pytestmark = pytest.mark.hybrid_only
 

@@ -20,8 +20,8 @@ from tests.conftest import StartProxy, StartServer
 from tests.support.clients import answers
 from tests.support.program import PROJECT, command
 from tests.support.timing import SLOWNESS, wait_until
-from vsock_proxy import config_file
-from vsock_proxy.config_file import Unreadable
+from vsock_proxy.config import config_file
+from vsock_proxy.config.config_file import Unreadable
 
 TEXT = b"allowlist: []\n"
 # Far more than any of these should take.

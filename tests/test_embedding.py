@@ -7,10 +7,10 @@ import socket
 
 import pytest
 
-from vsock_proxy.addresses import make_address
-from vsock_proxy.allowlist import Allowlist, Entry
-from vsock_proxy.embedding import embedded
-from vsock_proxy.policy import Policy
+from vsock_proxy.config.allowlist import Allowlist, Entry
+from vsock_proxy.endpoint.addresses import make_address
+from vsock_proxy.endpoint.embedding import embedded
+from vsock_proxy.endpoint.policy import Policy
 from vsock_proxy.settings import Endpoint
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it

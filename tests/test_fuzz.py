@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fuzzing import FEW, MANY, assert_civil, choices, is_one_line
-from vsock_proxy import allowlist, cli
+from vsock_proxy import cli
+from vsock_proxy.config import allowlist
 from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Settings
 

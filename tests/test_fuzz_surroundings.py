@@ -22,9 +22,9 @@ from tests.support.namespaces import Namespace, why_not
 from tests.support.servers import Server, echo
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS, at_full_length
+from vsock_proxy.config.metadata import FORMS, look_up
 from vsock_proxy.errors import TryAgainError
-from vsock_proxy.metadata import FORMS, look_up
-from vsock_proxy.systemd import Notifier
+from vsock_proxy.supervision.systemd import Notifier
 
 pytestmark = pytest.mark.hybrid_only
 

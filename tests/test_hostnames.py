@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.program import run
 from vsock_proxy.cli import parse
+from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.errors import UsageError
-from vsock_proxy.hostnames import NoHost, normal_name, parse_address
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.hybrid_only
 
 BEFORE = """
 import gc, sys
-from vsock_proxy.immortal import make_all_immortal
+from vsock_proxy.process.immortal import make_all_immortal
 
 class Thing:
     def value(self):

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.program import PROJECT
 from tests.support.timing import FULL_LENGTH, SLOWNESS
-from vsock_proxy.interruption import EndNow, Interruption
+from vsock_proxy.serving.interruption import EndNow, Interruption
 
 pytestmark = pytest.mark.hybrid_only  # what is interrupted is the same on both
 

@@ -21,7 +21,13 @@ from tests.support import processes
 from tests.support.namespaces import THERE, Namespace, why_not
 from tests.support.servers import exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
-from vsock_proxy.keepalive import LIMIT, LOOKS_WITHIN_LIMIT, KeepAlive, Standing, read_standing
+from vsock_proxy.serving.keepalive import (
+    LIMIT,
+    LOOKS_WITHIN_LIMIT,
+    KeepAlive,
+    Standing,
+    read_standing,
+)
 
 TAKES_NETWORKS = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 SHORT = 2.0 * SLOWNESS

@@ -14,7 +14,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support.board import ask
 from tests.support.clients import answers
 from tests.support.program import PROJECT, run
-from vsock_proxy import kernel
+from vsock_proxy.process import kernel
 
 # Taken from the modules before the program is imported, as where they were never there.
 WITHOUT_NAMES = f"""
@@ -73,7 +73,7 @@ def test_the_names_are_lacking_in_that_test(old_python: Dict[str, str]) -> None:
 @pytest.mark.hybrid_only
 def test_the_numbers_are_those_of_a_python_that_has_the_names() -> None:
     code = f"""{WITHOUT_NAMES}
-from vsock_proxy import kernel
+from vsock_proxy.process import kernel
 print([int(value) for name, value in vars(kernel).items() if name.isupper()])
 """
     here = str([int(value) for name, value in vars(kernel).items() if name.isupper()])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.support.program import PROJECT
-from vsock_proxy import allowlist
+from vsock_proxy.config import allowlist
 
 MANIFEST = PROJECT / "etc" / "kubernetes" / "vsock-proxy.yaml"
 KUBERNETES = "1.29"

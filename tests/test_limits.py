@@ -16,8 +16,8 @@ from tests.support.program import Proxy
 from tests.support.relaying import Relayed, tcp_pair
 from tests.support.servers import Handler, echo, exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
-from vsock_proxy.outcome import End
-from vsock_proxy.relay import Relay
+from vsock_proxy.serving.outcome import End
+from vsock_proxy.serving.relay import Relay
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -6,8 +6,8 @@ from typing import List, Tuple
 
 import pytest
 
-from vsock_proxy.limiter import SECOND, Limiter
-from vsock_proxy.stderr import MOST, pieces
+from vsock_proxy.observing.limiter import SECOND, Limiter
+from vsock_proxy.observing.stderr import MOST, pieces
 
 LONG = "x" * (MOST - 1)
 

@@ -18,10 +18,10 @@ from tests.support.metadata import DOMAIN, REGION, TOKEN, Behaviour, MetadataSer
 from tests.support.program import PROJECT, run
 from tests.support.servers import Handler, exchange
 from tests.support.timing import SLOWNESS
-from vsock_proxy import metadata
+from vsock_proxy.config import metadata
+from vsock_proxy.config.metadata import _address, expand, look_up, look_up_apart
 from vsock_proxy.errors import TryAgainError, UsageError
-from vsock_proxy.metadata import _address, expand, look_up, look_up_apart
-from vsock_proxy.signals import Signals
+from vsock_proxy.process.signals import Signals
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -409,7 +409,8 @@ def test_without_a_metadata_service_the_exit_code_is_75(
     write_allowlist: Callable[..., Path],
 ) -> None:
     config = str(write_allowlist(("kms.us-east-1.amazonaws.com", 443)))
-    code = "import sys; from vsock_proxy import __main__, metadata; metadata.PATIENCE = 0.0; "
+    code = "import sys; from vsock_proxy import __main__\nfrom vsock_proxy.config import metadata\n"
+    code += "metadata.PATIENCE = 0.0\n"
     impatient = [sys.executable, "-c", code + "sys.exit(__main__.main())"]
     done = subprocess.run(
         [*impatient, "--config", config, "8000", NAME, "443"],

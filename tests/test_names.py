@@ -23,7 +23,7 @@ from tests.support.program import Proxy, run
 from tests.support.servers import Server, exchange, silent
 from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
-from vsock_proxy.hostnames import parse_address
+from vsock_proxy.config.hostnames import parse_address
 
 pytestmark = [
     pytest.mark.hybrid_only,

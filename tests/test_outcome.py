@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.support.program import PROJECT
-from vsock_proxy.outcome import BROKEN, ENDED, ENDS, OPEN, End, Outcome, Seen, Side, judge
+from vsock_proxy.serving.outcome import BROKEN, ENDED, ENDS, OPEN, End, Outcome, Seen, Side, judge
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

@@ -12,8 +12,8 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS
-from vsock_proxy.listener import Listener
-from vsock_proxy.peers import NO_CID, UNIX_PEER, Peer, peer_name, peer_of
+from vsock_proxy.observing.peers import NO_CID, UNIX_PEER, Peer, peer_name, peer_of
+from vsock_proxy.serving.listener import Listener
 
 # What a client binds its socket to, given a folder and a name that nobody else has.
 BOUND: Dict[str, Callable[[Path], str]] = {

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.timing import at_full_length
-from vsock_proxy import allowlist, cli, policy
-from vsock_proxy.addresses import AddressTable, make_address
+from vsock_proxy import cli
+from vsock_proxy.config import allowlist
+from vsock_proxy.endpoint import policy
+from vsock_proxy.endpoint.addresses import AddressTable, make_address
 from vsock_proxy.errors import UsageError
 from vsock_proxy.settings import Endpoint, Settings
 

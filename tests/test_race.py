@@ -9,9 +9,9 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
-from vsock_proxy import scoreboard
-from vsock_proxy.addresses import Address, make_address
-from vsock_proxy.race import Race
+from vsock_proxy.endpoint.addresses import Address, make_address
+from vsock_proxy.observing import scoreboard
+from vsock_proxy.serving.race import Race
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.support.relaying import Relayed, SocketPair, tcp_pair
 from tests.support.servers import read_all, read_exactly
 from tests.support.timing import wait_until
-from vsock_proxy import relay as relay_module
-from vsock_proxy.outcome import End
-from vsock_proxy.relay import BUFFER_SIZE, Relay
+from vsock_proxy.serving import relay as relay_module
+from vsock_proxy.serving.outcome import End
+from vsock_proxy.serving.relay import BUFFER_SIZE, Relay
 
 pytestmark = pytest.mark.hybrid_only
 

@@ -10,11 +10,12 @@ from typing import Callable, List
 
 import pytest
 
-from vsock_proxy import allowlist, reloading
-from vsock_proxy.allowlist import Allowlist
+from vsock_proxy.config import allowlist
+from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.errors import ConfigurationError
-from vsock_proxy.reloading import Reloading
-from vsock_proxy.signals import Signals
+from vsock_proxy.process.signals import Signals
+from vsock_proxy.supervision import reloading
+from vsock_proxy.supervision.reloading import Reloading
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

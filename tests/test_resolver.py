@@ -8,10 +8,10 @@ from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import pytest
 
-from vsock_proxy.addresses import MAX_ADDRESSES, Address, AddressTable, make_address
-from vsock_proxy.allowlist import Allowlist, Entry
-from vsock_proxy.policy import LookupFailed, Policy
-from vsock_proxy.resolver import LINES_PERIOD, MOST_LINES, Resolver
+from vsock_proxy.config.allowlist import Allowlist, Entry
+from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable, make_address
+from vsock_proxy.endpoint.policy import LookupFailed, Policy
+from vsock_proxy.endpoint.resolver import LINES_PERIOD, MOST_LINES, Resolver
 from vsock_proxy.settings import Endpoint
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it

@@ -9,9 +9,15 @@ from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from vsock_proxy import report
-from vsock_proxy.saturation import LOOK_INTERVAL, TOLERATED, WARNING_INTERVAL, Alarm, Watch
-from vsock_proxy.scoreboard import DRAINS, Row, Scoreboard, State
+from vsock_proxy.observing import report
+from vsock_proxy.observing.saturation import (
+    LOOK_INTERVAL,
+    TOLERATED,
+    WARNING_INTERVAL,
+    Alarm,
+    Watch,
+)
+from vsock_proxy.observing.scoreboard import DRAINS, Row, Scoreboard, State
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

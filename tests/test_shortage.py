@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from vsock_proxy.shortage import TELL_INTERVAL, Shortage
+from vsock_proxy.supervision.shortage import TELL_INTERVAL, Shortage
 
 pytestmark = pytest.mark.hybrid_only
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsock_proxy.silence import ASK_INTERVAL, FIRST_LOOK, INTERVAL, LOOKS, MOMENT, Timers
+from vsock_proxy.serving.silence import ASK_INTERVAL, FIRST_LOOK, INTERVAL, LOOKS, MOMENT, Timers
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

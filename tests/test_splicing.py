@@ -21,10 +21,11 @@ from tests.support.namespaces import Namespace
 from tests.support.relaying import Relayed, tcp_pair
 from tests.support.seccomp import Refused, refuse_splice
 from tests.support.servers import exchange, read_all, read_exactly
-from vsock_proxy import kernel, splicing
-from vsock_proxy import relay as relay_module
-from vsock_proxy.outcome import End, Outcome
-from vsock_proxy.relay import Relay
+from vsock_proxy.process import kernel
+from vsock_proxy.serving import relay as relay_module
+from vsock_proxy.serving import splicing
+from vsock_proxy.serving.outcome import End, Outcome
+from vsock_proxy.serving.relay import Relay
 
 MIB = 1 << 20
 NOBODY = 65534

@@ -20,7 +20,7 @@ from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid, Vsock
-from vsock_proxy.systemd import Notifier, inherited_listener
+from vsock_proxy.supervision.systemd import Notifier, inherited_listener
 
 WATCHDOG_USEC = 200_000
 SOCKET = "v.sock_8000"

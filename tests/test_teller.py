@@ -10,8 +10,8 @@ from typing import Iterator, List, Tuple
 
 import pytest
 
-from vsock_proxy.teller import Teller
-from vsock_proxy.untold import LEFT_OUT, NOT_ACCEPTED, UNWRITTEN, Untold
+from vsock_proxy.observing.teller import Teller
+from vsock_proxy.observing.untold import LEFT_OUT, NOT_ACCEPTED, UNWRITTEN, Untold
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

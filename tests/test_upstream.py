@@ -9,11 +9,11 @@ from typing import List
 
 import pytest
 
-from vsock_proxy.addresses import AddressTable, make_address
-from vsock_proxy.presence import Presence
-from vsock_proxy.race import ConnectFailed
-from vsock_proxy.upstream import Upstream
-from vsock_proxy.waiting import Meanwhile
+from vsock_proxy.endpoint.addresses import AddressTable, make_address
+from vsock_proxy.serving.presence import Presence
+from vsock_proxy.serving.race import ConnectFailed
+from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.waiting import Meanwhile
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

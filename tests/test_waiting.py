@@ -10,8 +10,8 @@ from typing import Callable, Dict, Iterator, List, Tuple
 import pytest
 
 from tests.support.timing import SLOWNESS
-from vsock_proxy.presence import GONE, HALF_CLOSED, SILENT, SPOKEN, Presence, presence_of
-from vsock_proxy.waiting import GONE_CHECK_INTERVAL, MOMENT, ClientGone, Meanwhile, Waiting
+from vsock_proxy.serving.presence import GONE, HALF_CLOSED, SILENT, SPOKEN, Presence, presence_of
+from vsock_proxy.serving.waiting import GONE_CHECK_INTERVAL, MOMENT, ClientGone, Meanwhile, Waiting
 
 pytestmark = pytest.mark.hybrid_only  # what vsock tells is in test_connecting.py
 

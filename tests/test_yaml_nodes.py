@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from tests.support.timing import SLOWNESS
-from vsock_proxy import yaml_nodes
-from vsock_proxy.yaml_nodes import Malformed, compose
+from vsock_proxy.config import yaml_nodes
+from vsock_proxy.config.yaml_nodes import Malformed, compose
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from vsock_proxy.descriptors import hold_standard_descriptors
-from vsock_proxy.signals import Signals
+from vsock_proxy.process.descriptors import hold_standard_descriptors
+from vsock_proxy.process.signals import Signals
 
 
 def main() -> int:

@@ -22,12 +22,12 @@ with warnings.catch_warnings():
     import docopt
 
 from vsock_proxy import __version__
+from vsock_proxy.config.hostnames import check_endpoint
+from vsock_proxy.config.metadata import without_placeholders
 from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of
-from vsock_proxy.hostnames import check_endpoint
-from vsock_proxy.metadata import without_placeholders
+from vsock_proxy.observing.stderr import Stderr
+from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.settings import Endpoint, Settings
-from vsock_proxy.signals import Interrupted, Signals
-from vsock_proxy.stderr import Stderr
 
 USAGE = """\
 Relay the vsock connections of an enclave or microVM to one TCP endpoint.
@@ -92,7 +92,7 @@ def run(arguments: List[str], signals: Signals) -> int:
             return os.EX_OK
         settings = parse(arguments)
         # Imported late: a usage error need not wait for what only serving needs.
-        from vsock_proxy.master import serve
+        from vsock_proxy.supervision.master import serve
 
         return serve(settings, signals, stderr)
     except Interrupted:

@@ -36,7 +36,7 @@ def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(deb: Pa
     listed = (line.split()[-1][2:] for line in lines_of("dpkg-deb", "-c", deb))
     files = {re.sub(r"\.gz$", "", file) for file in listed if file}
     found = {file for file in files if not file.endswith("/") and ".egg-info" not in file}
-    modules = {f"{MODULES}/vsock_proxy/{path.name}" for path in _modules()}
+    modules = {f"{MODULES}/{path.relative_to(PROJECT)}" for path in _modules()}
     assert found - modules == {
         "etc/nitro_enclaves/vsock-proxy.yaml",
         "lib/systemd/system/nitro-enclaves-vsock-proxy.service",
@@ -86,4 +86,4 @@ def test_lintian_finds_no_error(deb: Path) -> None:
 
 
 def _modules() -> list[Path]:
-    return [path for path in (PROJECT / "vsock_proxy").iterdir() if path.is_file()]
+    return list((PROJECT / "vsock_proxy").rglob("*.py"))

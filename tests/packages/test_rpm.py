@@ -126,8 +126,8 @@ def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(rpm: Pa
         f"{PREFIX}/share/man/man5/vsock-proxy.yaml.5",
         f"{PREFIX}/share/man/man8/vsock-proxy.8",
     }
-    modules = [path for path in (PROJECT / "vsock_proxy").iterdir() if path.is_file()]
-    assert {f"{LIBRARY}/vsock_proxy/{path.name}" for path in modules} <= files
+    modules = (PROJECT / "vsock_proxy").rglob("*.py")
+    assert {f"{LIBRARY}/{path.relative_to(PROJECT)}" for path in modules} <= files
     assert not [file for file in files if "__pycache__" in file]
 
 

@@ -23,18 +23,18 @@ from types import FrameType
 from typing import Dict, Optional
 
 import vsock_proxy
-from vsock_proxy import worker as worker_module
-from vsock_proxy.addresses import AddressTable, make_address
-from vsock_proxy.forking import fork
-from vsock_proxy.lifeline import Lifeline
-from vsock_proxy.listener import open_listener
-from vsock_proxy.saturation import Alarm
-from vsock_proxy.scoreboard import Scoreboard
+from vsock_proxy.endpoint.addresses import AddressTable, make_address
+from vsock_proxy.observing.saturation import Alarm
+from vsock_proxy.observing.scoreboard import Scoreboard
+from vsock_proxy.observing.untold import Untold
+from vsock_proxy.process.forking import fork
+from vsock_proxy.process.lifeline import Lifeline
+from vsock_proxy.process.signals import Signals
+from vsock_proxy.serving import worker as worker_module
+from vsock_proxy.serving.listener import open_listener
+from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.worker import Worker
 from vsock_proxy.settings import Endpoint, Settings
-from vsock_proxy.signals import Signals
-from vsock_proxy.untold import Untold
-from vsock_proxy.upstream import Upstream
-from vsock_proxy.worker import Worker
 
 PACKAGE = os.path.dirname(vsock_proxy.__file__)
 # What the test itself is about; a signal may come in them, but they are no part of a connection.

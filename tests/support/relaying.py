@@ -6,8 +6,8 @@ import socket
 import threading
 from typing import Callable, List, Optional, Tuple
 
-from vsock_proxy.outcome import Outcome
-from vsock_proxy.relay import Relay
+from vsock_proxy.serving.outcome import Outcome
+from vsock_proxy.serving.relay import Relay
 
 SocketPair = Tuple[socket.socket, socket.socket]
 

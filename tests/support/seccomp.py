@@ -16,7 +16,7 @@ import struct
 import sys
 from typing import List
 
-from vsock_proxy.splicing import PIPE_SIZE
+from vsock_proxy.serving.splicing import PIPE_SIZE
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000

@@ -15,7 +15,7 @@ import logging
 import os
 from typing import Optional
 
-from vsock_proxy.scoreboard import Scoreboard
+from vsock_proxy.observing.scoreboard import Scoreboard
 
 # Seconds: how often to look, for how long all must be busy, and between two warnings.
 LOOK_INTERVAL = 0.1

@@ -16,8 +16,8 @@ import os
 import time
 from typing import Optional
 
-from vsock_proxy.stderr import STDERR, Stderr, pieces
-from vsock_proxy.untold import UNWRITTEN, Untold
+from vsock_proxy.observing.stderr import STDERR, Stderr, pieces
+from vsock_proxy.observing.untold import UNWRITTEN, Untold
 
 # Lines, often enough for the interpreter to see what is worth caching.
 REHEARSALS = 20

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, List, Tuple
 
-from vsock_proxy.presence import GONE, SPOKEN, Presence, presence_of
+from vsock_proxy.serving.presence import GONE, SPOKEN, Presence, presence_of
 
 # Seconds that connecting may take before anything else is looked after.
 MOMENT = 0.05

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Iterable, List, Optional, Tuple
 
-from vsock_proxy.addresses import host_of
-from vsock_proxy.peers import peer_name
-from vsock_proxy.scoreboard import FAILURES, Row, State
+from vsock_proxy.endpoint.addresses import host_of
+from vsock_proxy.observing.peers import peer_name
+from vsock_proxy.observing.scoreboard import FAILURES, Row, State
 from vsock_proxy.settings import Endpoint, format_address
 
 HEADINGS = (

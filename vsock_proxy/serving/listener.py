@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
 from vsock_proxy.errors import UnavailableError
-from vsock_proxy.kernel import AF_VSOCK, VMADDR_CID_ANY
-from vsock_proxy.peers import Peer, peer_of
+from vsock_proxy.observing.peers import Peer, peer_of
+from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
 from vsock_proxy.settings import Settings
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is

@@ -19,7 +19,7 @@ import os
 import socket
 from typing import Optional
 
-from vsock_proxy.kernel import F_GETPIPE_SZ, F_SETPIPE_SZ
+from vsock_proxy.process.kernel import F_GETPIPE_SZ, F_SETPIPE_SZ
 
 # What an unprivileged process may ask for (fs.pipe-max-size).
 PIPE_SIZE = 1 << 20

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Optional, Tuple
 
-from vsock_proxy.addresses import Address
+from vsock_proxy.endpoint.addresses import Address
 
 LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 FIRST_UNPRIVILEGED_PORT, LAST_PORT = 1024, 65535

@@ -20,8 +20,8 @@ import time
 from typing import Dict, Iterable, List, MutableMapping, Optional
 
 from vsock_proxy.errors import UnavailableError
-from vsock_proxy.kernel import AF_VSOCK
-from vsock_proxy.scoreboard import Row
+from vsock_proxy.observing.scoreboard import Row
+from vsock_proxy.process.kernel import AF_VSOCK
 
 FIRST_PASSED_FD = 3
 # Seconds between two looks at whether the status has changed.

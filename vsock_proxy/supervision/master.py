@@ -24,20 +24,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Tuple
 
-from vsock_proxy import allowlist, metadata, report
-from vsock_proxy.addresses import Address, AddressTable
-from vsock_proxy.allowlist import Allowlist
-from vsock_proxy.apart import Apart
-from vsock_proxy.copier import Copier
-from vsock_proxy.errors import TryAgainError, UnavailableError
-from vsock_proxy.forking import fork
-from vsock_proxy.hostnames import check_endpoint
-from vsock_proxy.immortal import make_all_immortal
-from vsock_proxy.lifeline import Lifeline
-from vsock_proxy.listener import Listener, open_listener
-from vsock_proxy.logs import Log
-from vsock_proxy.pacer import Pacer
-from vsock_proxy.policy import (
+from vsock_proxy.config import allowlist, metadata
+from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.config.hostnames import check_endpoint
+from vsock_proxy.endpoint.addresses import Address, AddressTable
+from vsock_proxy.endpoint.policy import (
     LookupFailed,
     Policy,
     first_addresses,
@@ -46,20 +37,30 @@ from vsock_proxy.policy import (
     make_policy,
     not_permitted,
 )
-from vsock_proxy.reloading import Reloading
-from vsock_proxy.resolver import Resolver
-from vsock_proxy.saturation import Alarm, Watch
-from vsock_proxy.scoreboard import Scoreboard
+from vsock_proxy.endpoint.resolver import Resolver
+from vsock_proxy.errors import TryAgainError, UnavailableError
+from vsock_proxy.observing import report
+from vsock_proxy.observing.copier import Copier
+from vsock_proxy.observing.logs import Log
+from vsock_proxy.observing.saturation import Alarm, Watch
+from vsock_proxy.observing.scoreboard import Scoreboard
+from vsock_proxy.observing.stderr import Stderr
+from vsock_proxy.observing.teller import Teller
+from vsock_proxy.observing.untold import Untold
+from vsock_proxy.process.apart import Apart
+from vsock_proxy.process.forking import fork
+from vsock_proxy.process.immortal import make_all_immortal
+from vsock_proxy.process.lifeline import Lifeline
+from vsock_proxy.process.signals import Interrupted, Signals
+from vsock_proxy.process.titles import set_master_title, set_title
+from vsock_proxy.serving.listener import Listener, open_listener
+from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.worker import Worker
 from vsock_proxy.settings import Endpoint, Settings
-from vsock_proxy.shortage import Shortage
-from vsock_proxy.signals import Interrupted, Signals
-from vsock_proxy.stderr import Stderr
-from vsock_proxy.systemd import Notifier, inherited_listener, summary
-from vsock_proxy.teller import Teller
-from vsock_proxy.titles import set_master_title, set_title
-from vsock_proxy.untold import Untold
-from vsock_proxy.upstream import Upstream
-from vsock_proxy.worker import Worker
+from vsock_proxy.supervision.pacer import Pacer
+from vsock_proxy.supervision.reloading import Reloading
+from vsock_proxy.supervision.shortage import Shortage
+from vsock_proxy.supervision.systemd import Notifier, inherited_listener, summary
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0

@@ -17,12 +17,12 @@ import time
 from select import POLLOUT
 from typing import Dict, Optional, Tuple
 
-from vsock_proxy import scoreboard
-from vsock_proxy.addresses import Address, AddressTable
-from vsock_proxy.presence import GONE, Presence
-from vsock_proxy.race import ConnectFailed, Race
-from vsock_proxy.selfconnect import SelfConnect
-from vsock_proxy.waiting import MOMENT, ClientGone, Meanwhile, Waiting
+from vsock_proxy.endpoint.addresses import Address, AddressTable
+from vsock_proxy.observing import scoreboard
+from vsock_proxy.serving.presence import GONE, Presence
+from vsock_proxy.serving.race import ConnectFailed, Race
+from vsock_proxy.serving.selfconnect import SelfConnect
+from vsock_proxy.serving.waiting import MOMENT, ClientGone, Meanwhile, Waiting
 
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)

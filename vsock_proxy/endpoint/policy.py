@@ -13,11 +13,11 @@ import socket
 from dataclasses import dataclass, replace
 from typing import Callable, Iterable, List, Tuple
 
-from vsock_proxy.addresses import Address, make_address
-from vsock_proxy.allowlist import Allowlist
-from vsock_proxy.embedding import embedded
+from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
+from vsock_proxy.endpoint.addresses import Address, make_address
+from vsock_proxy.endpoint.embedding import embedded
 from vsock_proxy.errors import ConfigurationError, TryAgainError, UsageError
-from vsock_proxy.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.settings import Endpoint, Settings
 
 FORBIDDEN = tuple(

@@ -13,9 +13,9 @@ import os
 import select
 from typing import Optional
 
-from vsock_proxy.limiter import LINES_PER_SECOND
-from vsock_proxy.logs import Log
-from vsock_proxy.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN
+from vsock_proxy.observing.limiter import LINES_PER_SECOND
+from vsock_proxy.observing.logs import Log
+from vsock_proxy.observing.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN
 
 # Seconds: from the first of its kind to the line that tells it, and between two such lines.
 GATHERING = 0.1

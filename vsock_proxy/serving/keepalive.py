@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from socket import IPPROTO_TCP
 from typing import Optional
 
-from vsock_proxy.kernel import TCP_USER_TIMEOUT
+from vsock_proxy.process.kernel import TCP_USER_TIMEOUT
 
 # A NAT gateway drops a flow after 350 s without a packet; Linux would probe after 7,200.
 KEEPALIVE_IDLE = 120

@@ -11,8 +11,8 @@ import errno
 import os
 from typing import Dict, Optional, Sequence
 
-from vsock_proxy import scoreboard
-from vsock_proxy.addresses import Address
+from vsock_proxy.endpoint.addresses import Address
+from vsock_proxy.observing import scoreboard
 
 # RFC 8305, 5 and 8: the Connection Attempt Delay, and the least that it may be.
 ATTEMPT_DELAY = 0.25

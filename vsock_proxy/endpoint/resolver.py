@@ -23,8 +23,8 @@ import time
 from collections import deque
 from typing import Callable, Deque, List, Optional, Sequence, Tuple
 
-from vsock_proxy.addresses import MAX_ADDRESSES, Address, AddressTable
-from vsock_proxy.policy import LookupFailed, Policy, look_up
+from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable
+from vsock_proxy.endpoint.policy import LookupFailed, Policy, look_up
 from vsock_proxy.settings import Endpoint
 
 # As long as nothing is known yet, clients are waiting.

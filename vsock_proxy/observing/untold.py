@@ -16,7 +16,7 @@ import mmap
 import os
 from typing import List
 
-from vsock_proxy.stderr import MOST
+from vsock_proxy.observing.stderr import MOST
 
 # The kinds: lines refused by the limiter, lines that could not be written, failed accept()s.
 LEFT_OUT, UNWRITTEN, NOT_ACCEPTED = range(3)

@@ -23,19 +23,11 @@ import socket
 import struct
 import time
 
-from vsock_proxy.addresses import Address
-from vsock_proxy.interruption import EndNow, Interruption
-from vsock_proxy.keepalive import KeepAlive
-from vsock_proxy.kernel import EPOLLEXCLUSIVE
-from vsock_proxy.lifeline import Lifeline
-from vsock_proxy.limiter import Limiter
-from vsock_proxy.listener import Listener
-from vsock_proxy.outcome import End, Outcome
-from vsock_proxy.peers import UNIX_PEER, Peer, peer_name
-from vsock_proxy.race import ConnectFailed
-from vsock_proxy.relay import Relay
-from vsock_proxy.saturation import Alarm
-from vsock_proxy.scoreboard import (
+from vsock_proxy.endpoint.addresses import Address
+from vsock_proxy.observing.limiter import Limiter
+from vsock_proxy.observing.peers import UNIX_PEER, Peer, peer_name
+from vsock_proxy.observing.saturation import Alarm
+from vsock_proxy.observing.scoreboard import (
     ADDRESS_HIGH,
     ADDRESS_LOW,
     DENIED,
@@ -54,12 +46,20 @@ from vsock_proxy.scoreboard import (
     Scoreboard,
     State,
 )
+from vsock_proxy.observing.untold import LEFT_OUT, NOT_ACCEPTED, Untold
+from vsock_proxy.process.kernel import EPOLLEXCLUSIVE
+from vsock_proxy.process.lifeline import Lifeline
+from vsock_proxy.process.signals import Signals, block, ignore, unblock
+from vsock_proxy.process.titles import set_title
+from vsock_proxy.serving.interruption import EndNow, Interruption
+from vsock_proxy.serving.keepalive import KeepAlive
+from vsock_proxy.serving.listener import Listener
+from vsock_proxy.serving.outcome import End, Outcome
+from vsock_proxy.serving.race import ConnectFailed
+from vsock_proxy.serving.relay import Relay
+from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.waiting import ClientGone, Meanwhile
 from vsock_proxy.settings import Settings
-from vsock_proxy.signals import Signals, block, ignore, unblock
-from vsock_proxy.titles import set_title
-from vsock_proxy.untold import LEFT_OUT, NOT_ACCEPTED, Untold
-from vsock_proxy.upstream import Upstream
-from vsock_proxy.waiting import ClientGone, Meanwhile
 
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.

@@ -23,7 +23,7 @@ import os
 import signal
 from typing import Callable, List, Set, TypeVar
 
-from vsock_proxy.kernel import SIGSTKFLT
+from vsock_proxy.process.kernel import SIGSTKFLT
 
 # What the master acts on, in this order: who is to end neither replaces workers nor reloads first.
 # A terminal's Ctrl-C and systemd's KillMode=control-group reach the children too; those do what

@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Callable, Optional
 
-from vsock_proxy.signals import Signals, block, unblock
+from vsock_proxy.process.signals import Signals, block, unblock
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
 
 The client is a vsock or Unix socket, the upstream a TCP socket, and they differ in how they tell
 that the peer is wholly gone: see _lose_client(). What was seen of both sides makes the outcome, by
-the table of vsock_proxy.outcome. The kernel keeps one error for each socket, and tells it once, to
+the table of outcome.py. The kernel keeps one error for each socket, and tells it once, to
 whatever call comes first: so it is asked for before another error takes its place.
 """
 
@@ -35,12 +35,12 @@ import time
 from array import array
 from typing import Callable, Dict, Iterable, List, Optional, Tuple, Union
 
-from vsock_proxy import splicing
-from vsock_proxy.outcome import BROKEN, OPEN, End, Outcome, Seen, Side, judge
-from vsock_proxy.outcome import ENDED as HAS_ENDED
-from vsock_proxy.presence import Presence, presence_of
-from vsock_proxy.silence import Held, Timers
-from vsock_proxy.splicing import Pipe
+from vsock_proxy.serving import splicing
+from vsock_proxy.serving.outcome import BROKEN, OPEN, End, Outcome, Seen, Side, judge
+from vsock_proxy.serving.outcome import ENDED as HAS_ENDED
+from vsock_proxy.serving.presence import Presence, presence_of
+from vsock_proxy.serving.silence import Held, Timers
+from vsock_proxy.serving.splicing import Pipe
 
 # Measured: smaller buffers cost more system calls a byte; larger ones leave the cache.
 BUFFER_SIZE = 256 * 1024

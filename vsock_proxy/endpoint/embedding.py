@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Iterator, Tuple
 
-from vsock_proxy.hostnames import Address
+from vsock_proxy.config.hostnames import Address
 
 # By its prefix, how many bits lie below the IPv4 address.
 PREFIXES = tuple(

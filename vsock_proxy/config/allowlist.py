@@ -16,10 +16,10 @@ from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 import yaml
 
-from vsock_proxy import config_file, yaml_nodes
+from vsock_proxy.config import config_file, yaml_nodes
+from vsock_proxy.config.hostnames import Address, NoHost, is_zone, normal_name
+from vsock_proxy.config.yaml_nodes import line_of
 from vsock_proxy.errors import ConfigurationError
-from vsock_proxy.hostnames import Address, NoHost, is_zone, normal_name
-from vsock_proxy.yaml_nodes import line_of
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 

@@ -15,10 +15,10 @@ import socket
 import time
 from typing import Callable, Optional
 
-from vsock_proxy.forking import fork
-from vsock_proxy.signals import Signals
-from vsock_proxy.stderr import MOST, STDERR, Stderr
-from vsock_proxy.titles import set_title
+from vsock_proxy.observing.stderr import MOST, STDERR, Stderr
+from vsock_proxy.process.forking import fork
+from vsock_proxy.process.signals import Signals
+from vsock_proxy.process.titles import set_title
 
 # Seconds between two tries after an error of stderr: the first time, and at most.
 FIRST_PAUSE = 1.0

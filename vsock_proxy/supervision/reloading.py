@@ -15,12 +15,12 @@ import select
 import signal
 from typing import Callable, Optional
 
-from vsock_proxy import allowlist
-from vsock_proxy.allowlist import Allowlist
-from vsock_proxy.apart import Apart, Died
+from vsock_proxy.config import allowlist
+from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.errors import ConfigurationError
-from vsock_proxy.signals import Signals
-from vsock_proxy.titles import set_title
+from vsock_proxy.process.apart import Apart, Died
+from vsock_proxy.process.signals import Signals
+from vsock_proxy.process.titles import set_title
 
 # Seconds.
 TIMEOUT = 10.0

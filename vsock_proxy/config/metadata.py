@@ -33,9 +33,9 @@ from typing import (
     Tuple,
 )
 
-from vsock_proxy.apart import Apart, Died
 from vsock_proxy.errors import TryAgainError, UsageError
-from vsock_proxy.signals import Signals
+from vsock_proxy.process.apart import Apart, Died
+from vsock_proxy.process.signals import Signals
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse

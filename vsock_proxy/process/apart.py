@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Callable, Generic, Optional, Tuple, Type, TypeVar
 
 from vsock_proxy.errors import ProxyError
-from vsock_proxy.forking import fork
-from vsock_proxy.signals import Signals
+from vsock_proxy.process.forking import fork
+from vsock_proxy.process.signals import Signals
 
 CHUNK = 1 << 20
 

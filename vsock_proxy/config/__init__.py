@@ -1,0 +1,1 @@
+"""What the operator wrote, checked and typed."""

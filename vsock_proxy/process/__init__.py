@@ -1,0 +1,1 @@
+"""Processes, signals and descriptors, and what the interpreter and the kernel ask for."""

@@ -1,0 +1,1 @@
+"""What the master does: start, supervise, reload, drain."""
