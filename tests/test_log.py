@@ -122,7 +122,6 @@ def test_lines_that_only_the_master_lost_are_told_though_no_worker_says_anything
     proxy.send(signal.SIGUSR1)
     wait_until(lambda: processes.context_switches(proxy.pid) > before, "the master has woken")
     come_to_rest(proxy)
-    sink.read()
     proxy.read_log_from(sink.stream())
     # A heading, two workers and the totals.
     proxy.log.wait_for("warning master: 4 lines of the log could not be written")
