@@ -24,6 +24,7 @@ from typing import Dict, Optional
 
 import vsock_proxy
 from vsock_proxy.endpoint.addresses import AddressTable, make_address
+from vsock_proxy.observing.limiter import Limiter
 from vsock_proxy.observing.saturation import Alarm
 from vsock_proxy.observing.scoreboard import Scoreboard
 from vsock_proxy.observing.untold import Untold
@@ -173,6 +174,8 @@ def one_connection(site: Site, injector: Injector) -> Dict[str, object]:
 def be_worker(site: Site, injector: Injector, log: Path) -> None:
     """In the child: serve, traced from a client's arrival on."""
     logging.basicConfig(filename=log, filemode="w", level=logging.INFO, format="%(message)s")
+    # There are more connections than may have lines in a second.
+    site.worker._limiter = Limiter()
     serve = worker_module.Worker._serve
 
     def traced(self: Worker) -> None:
