@@ -21,12 +21,12 @@ def fail() -> None:
 
 
 def test_the_result_comes_back_whole(signals: Signals) -> None:
-    with Apart(signals, lambda: "x" * 3_000_000) as apart:
+    with Apart(signals, "test", lambda: "x" * 3_000_000) as apart:
         assert apart.result() == "x" * 3_000_000
 
 
 def test_an_expected_error_is_raised_here(signals: Signals) -> None:
-    with Apart(signals, fail) as apart, pytest.raises(ConfigurationError, match="not so"):
+    with Apart(signals, "test", fail) as apart, pytest.raises(ConfigurationError, match="not so"):
         apart.result()
 
 
@@ -41,13 +41,13 @@ def test_an_expected_error_is_raised_here(signals: Signals) -> None:
 def test_a_process_that_dies_says_how(
     signals: Signals, function: Callable[[], None], how: str
 ) -> None:
-    with Apart(signals, function) as apart, pytest.raises(Died, match=how):
+    with Apart(signals, "test", function) as apart, pytest.raises(Died, match=how):
         apart.result()
 
 
 def test_closing_it_leaves_no_process(signals: Signals) -> None:
     reader, writer = os.pipe()
-    apart = Apart(signals, lambda: os.read(reader, 1))
+    apart = Apart(signals, "test", lambda: os.read(reader, 1))
     apart.close()
     assert processes.state(apart.pid) is None
     os.close(reader)
@@ -55,7 +55,7 @@ def test_closing_it_leaves_no_process(signals: Signals) -> None:
 
 
 def test_a_process_that_was_waited_for_elsewhere_is_not_killed_again(signals: Signals) -> None:
-    with Apart(signals, lambda: 1) as apart:
+    with Apart(signals, "test", lambda: 1) as apart:
         _, status = os.waitpid(apart.pid, 0)
         apart.buried(status)
         assert apart.result() == 1

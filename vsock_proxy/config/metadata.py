@@ -118,7 +118,7 @@ def look_up_apart(signals: Signals) -> Search:
 
     def search(names: Sequence[str], endpoints: Sequence[str], patience: float) -> Dict[str, str]:
         try:
-            with Apart(signals, lambda: look_up(names, endpoints, patience)) as asking:
+            with Apart(signals, "metadata", lambda: look_up(names, endpoints, patience)) as asking:
                 if asking.wait(patience + GRACE):
                     return asking.result()
         except (OSError, Died) as error:

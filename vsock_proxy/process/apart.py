@@ -17,6 +17,7 @@ from typing import Callable, Generic, Optional, Tuple, Type, TypeVar
 from vsock_proxy.errors import ProxyError
 from vsock_proxy.process.forking import fork
 from vsock_proxy.process.signals import Signals
+from vsock_proxy.process.titles import set_title
 
 CHUNK = 1 << 20
 
@@ -37,10 +38,12 @@ class Apart(Generic[T]):
     def __init__(
         self,
         signals: Signals,
+        title: str,
         function: Callable[[], T],
         expected: Tuple[Type[Exception], ...] = (ProxyError,),
     ) -> None:
         """
+        title: what `ps` shows of the process; by the name of the program only the master is found.
         function: what it returns, or raises, is pickled.
         expected: the exceptions that it may raise; others are internal errors of the process.
 
@@ -52,6 +55,7 @@ class Apart(Generic[T]):
 
         def child() -> None:
             os.close(self.reader)
+            set_title(title)
             _write_all(writer, pickle.dumps(_outcome(function, expected)))
 
         try:

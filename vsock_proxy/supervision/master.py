@@ -135,7 +135,7 @@ def _look_up_apart(signals: Signals) -> Callable[[Endpoint, socket.AddressFamily
     """A lookup that a signal can break off, which getaddrinfo() cannot be."""
 
     def ask(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
-        with Apart(signals, lambda: look_up(endpoint, family), (LookupFailed,)) as lookup:
+        with Apart(signals, "lookup", lambda: look_up(endpoint, family), (LookupFailed,)) as lookup:
             return lookup.result()
 
     return ask

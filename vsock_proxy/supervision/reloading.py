@@ -66,7 +66,7 @@ class Reloading:
             return
         self._again = False
         try:
-            self._reading = Apart(self._signals, self._read, (ConfigurationError,))
+            self._reading = Apart(self._signals, "allowlist", self._read, (ConfigurationError,))
         except OSError as error:
             self._complain(f"cannot start a process to read it: {error.strerror}")
             self._done()
