@@ -17,7 +17,8 @@ from vsock_proxy.serving.relay import BUFFER_SIZE
 
 CONNECTIONS = 200
 KIB, MIB = 1 << 10, 1 << 20
-SERVED_AT_MOST_KIB = 1.3 * KIB
+# Where objects are counted, each use of one may cost a page.
+SERVED_AT_MOST_KIB = (1.3 if sys.version_info >= (3, 12) else 2.5) * KIB
 
 
 def test_a_connection_wakes_one_idle_worker_and_not_all_of_them(
@@ -105,7 +106,6 @@ def test_a_worker_gives_back_the_memory_of_its_buffers(
 
 
 @pytest.mark.alone
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="counts references in every page")
 def test_a_worker_that_has_served_takes_little_memory(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
