@@ -86,4 +86,5 @@ def test_lintian_finds_no_error(deb: Path) -> None:
 
 
 def _modules() -> list[Path]:
-    return list((PROJECT / "vsock_proxy").rglob("*.py"))
+    files = (path for path in (PROJECT / "vsock_proxy").rglob("*") if path.is_file())
+    return [path for path in files if path.parent.name != "__pycache__"]
