@@ -12,7 +12,10 @@ import select
 import signal
 import socket
 import struct
+import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable, Dict, Iterator, List
 
 import pytest
@@ -141,6 +144,13 @@ def begin(start_proxy: StartProxy, start_server: StartServer) -> Iterator[Callab
         dialogue.client.close()
 
 
+def is_half_closed(dialogue: Dialogue) -> bool:
+    """Whether the kernel has all of an upload and its end (FIN_WAIT1 in /proc/net/tcp)."""
+    near = f":{dialogue.endpoint.getpeername()[1]:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(row[1].endswith(near) and row[3] == "04" for row in rows)
+
+
 @dataclass(frozen=True)
 class Case:
     """What is said of an end that the client makes, and what the endpoint sees of it."""
@@ -243,6 +253,56 @@ def test_a_reset_of_the_endpoint_is_seen_though_the_client_closes_at_the_same_ti
     dialogue.stop()
     dialogue.take("endpoint resets")
     dialogue.take("client closes")
+    dialogue.go_on()
+    assert dialogue.ended().startswith("endpoint reset")
+
+
+@pytest.mark.hybrid_only
+def test_a_client_that_goes_with_bytes_unread_resets_though_the_endpoint_ends_at_the_same_time(
+    begin: Callable[[], Dialogue],
+) -> None:
+    dialogue = begin()
+    dialogue.take("client half-closes")
+    dialogue.endpoint.sendall(b"never read")
+    wait_until(lambda: dialogue._is_readable(dialogue.client), "data at the client")
+    dialogue.stop()
+    dialogue.client.close()
+    dialogue.endpoint.shutdown(socket.SHUT_WR)
+    dialogue.go_on()
+    assert dialogue.ended().startswith("client reset")
+
+
+def test_an_endpoint_that_ends_and_resets_in_the_middle_of_a_whole_upload_is_said_to(
+    begin: Callable[[], Dialogue],
+) -> None:
+    dialogue = begin()
+    size = 3_000_000
+    dialogue.client.sendall(bytes(size))
+    dialogue.client.shutdown(socket.SHUT_WR)
+    dialogue.proxy.wait_for_workers(1, " -> ")
+    wait_until(lambda: is_half_closed(dialogue), "all is in the kernel")
+    dialogue.stop()
+    dialogue.endpoint.shutdown(socket.SHUT_WR)
+    dialogue.take("endpoint resets")
+    dialogue.go_on()
+    assert dialogue.ended().startswith("endpoint reset")
+
+
+def test_a_reset_of_the_endpoint_is_seen_first_also_after_the_client_was_slow(
+    begin: Callable[[], Dialogue],
+) -> None:
+    dialogue = begin()
+    size = 3_000_000
+    sender = threading.Thread(target=dialogue.endpoint.sendall, args=(bytes(size),))
+    sender.start()
+    # Time for the client's buffer to fill, so that the relay waits for the client alone.
+    wait_until(lambda: dialogue._is_readable(dialogue.client), "data at the client")
+    time.sleep(0.2)
+    read_exactly(dialogue.client, size)
+    sender.join()
+    dialogue.stop()
+    dialogue.take("endpoint resets")
+    dialogue.client.close()
     dialogue.go_on()
     assert dialogue.ended().startswith("endpoint reset")
 

@@ -438,6 +438,8 @@ class Relay:
             self._finish_down()
         if up.error or down.error:
             self._note_faults()
+        if up.state is ENDED and down.state is ENDED:
+            self._ask_for_errors()
         if up.source_lost or down.source_lost or (up.state in OVER and down.state in OVER):
             return self._outcome()
         if self._first_end is None and (up.state is ENDED or down.state is ENDED):
@@ -487,6 +489,12 @@ class Relay:
         self._down.lose_sink(error)
         return True
 
+    def _ask_for_errors(self) -> None:
+        """Once both have ended: no call tells of a reset that came after an end any more."""
+        self._up.error = self._up.error or _pending_error(self._upstream)
+        self._down.error = self._down.error or _pending_error(self._client)
+        self._note_faults()
+
     def _note_faults(self) -> None:
         """Keep the first error of each side, in the order in which they were seen."""
         up, down, faults = self._up, self._down, self._faults
@@ -518,6 +526,8 @@ class Relay:
             upstream |= OUT
         if up.state in OVER or down.state in OVER:
             self._timers.half_close(up.state is ENDED and not self._client_tells)
+        # The client stays behind the endpoint, also where that was not waited for meanwhile.
+        _register(self._poll, self._client_fd, 0, False)
         # Waiting for nothing still tells that a client has gone, or an endpoint that has ended.
         _register(self._poll, self._upstream_fd, upstream, upstream or down.state is ENDED)
         _register(self._poll, self._client_fd, client, client or not self._client_gone)

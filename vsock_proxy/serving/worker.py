@@ -240,8 +240,7 @@ class Worker:
     def _serve_client(self, client: Socket, peer: Peer) -> None:
         allowed = self._settings.allowed_cids
         if allowed is not None and peer[0] not in allowed:
-            client.close()
-            self._slot[DENIED] += 1
+            self._refuse(client, DENIED)
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
             return
         self._peer = peer
@@ -251,8 +250,7 @@ class Worker:
                 self._upstream.connect, client, presence, self._meanwhile
             )
         except ClientGone:
-            client.close()
-            self._slot[GONE] += 1
+            self._refuse(client, GONE)
             self._say(
                 logging.INFO,
                 "%s closed: it had gone before there was a connection to %s",
@@ -261,8 +259,7 @@ class Worker:
             )
             return
         except ConnectFailed as failure:
-            client.close()
-            self._slot[failure.cause] += 1
+            self._refuse(client, failure.cause)
             self._say(
                 logging.ERROR,
                 "%s closed: cannot connect to %s: %s",
@@ -272,8 +269,7 @@ class Worker:
             )
             return
         except EndNow:
-            client.close()
-            self._slot[FAILED] += 1
+            self._refuse(client, FAILED)
             self._say(
                 logging.WARNING,
                 "%s closed: proxy ends now, and %s had not answered",
@@ -282,6 +278,12 @@ class Worker:
             )
             return
         self._relay_connection(client, peer, upstream, address)
+
+    def _refuse(self, client: Socket, cause: int) -> None:
+        client.close()
+        self._slot[cause] += 1
+        # As in _account(): from here on the worker writes the line, and the master does not.
+        self._slot[STATE] = IDLE
 
     def _relay_connection(
         self, client: Socket, peer: Peer, upstream: Socket, address: Address
