@@ -256,7 +256,8 @@ class _Direction:
     def _copy_out(self, pipe: Pipe) -> bool:
         """Write what the pipe holds without splice(); False when the sink did not take it all."""
         while pipe.held:
-            self._touched = size = pipe.read_into(self.view)
+            size = pipe.read_into(self.view)
+            self._touched = max(self._touched, size)
             if not self._offer(self.view[:size]):
                 return False
         self.close_pipe()
