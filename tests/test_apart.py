@@ -45,6 +45,15 @@ def test_a_process_that_dies_says_how(
         apart.result()
 
 
+def test_a_process_that_dies_in_the_middle_of_its_result_says_how(signals: Signals) -> None:
+    with Apart(signals, "test", lambda: "x" * 3_000_000) as apart:
+        # More than a pipe holds, so that it waits for somebody to read the rest.
+        assert apart.wait(10)
+        os.kill(apart.pid, signal.SIGKILL)
+        with pytest.raises(Died, match=r"signal 9 \(Killed\)"):
+            apart.result()
+
+
 def test_closing_it_leaves_no_process(signals: Signals) -> None:
     reader, writer = os.pipe()
     apart = Apart(signals, "test", lambda: os.read(reader, 1))

@@ -82,9 +82,10 @@ class Apart(Generic[T]):
         """What the function returned; waits for it. Raises what it raised, or Died."""
         while not self.receive():
             pass
-        status = self._bury()
-        if not self._received:
-            raise Died(_how(os.waitstatus_to_exitcode(status)))
+        exit_code = os.waitstatus_to_exitcode(self._bury())
+        # Killed in the middle of writing, it leaves a part of its result.
+        if exit_code or not self._received:
+            raise Died(_how(exit_code))
         value, error = pickle.loads(self._received)
         if error is not None:
             raise error
