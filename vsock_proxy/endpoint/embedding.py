@@ -36,6 +36,7 @@ IDENTIFIERS = (
     (0x02005EFE, 32, 0),  # ISATAP, where the IPv4 address is unique
     (0x00000000, 32, 0),  # 6over4 (RFC 2529, 4)
     (0x0000, 16, 16),  # MAP-E, MAP-T and lightweight 4over6 (RFC 7597, 6)
+    (0x0300, 16, 16),  # 4rd (RFC 7600, 4.5)
 )
 LOW_32 = 0xFFFFFFFF
 
