@@ -167,3 +167,10 @@ def shown(node: object) -> object:
         return [(shown(key), shown(value)) for key, value in node.value]
     assert isinstance(node, yaml.SequenceNode)
     return [shown(value) for value in node.value]
+
+
+@pytest.mark.parametrize("character", ["\0", "\x01", "\x7f", "\x80"], ids=ascii)
+def test_a_character_that_yaml_does_not_permit_is_told_with_its_line(character: str) -> None:
+    with pytest.raises(Malformed, match=f"U\\+{ord(character):04X} is not permitted") as info:
+        compose(f"a:\n- b\n- {character}\n")
+    assert info.value.line == 3

@@ -42,6 +42,12 @@ def compose(text: str) -> Optional[yaml.Node]:
         mark: Any = error.problem_mark or error.context_mark
         problem = f"not valid YAML: {error.problem or error.context}"
         raise Malformed(problem, mark.line + 1 if mark else None) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        raise Malformed(
+            f"not valid YAML: the character U+{code:04X} is not permitted", line
+        ) from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Malformed(f"not valid YAML: {reason}") from None
