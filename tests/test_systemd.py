@@ -20,7 +20,7 @@ from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid, Vsock
-from vsock_proxy.supervision.systemd import Notifier, inherited_listener
+from vsock_proxy.supervision.systemd import SHORTEST_INTERVAL, Notifier, inherited_listener
 
 WATCHDOG_USEC = 200_000
 SOCKET = "v.sock_8000"
@@ -82,6 +82,11 @@ def test_the_watchdog_is_fed_twice_within_the_time_allowed(systemd: NotifySocket
     assert notifier.interval == 1.5
     notifier.watchdog()
     assert systemd.receive() == "WATCHDOG=1"
+
+
+def test_a_watchdog_of_a_microsecond_does_not_keep_the_master_busy(systemd: NotifySocket) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "1"})
+    assert notifier.interval == SHORTEST_INTERVAL
 
 
 @pytest.mark.parametrize(

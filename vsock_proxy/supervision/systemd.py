@@ -26,6 +26,8 @@ from vsock_proxy.process.kernel import AF_VSOCK
 FIRST_PASSED_FD = 3
 # Seconds between two looks at whether the status has changed.
 STATUS_INTERVAL = 5.0
+# However often systemd wants a sign of life: the master has other things to do.
+SHORTEST_INTERVAL = 0.01
 MICROSECONDS = 1_000_000
 # As many digits as a number of 64 bits has.
 COUNT = "[0-9]{1,20}"
@@ -52,7 +54,8 @@ class Notifier:
         if self._address is None:
             return None
         # Twice within the time that systemd allows, as sd_watchdog_enabled(3) recommends.
-        return min(STATUS_INTERVAL, (self._watchdog or STATUS_INTERVAL * 2) / 2)
+        wanted = (self._watchdog or STATUS_INTERVAL * 2) / 2
+        return max(SHORTEST_INTERVAL, min(STATUS_INTERVAL, wanted))
 
     def ready(self) -> None:
         """Connections are accepted; or a reload has ended."""
