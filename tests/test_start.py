@@ -186,6 +186,20 @@ def test_while_dns_is_awaited_a_signal_that_ends_does_so_at_once_and_leaves_no_p
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
+@needs_root
+def test_a_lookup_at_the_start_that_is_killed_is_one_line_that_says_of_what_and_exit_code_75(
+    start_judging: Callable[[], Proxy],
+) -> None:
+    proxy = start_judging()
+    for pid in proxy.children():
+        os.kill(pid, signal.SIGKILL)
+    assert proxy.wait() == os.EX_TEMPFAIL
+    proxy.log.wait_for(
+        r"endpoint\.test does not resolve: the process that looks it up ended by signal 9 "
+    )
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_signal_that_waited_for_the_end_of_the_start_is_obeyed_then(
     start_proxy: StartProxy, start_server: StartServer, transport: Hybrid, tmp_path: Path
 ) -> None:

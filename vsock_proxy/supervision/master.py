@@ -47,7 +47,7 @@ from vsock_proxy.observing.scoreboard import Scoreboard
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.observing.teller import Teller
 from vsock_proxy.observing.untold import Untold
-from vsock_proxy.process.apart import Apart
+from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.forking import fork
 from vsock_proxy.process.immortal import make_all_immortal
 from vsock_proxy.process.lifeline import Lifeline
@@ -135,8 +135,13 @@ def _look_up_apart(signals: Signals) -> Callable[[Endpoint, socket.AddressFamily
     """A lookup that a signal can break off, which getaddrinfo() cannot be."""
 
     def ask(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
-        with Apart(signals, "lookup", lambda: look_up(endpoint, family), (LookupFailed,)) as lookup:
-            return lookup.result()
+        try:
+            with Apart(
+                signals, "lookup", lambda: look_up(endpoint, family), (LookupFailed,)
+            ) as lookup:
+                return lookup.result()
+        except Died as error:
+            raise LookupFailed(f"the process that looks it up {error}") from None
 
     return ask
 
