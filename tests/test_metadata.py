@@ -176,6 +176,8 @@ def test_the_proxies_of_the_environment_are_not_used(
         {"VSOCK_PROXY_IMDS_ENDPOINT": "http://host:port"},
         {"VSOCK_PROXY_IMDS_ENDPOINT": "http://"},
         {"VSOCK_PROXY_IMDS_ENDPOINT": "http://a..b:80"},
+        {"VSOCK_PROXY_IMDS_ENDPOINT": "http://16:80"},
+        {"VSOCK_PROXY_IMDS_ENDPOINT": "http://127.1:80"},
         {"VSOCK_PROXY_IMDS_ENDPOINT": f"http://{'a' * 64}:80"},
         {"VSOCK_PROXY_IMDS_ENDPOINT": "http://-a:80"},
         {"VSOCK_PROXY_IMDS_ENDPOINT": "http://b\u00fccher.example"},

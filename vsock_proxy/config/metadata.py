@@ -33,6 +33,7 @@ from typing import (
     Tuple,
 )
 
+from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.errors import TryAgainError, UsageError
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
@@ -176,10 +177,22 @@ def _endpoints(environment: Mapping[str, str]) -> Sequence[str]:
 def _address(endpoint: str) -> _Address:
     found = URL.fullmatch(endpoint)
     port = int(found["port"] or 80) if found else 0
-    if found and 0 < port < 65536 and (not found["ip"] or _is_ipv6(found["ip"])):
+    if (
+        found
+        and 0 < port < 65536
+        and (_is_ipv6(found["ip"]) if found["ip"] else _is_host(found["name"]))
+    ):
         zone = f"%{found['zone']}" if found["zone"] else ""
         return _Address(found["name"] or found["ip"] + zone, port)
     raise UsageError(f"{ENDPOINT_VARIABLE} must be of the form http://HOST:PORT, not {endpoint!r}")
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is an IPv4 address as usual or a name, and not a number such as 127.1."""
+    try:
+        return parse_address(text) is not None or bool(normal_name(text))
+    except NoHost:
+        return False
 
 
 def _is_ipv6(text: str) -> bool:
@@ -259,7 +272,12 @@ def _body(response: HTTPResponse, path: str) -> bytes:
         lengths = set(response.headers.get_all("Content-Length", ()))
         if len(lengths) != 1 or not re.fullmatch("[0-9]{1,9}", lengths.pop()):
             raise _Unusable(f"an answer that does not say how long it is, for {path}")
-    body = response.read(LONGEST_ANSWER + 1)
+    from http.client import IncompleteRead
+
+    try:
+        body = response.read(LONGEST_ANSWER + 1)
+    except IncompleteRead:
+        raise _Unusable(f"an answer that was cut short, for {path}") from None
     if len(body) > LONGEST_ANSWER:
         raise _Unusable(f"an answer of more than {LONGEST_ANSWER} bytes for {path}")
     if response.length:
