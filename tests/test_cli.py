@@ -28,7 +28,7 @@ def test_help_is_the_usage_text() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, USAGE, "")
 
 
-@pytest.mark.parametrize("option", ["--version", "-V"])
+@pytest.mark.parametrize("option", ["--version", "-V", "-4V"])
 def test_the_version_is_told(option: str) -> None:
     for words in ([option], [option, *GOOD], [*GOOD, option], ["-w", "x", option]):
         done = run(*words)
@@ -36,7 +36,7 @@ def test_the_version_is_told(option: str) -> None:
 
 
 def test_help_is_given_wherever_it_is_asked_for() -> None:
-    for words in (["-h"], [*GOOD, "--help"], ["x", "-h", "--", "y"]):
+    for words in (["-h"], ["-6h"], ["-hV"], [*GOOD, "--help"], ["x", "-h", "--", "y"]):
         done = run(*words)
         assert (done.returncode, done.stdout) == (os.EX_OK, USAGE)
 

@@ -75,6 +75,8 @@ SHORT_OPTIONS = dict(re.findall(r"^  (-\w)(?: N)?, (--[a-z0-9_-]+)", USAGE, re.M
 WITH_VALUE = frozenset(re.findall(r"(--[a-z0-9_-]+) [A-Z]", USAGE))
 # Short options, joined as one likes; the value of -w too, in AWS's program also by =.
 SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
+# Among short options that are joined, the one that asks for a text; nothing behind it counts.
+ASKING = re.compile(r"-[46]*([hV])[46hV]*")
 MAX_WORKERS = 10_000
 MAX_SECONDS = 1_000_000.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -146,9 +148,10 @@ def parse(arguments: List[str]) -> Settings:
 def _asked_for(arguments: List[str]) -> Optional[str]:
     """The text that the arguments ask for, None if they ask to serve."""
     options, _ = _split(arguments)
-    if "--help" in options or "-h" in options:
+    asked = {found[1] for found in map(ASKING.fullmatch, options) if found}
+    if "--help" in options or "h" in asked:
         return USAGE.rstrip()
-    if "--version" in options or "-V" in options:
+    if "--version" in options or "V" in asked:
         return f"vsock-proxy {__version__}"
     return None
 
