@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Callable, Iterator, List, Sequence
@@ -244,6 +246,23 @@ def test_a_signal_without_a_meaning_changes_nothing(
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
     assert proxy.wait_for_workers(4) == workers
+
+
+BLOCKING_ALL = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_signals_that_were_blocked_at_the_start_are_blocked_no_more(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    # A worker looks after a lasting connection at SIGALRM.
+    proxy = start_proxy(start_server(), wrapper=[sys.executable, "-c", BLOCKING_ALL])
+    for pid in (proxy.pid, *proxy.wait_for_workers(4, "idle")):
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert re.search(r"^SigBlk:\s0{16}$", status, re.MULTILINE)
 
 
 # Output that cannot be written

@@ -90,8 +90,8 @@ class Signals:
             signal.signal(number, self._caught)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        # Who started this may have left them blocked, and a mask outlives execve(2).
-        unblock()
+        # Who started this may have left some blocked, and a mask outlives execve(2).
+        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def take(self) -> List[int]:
         """The signals that came since the last call, each once, in the order of HANDLED."""
