@@ -186,6 +186,21 @@ def test_a_sigquit_to_the_whole_group_resets_every_connection_and_says_how_each_
     assert proxy.log.matching(f"{workers} bytes up, 0 bytes down")
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.0003, 0.0006, 0.0009])
+def test_a_sigterm_to_the_whole_group_while_another_signal_is_obeyed_replaces_no_worker(
+    start_proxy: StartProxy, start_server: StartServer, pause: float
+) -> None:
+    proxy = start_proxy(start_server(), workers=8, wrapper=["setsid"])
+    proxy.wait_for_workers(8, "idle")
+    os.killpg(proxy.pid, signal.SIGHUP)
+    # There is no event to wait for: the master is to be in the middle of it.
+    time.sleep(pause)
+    os.killpg(proxy.pid, signal.SIGTERM)
+    assert proxy.wait() == os.EX_OK
+    proxy.log.join()
+    assert not proxy.log.matching("starting another")
+
+
 def test_a_stopped_worker_does_not_keep_the_proxy_from_ending(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

@@ -241,8 +241,7 @@ class Master:
                     self._watch.begin(now)
                 self._teller.told_by(fd, now)
                 self._reloading.told_by(fd, now)
-            for number in self._signals.take():
-                self._act_on(number)
+            self._obey()
             self._reap()
             self._tell_ready()
             self._run_due()
@@ -281,6 +280,10 @@ class Master:
         )
         self._notifier.ready()
         self._tell_status()
+
+    def _obey(self) -> None:
+        for number in self._signals.take():
+            self._act_on(number)
 
     def _act_on(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -404,11 +407,14 @@ class Master:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if not pid:
+            if dead is None:
                 return
+            # A signal to the whole group that ended it has reached this process before.
+            self._obey()
+            pid, status = os.waitpid(dead.si_pid, 0)
             self._reloading.buried(pid, status)
             self._buried(pid, os.waitstatus_to_exitcode(status))
 
