@@ -78,6 +78,21 @@ def test_the_unix_socket_is_removed_at_the_end(
 
 
 @pytest.mark.hybrid_only
+def test_a_path_that_is_another_file_at_the_end_is_left_without_a_word(
+    start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "v.sock_8000"
+    proxy = start_proxy(start_server())
+    path.unlink()
+    path.symlink_to(path)
+    proxy.send(signal.SIGTERM)
+    proxy.wait()
+    proxy.log.join()
+    assert path.is_symlink()
+    assert not proxy.log.matching("cannot remove")
+
+
+@pytest.mark.hybrid_only
 def test_a_folder_that_is_not_there_is_exit_code_69(
     write_allowlist: Callable[..., Path], tmp_path: Path
 ) -> None:

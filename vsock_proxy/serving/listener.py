@@ -59,9 +59,9 @@ class Listener:
         if self.path is None:
             return
         try:
-            if os.stat(self.path).st_ino == self.inode:
+            if os.lstat(self.path).st_ino == self.inode:
                 os.unlink(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             log.warning(
