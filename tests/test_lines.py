@@ -54,3 +54,16 @@ def test_no_second_has_more_lines_than_there_are_places(
     start = SECOND // 2
     for moment, allowed in tries:
         assert limiter.allow(start + round(moment * SECOND)) is allowed, moment
+
+
+@pytest.mark.parametrize("places", [2, 3, 200])
+def test_a_worker_that_has_taken_a_place_and_not_passed_the_turn_on_holds_up_nobody(
+    places: int,
+) -> None:
+    limiter = Limiter(places)
+    turn = limiter._cells[places]
+    assert limiter.allow(SECOND)
+    # As another worker finds it that looked before.
+    limiter._cells[places] = turn
+    allowed = [limiter.allow(SECOND + 1 + number) for number in range(places)]
+    assert allowed == [True] * (places - 1) + [False]

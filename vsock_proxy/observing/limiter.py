@@ -30,9 +30,15 @@ class Limiter:
         """Whether a line may be written; now is a time.monotonic_ns()."""
         cells, lines = self._cells, self._lines
         place = cells[lines]
-        taken = cells[place]
-        if taken and now - taken < SECOND:
-            return False
-        cells[place] = now
-        cells[lines] = place + 1 if place + 1 < lines else 0
-        return True
+        for _ in range(lines):
+            taken = cells[place]
+            following = place + 1 if place + 1 < lines else 0
+            if not taken or now - taken >= SECOND:
+                cells[place] = now
+                cells[lines] = following
+                return True
+            if cells[following] >= taken:
+                return False
+            # Not the oldest: another worker is just taking it, and the next one's turn has come.
+            place = following
+        return False
