@@ -24,7 +24,7 @@ with warnings.catch_warnings():
 from vsock_proxy import __version__
 from vsock_proxy.config.hostnames import check_endpoint
 from vsock_proxy.config.metadata import without_placeholders
-from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of
+from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of, out_of_memory
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.settings import Endpoint, Settings
@@ -101,6 +101,8 @@ def run(arguments: List[str], signals: Signals) -> int:
         return os.EX_OK
     except ProxyError as error:
         return _fail(stderr, str(error), error.exit_code)
+    except MemoryError:
+        return _fail(stderr, str(out_of_memory()), os.EX_UNAVAILABLE)
     except Exception as error:
         exhausted = out_of(error) if isinstance(error, OSError) else None
         if exhausted is not None:

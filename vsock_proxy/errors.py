@@ -60,3 +60,8 @@ def out_of(error: OSError) -> Optional[UnavailableError]:
     """The error for the user if the machine is out of something, None if it is another one."""
     advice = EXHAUSTED.get(error.errno or 0)
     return UnavailableError(f"cannot start: {error.strerror}; {advice}") if advice else None
+
+
+def out_of_memory() -> UnavailableError:
+    """The same where Python could not have the memory."""
+    return UnavailableError(f"cannot start: {os.strerror(errno.ENOMEM)}; {EXHAUSTED[errno.ENOMEM]}")

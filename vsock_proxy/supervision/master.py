@@ -387,6 +387,7 @@ class Master:
         os.close(self._lifeline.writer)
         os.close(self._alarm_reader)
         os.close(self._log.untold.reader)
+        self._reloading.leave()
         if self._copier is not None:
             self._copier.leave()
 

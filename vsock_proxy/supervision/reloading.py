@@ -11,6 +11,7 @@ changed since it was opened.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 from typing import Callable, Optional
@@ -20,7 +21,6 @@ from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.errors import ConfigurationError
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
-from vsock_proxy.process.titles import set_title
 
 # Seconds.
 TIMEOUT = 10.0
@@ -66,7 +66,7 @@ class Reloading:
             return
         self._again = False
         try:
-            self._reading = Apart(self._signals, "allowlist", self._read, (ConfigurationError,))
+            self._reading = Apart(self._signals, "reload", self._read, (ConfigurationError,))
         except OSError as error:
             self._complain(f"cannot start a process to read it: {error.strerror}")
             self._done()
@@ -108,10 +108,14 @@ class Reloading:
         self._again = False
         self._abandon()
 
+    def leave(self) -> None:
+        """In another child: close what only the master may hold."""
+        if self._reading is not None:
+            os.close(self._reading.reader)
+
     def _read(self) -> Allowlist:
         """In the child."""
         self._leave_master()
-        set_title(f"reload {self._path}")
         # It must not outlive a master that is killed.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(TIMEOUT) + 1)
