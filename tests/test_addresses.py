@@ -94,7 +94,7 @@ class History:
         self.lists: Dict[int, Addresses] = {0: ()}
 
     def publish(self, addresses: Addresses, allowed: Optional[int] = None) -> int:
-        """Publish in a process of its own, which dies after so many stores. How many it made."""
+        """Publish in a process that dies after this number of stores. Returns how many it made."""
         cells = Recording(self.stores, allowed)
         try:
             table_over(cells).publish(addresses)
@@ -160,7 +160,7 @@ class Interleaved(List[int]):
 class Disordered(Interleaved):
     """Cells whose stores become visible in any order, as a processor may show them to another.
 
-    All are visible in the end, which is after so many reads: those of a first try.
+    After the reads of a first try, all are visible.
     """
 
     PATIENCE = 10
@@ -332,7 +332,7 @@ class Deadly:
 
 
 def publish_and_die(table: AddressTable, addresses: Addresses, stores: int) -> None:
-    """By a child that kills itself after so many stores."""
+    """By a child that kills itself after this number of stores."""
     pid = os.fork()
     if not pid:
         table._cells = Deadly(table._cells, stores)  # type: ignore[assignment]

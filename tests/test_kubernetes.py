@@ -22,7 +22,7 @@ def test_it_is_valid_by_the_schemas_of_the_api() -> None:
         validator.validate(resource, KUBERNETES, strict=True)
 
 
-# What `services/domain` of the metadata says in each partition that Kubernetes is to be had in.
+# What `services/domain` of the metadata says in each partition that offers Kubernetes.
 DOMAINS = ("amazonaws.com", "amazonaws.com.cn", "amazonaws.eu")
 
 

@@ -39,7 +39,7 @@ def join() -> Iterator[Join]:
 
 
 def read_slowly(sock: socket.socket, total: int, rate: int) -> int:
-    """Read at so many bytes a second without pause; how many came before the end."""
+    """Read at this rate, in bytes a second, until the end. Returns how many bytes came."""
     count = 0
     began = time.monotonic()
     while count < total:

@@ -22,7 +22,7 @@ TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What an address does after so many seconds: nothing ever, answer, or fail with an errno."""
+    """What an address does, and after how many seconds: nothing, answer, or fail with an errno."""
 
     after: Optional[float]
     code: int = 0

@@ -17,7 +17,7 @@ from tests.soak.traffic import Traffic
 from tests.soak.world import World
 from tests.support.namespaces import Namespace, why_not
 
-# The log is left unread once in so many seconds, for at most as many as the second figure says.
+# Seconds from one time that the log is left unread to the next, and how long it is at most.
 UNREAD_EVERY, UNREAD_FOR = 120.0, 20.0
 
 

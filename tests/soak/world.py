@@ -24,7 +24,7 @@ IDLE_TIMEOUT = 4
 
 
 class World:
-    """A proxy that serves; network is None where there is no namespace to be had."""
+    """A proxy that serves; network is None where a namespace cannot be made."""
 
     def __init__(self, folder: Path, network: Optional[Namespace], tally: Tally) -> None:
         self.folder = folder

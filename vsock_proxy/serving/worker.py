@@ -57,14 +57,14 @@ from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.outcome import End, Outcome
 from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.relay import Relay
-from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.upstream import RESET_ON_CLOSE, Upstream
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile
 from vsock_proxy.settings import Settings
 
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.
 ACCEPT_PAUSE_MS = 200
-RESET_ON_CLOSE, END_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+END_ON_CLOSE = struct.pack("ii", 0, 0)
 NANOSECONDS = 1_000_000_000
 IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
@@ -125,7 +125,7 @@ class Worker:
         self._slot: memoryview
 
     def run(self, number: int) -> None:
-        """Be worker number so-and-so until told to stop."""
+        """Be the worker of that number until told to stop."""
         epoll = self._begin(number)
         self._alarm.tell_serving()
         signals, listener_fd = self._signals, self._listener.sock.fileno()

@@ -384,10 +384,7 @@ class Master:
 
     def _leave_master(self) -> None:
         """In a child: close what only the master may hold."""
-        os.close(self._lifeline.writer)
-        os.close(self._alarm_reader)
-        os.close(self._log.untold.reader)
-        self._reloading.leave()
+        self._close_ends()
         if self._copier is not None:
             self._copier.leave()
 
@@ -398,12 +395,18 @@ class Master:
             self._copier.start(self._leave_for_copier)
         except OSError:
             # There is no log to say it in.
-            self._schedule(1.0, self._start_copier)
+            self._schedule(START_AGAIN, self._start_copier)
 
     def _leave_for_copier(self) -> None:
         self._listener.close()
-        for fd in (self._lifeline.writer, self._alarm_reader, self._log.untold.reader):
-            os.close(fd)
+        self._close_ends()
+
+    def _close_ends(self) -> None:
+        """The ends of pipes that are the master's."""
+        os.close(self._lifeline.writer)
+        os.close(self._alarm_reader)
+        os.close(self._log.untold.reader)
+        self._reloading.leave()
 
     def _reap(self) -> None:
         while True:
