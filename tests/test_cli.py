@@ -43,16 +43,16 @@ def test_help_is_given_wherever_it_is_asked_for() -> None:
 
 def test_defaults_are_those_of_the_usage_text() -> None:
     settings = parse(GOOD)
-    assert settings.local_port == 8000
-    assert str(settings.endpoint) == "kms.us-east-1.amazonaws.com:443"
-    assert settings.family == socket.AF_UNSPEC
+    assert settings.service.local_port == 8000
+    assert str(settings.service.endpoint) == "kms.us-east-1.amazonaws.com:443"
+    assert settings.service.options.family == socket.AF_UNSPEC
     assert settings.config == "/etc/nitro_enclaves/vsock-proxy.yaml"
     assert settings.workers == 4
-    assert settings.uds_path is None
-    assert settings.allowed_cids is None
-    assert settings.connect_timeout == 10
-    assert settings.idle_timeout == 0
-    assert settings.resolve_interval == 15
+    assert settings.service.options.uds_path is None
+    assert settings.service.options.allowed_cids is None
+    assert settings.service.options.connect_timeout == 10
+    assert settings.service.options.idle_timeout == 0
+    assert settings.service.options.resolve_interval == 15
     assert settings.drain_timeout == 30
     assert settings.log_level == "info"
 
@@ -61,8 +61,8 @@ def test_the_command_lines_of_aws_are_understood() -> None:
     assert parse(["-w", "20", *GOOD]).workers == 20
     assert parse(["--num_workers", "20", *GOOD]).workers == 20
     assert parse([*GOOD, "--num_workers=20"]).workers == 20
-    assert parse(["-4", *GOOD]).family == socket.AF_INET
-    assert parse([*GOOD, "--ipv6", "--config", "a.yaml"]).family == socket.AF_INET6
+    assert parse(["-4", *GOOD]).service.options.family == socket.AF_INET
+    assert parse([*GOOD, "--ipv6", "--config", "a.yaml"]).service.options.family == socket.AF_INET6
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_a_value_may_follow_its_option_in_every_usual_way(words: List[str]) -> N
 @pytest.mark.parametrize("words", [["-4w20"], ["-4w=20"], ["-4w", "20"]])
 def test_short_options_may_be_joined(words: List[str]) -> None:
     settings = parse([*words, *GOOD])
-    assert (settings.family, settings.workers) == (socket.AF_INET, 20)
+    assert (settings.service.options.family, settings.workers) == (socket.AF_INET, 20)
 
 
 def test_a_value_may_look_like_an_option() -> None:
     assert parse(["--config", "-4", *GOOD]).config == "-4"
     assert parse(["--config", "-w=3", *GOOD]).config == "-w=3"
-    assert parse(["--config=-46", *GOOD]).family == socket.AF_UNSPEC
+    assert parse(["--config=-46", *GOOD]).service.options.family == socket.AF_UNSPEC
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -128,11 +128,16 @@ def test_what_is_wrong_with_the_options_is_said(words: List[str], message: str) 
 
 def test_seconds_may_be_fractions() -> None:
     settings = parse(["--connect-timeout", "0.5", "--idle-timeout=.25", *GOOD])
-    assert (settings.connect_timeout, settings.idle_timeout) == (0.5, 0.25)
+    assert (settings.service.options.connect_timeout, settings.service.options.idle_timeout) == (
+        0.5,
+        0.25,
+    )
 
 
 def test_cids_are_a_list() -> None:
-    assert parse(["--allow-cid", "16,17", *GOOD]).allowed_cids == frozenset({16, 17})
+    assert parse(["--allow-cid", "16,17", *GOOD]).service.options.allowed_cids == frozenset(
+        {16, 17}
+    )
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def test_any_command_line_is_settings_or_an_error_of_one_line(words: List[str]) 
         assert str(error)
     else:
         assert isinstance(parsed, Settings)
-        assert 3 < parsed.local_port < 2**32 - 1
-        assert 1 <= parsed.endpoint.port <= 65535
+        assert 3 < parsed.service.local_port < 2**32 - 1
+        assert 1 <= parsed.service.endpoint.port <= 65535
         assert parsed.workers >= 1
 
 

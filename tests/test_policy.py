@@ -20,7 +20,7 @@ from vsock_proxy.config import allowlist
 from vsock_proxy.endpoint import policy
 from vsock_proxy.endpoint.addresses import AddressTable, make_address
 from vsock_proxy.errors import UsageError
-from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -64,7 +64,7 @@ def test_the_hint_for_an_endpoint_that_is_not_permitted_permits_it(
     file: Path, host: str, port: int
 ) -> None:
     try:
-        asked = cli.parse(["--", "8000", host, str(port)])
+        asked = cli.parse(["--", "8000", host, str(port)]).service
     except UsageError:
         return
     if "{" in host:
@@ -134,13 +134,15 @@ def test_an_answer_of_ipv4_mapped_into_ipv6_is_ipv4() -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_UNSPEC, socket.AF_INET])
 def test_an_endpoint_of_ipv4_mapped_into_ipv6_is_ipv4(family: socket.AddressFamily) -> None:
-    asked = Settings(8000, Endpoint("::ffff:127.0.0.1", 443), family=family)
+    asked = ServiceSettings(8000, Endpoint("::ffff:127.0.0.1", 443), ServiceOptions(family))
     (address,) = policy.literal_address(asked)
     assert (address.family, address.sockaddr) == (socket.AF_INET, ("127.0.0.1", 443))
 
 
 def test_an_endpoint_of_ipv4_mapped_into_ipv6_is_not_of_ipv6() -> None:
-    asked = Settings(8000, Endpoint("::ffff:127.0.0.1", 443), family=socket.AF_INET6)
+    asked = ServiceSettings(
+        8000, Endpoint("::ffff:127.0.0.1", 443), ServiceOptions(socket.AF_INET6)
+    )
     with pytest.raises(UsageError, match="is not an address of the family that -6 asks for"):
         policy.literal_address(asked)
 
@@ -149,5 +151,5 @@ def test_an_endpoint_in_another_zone_is_not_permitted(file: Path) -> None:
     file.write_text("allowlist:\n- {address: 'fe80::1%lo', port: 443}\n")
     permitted = allowlist.load(str(file))
     for host, expected in (("fe80::1%lo", True), ("fe80::1%eth0", False)):
-        asked = Settings(8000, Endpoint(host, 443))
+        asked = ServiceSettings(8000, Endpoint(host, 443))
         assert policy.make_policy(asked, permitted).permits_literal() is expected

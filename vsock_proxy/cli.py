@@ -27,7 +27,7 @@ from vsock_proxy.config.metadata import without_placeholders
 from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of, out_of_memory
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.process.signals import Interrupted, Signals
-from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings, Settings
 
 USAGE = """\
 Relay the vsock connections of an enclave or microVM to one TCP endpoint.
@@ -128,20 +128,26 @@ def parse(arguments: List[str]) -> Settings:
         if uds_path is not None:
             raise UsageError("--allow-cid needs AF_VSOCK: a Unix socket does not tell the CID")
         allowed_cids = _cids(words["--allow-cid"])
-    return Settings(
-        local_port=_integer("<local_port>", words["<local_port>"], 4, 0xFFFFFFFE),
-        endpoint=Endpoint(
-            _host(words["<remote_addr>"]),
-            _integer("<remote_port>", words["<remote_port>"], 1, 65535),
-        ),
+    options = ServiceOptions(
         family=_family(words),
-        config=words["--config"],
-        workers=_integer("--num_workers", words["--num_workers"], 1, MAX_WORKERS),
         uds_path=uds_path,
         allowed_cids=allowed_cids,
         connect_timeout=_seconds("--connect-timeout", words, minimum=0.001),
         idle_timeout=_seconds("--idle-timeout", words),
         resolve_interval=_seconds("--resolve-interval", words, minimum=0.1),
+    )
+    service = ServiceSettings(
+        _integer("<local_port>", words["<local_port>"], 4, 0xFFFFFFFE),
+        Endpoint(
+            _host(words["<remote_addr>"]),
+            _integer("<remote_port>", words["<remote_port>"], 1, 65535),
+        ),
+        options,
+    )
+    return Settings(
+        service,
+        config=words["--config"],
+        workers=_integer("--num_workers", words["--num_workers"], 1, MAX_WORKERS),
         drain_timeout=_seconds("--drain-timeout", words),
         log_level=_log_level(words["--log-level"]),
     )

@@ -12,7 +12,7 @@ from typing import FrozenSet, Optional
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The one TCP service of this run: a host name or a literal address, and a port."""
+    """What clients are led to: a host name or a literal address, and a TCP port."""
 
     host: str
     port: int
@@ -22,19 +22,43 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All times are seconds."""
+class ServiceOptions:
+    """What the options of the command line say of a service; all times are seconds."""
 
-    local_port: int
-    endpoint: Endpoint
     family: socket.AddressFamily = socket.AF_UNSPEC
-    config: str = "/etc/nitro_enclaves/vsock-proxy.yaml"
-    workers: int = 4
     uds_path: Optional[str] = None
     allowed_cids: Optional[FrozenSet[int]] = None
     connect_timeout: float = 10.0
     idle_timeout: float = 0.0
     resolve_interval: float = 15.0
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """A listener and the endpoint that its clients are led to.
+
+    workers: how many serve this service alone; None: it shares those of the run.
+    """
+
+    local_port: int
+    endpoint: Endpoint
+    options: ServiceOptions = ServiceOptions()
+    workers: Optional[int] = None
+
+    @property
+    def path(self) -> Optional[str]:
+        """The Unix socket to listen on, None for AF_VSOCK."""
+        uds_path = self.options.uds_path
+        return None if uds_path is None else f"{uds_path}_{self.local_port}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All times are seconds."""
+
+    service: ServiceSettings
+    config: str = "/etc/nitro_enclaves/vsock-proxy.yaml"
+    workers: int = 4
     drain_timeout: float = 30.0
     log_level: str = "info"
 

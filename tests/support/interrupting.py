@@ -35,7 +35,7 @@ from vsock_proxy.serving import worker as worker_module
 from vsock_proxy.serving.listener import open_listener
 from vsock_proxy.serving.upstream import Upstream
 from vsock_proxy.serving.worker import Worker
-from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
 PACKAGE = os.path.dirname(vsock_proxy.__file__)
 # What the test itself is about; a signal may come in them, but they are no part of a connection.
@@ -82,14 +82,9 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
         address = self.server.getsockname()
-        settings = Settings(
-            local_port=8000,
-            endpoint=Endpoint(*address),
-            workers=1,
-            uds_path=str(folder / "v"),
-            connect_timeout=5,
-        )
-        self.path = f"{settings.uds_path}_8000"
+        options = ServiceOptions(uds_path=str(folder / "v"), connect_timeout=5)
+        settings = ServiceSettings(8000, Endpoint(*address), options)
+        self.path = str(settings.path)
         self.listener = open_listener(settings)
         self.folder = folder
         table = AddressTable(address[1])

@@ -18,7 +18,7 @@ from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.endpoint.addresses import Address, make_address
 from vsock_proxy.endpoint.embedding import embedded
 from vsock_proxy.errors import ConfigurationError, TryAgainError, UsageError
-from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.settings import Endpoint, ServiceSettings
 
 FORBIDDEN = tuple(
     ipaddress.ip_network(network)
@@ -83,24 +83,24 @@ class Policy:
         return tuple(turns)
 
 
-def make_policy(settings: Settings, allowlist: Allowlist) -> Policy:
-    """The policy for the endpoint of this run."""
+def make_policy(settings: ServiceSettings, allowlist: Allowlist) -> Policy:
+    """The policy for the endpoint of a service."""
     endpoint = settings.endpoint
     by_name = allowlist.permits_name(endpoint.host, endpoint.port)
-    return Policy(endpoint, settings.family, by_name, allowlist)
+    return Policy(endpoint, settings.options.family, by_name, allowlist)
 
 
-def literal_address(settings: Settings) -> Tuple[Address, ...]:
+def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
     """The endpoint's address if it was given as one, else nothing. Raises UsageError."""
     host = settings.endpoint.host
     ip = parse_address(host)
     if ip is None:
         return ()
-    if settings.family not in (socket.AF_UNSPEC, FAMILIES[ip.version]):
-        option = "-4" if settings.family == socket.AF_INET else "-6"
+    if settings.options.family not in (socket.AF_UNSPEC, FAMILIES[ip.version]):
+        option = "-4" if settings.options.family == socket.AF_INET else "-6"
         raise UsageError(f"{host} is not an address of the family that {option} asks for")
     try:
-        return tuple(look_up(replace(settings.endpoint, host=str(ip)), settings.family)[:1])
+        return tuple(look_up(replace(settings.endpoint, host=str(ip)), settings.options.family)[:1])
     except LookupFailed:
         # What can be wrong in a well-formed address is its zone (RFC 4007, 11).
         raise UsageError(
@@ -109,7 +109,7 @@ def literal_address(settings: Settings) -> Tuple[Address, ...]:
 
 
 def first_addresses(
-    settings: Settings,
+    settings: ServiceSettings,
     policy: Policy,
     look_up: Callable[[Endpoint, socket.AddressFamily], List[Address]],
 ) -> Tuple[Address, ...]:

@@ -18,7 +18,7 @@ from typing import Optional, Tuple
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
-from vsock_proxy.settings import Settings
+from vsock_proxy.settings import ServiceSettings
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
 # reset at once, so it cannot be too large (virtio_transport_recv_listen() in
@@ -69,30 +69,30 @@ class Listener:
             )
 
 
-def open_listener(settings: Settings, inherited: Optional[socket.socket] = None) -> Listener:
+def open_listener(settings: ServiceSettings, inherited: Optional[socket.socket] = None) -> Listener:
     """Bind and listen, or take over the socket of the service manager.
 
     Raises UnavailableError with the cause and what to do.
     """
     if inherited is not None:
         return _take_over(settings, inherited)
-    if settings.uds_path is None:
+    if settings.path is None:
         return _listen_vsock(settings.local_port)
-    return _listen_unix(f"{settings.uds_path}_{settings.local_port}")
+    return _listen_unix(settings.path)
 
 
-def _take_over(settings: Settings, sock: socket.socket) -> Listener:
+def _take_over(settings: ServiceSettings, sock: socket.socket) -> Listener:
     """Without a path to remove: it is for the service manager to keep or to remove."""
     address = sock.getsockname()
     if sock.family == AF_VSOCK:
         if isinstance(address[1], bytes):
             # An address that the socket module cannot read.
             raise UnavailableError(f"cannot serve the socket that was passed: {NO_VSOCK}")
-        name, asked_for = f"vsock port {address[1]}", settings.uds_path is None
+        name, asked_for = f"vsock port {address[1]}", settings.path is None
         asked_for = asked_for and address[1] == settings.local_port
     else:
         name = f"Unix socket {address}"
-        asked_for = address == f"{settings.uds_path}_{settings.local_port}"
+        asked_for = address == settings.path
     if not asked_for:
         raise UnavailableError(
             f"the socket that was passed is {name}, the command line asks for another; make "

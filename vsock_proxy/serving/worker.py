@@ -59,7 +59,7 @@ from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.relay import Relay
 from vsock_proxy.serving.upstream import RESET_ON_CLOSE, Upstream
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile
-from vsock_proxy.settings import Settings
+from vsock_proxy.settings import ServiceSettings
 
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.
@@ -87,7 +87,7 @@ class Worker:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         listener: Listener,
         board: Scoreboard,
         upstream: Upstream,
@@ -108,7 +108,7 @@ class Worker:
         self._keepalive.catch_alarms()
         self._interruption = Interruption()
         self._relay = Relay(
-            settings.idle_timeout,
+            settings.options.idle_timeout,
             on_lasting=self._connection_lasts,
             on_half_close=self._half_closed,
             wait=self._interruption.poll,
@@ -238,7 +238,7 @@ class Worker:
         pause.poll(ACCEPT_PAUSE_MS)
 
     def _serve_client(self, client: Socket, peer: Peer) -> None:
-        allowed = self._settings.allowed_cids
+        allowed = self._settings.options.allowed_cids
         if allowed is not None and peer[0] not in allowed:
             self._refuse(client, DENIED)
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))

@@ -105,7 +105,7 @@ def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optiona
     except Interrupted:
         log.info("told to end before the start was complete")
         return os.EX_OK
-    listener = open_listener(judged.settings, inherited)
+    listener = open_listener(judged.settings.service, inherited)
     try:
         return Master(judged, log_output, copier, notifier, listener, signals).run()
     except BaseException:
@@ -124,11 +124,13 @@ class Judged:
 
 def _judge(settings: Settings, signals: Signals) -> Judged:
     """Everything at start that may have to be waited for: metadata, the allowlist, DNS."""
-    host = metadata.expand(settings.endpoint.host, search=metadata.look_up_apart(signals))
+    service = settings.service
+    host = metadata.expand(service.endpoint.host, search=metadata.look_up_apart(signals))
     check_endpoint(host, host)
-    settings = replace(settings, endpoint=replace(settings.endpoint, host=host))
-    policy = make_policy(settings, allowlist.load(settings.config))
-    return Judged(settings, policy, first_addresses(settings, policy, _look_up_apart(signals)))
+    service = replace(service, endpoint=replace(service.endpoint, host=host))
+    policy = make_policy(service, allowlist.load(settings.config))
+    addresses = first_addresses(service, policy, _look_up_apart(signals))
+    return Judged(replace(settings, service=service), policy, addresses)
 
 
 def _look_up_apart(signals: Signals) -> Callable[[Endpoint, socket.AddressFamily], List[Address]]:
@@ -165,10 +167,10 @@ class Master:
         self._notifier = notifier
         self._policy = judged.policy
         self._listener = listener
-        self._literal = literal_address(settings)
+        self._literal = literal_address(settings.service)
         # One that permits none of the addresses known, until DNS has an answer to judge it by.
         self._unjudged: Optional[Policy] = None
-        self._table = AddressTable(settings.endpoint.port)
+        self._table = AddressTable(settings.service.endpoint.port)
         if judged.addresses:
             self._table.publish(judged.addresses)
         self._board = Scoreboard(settings.workers)
@@ -179,10 +181,10 @@ class Master:
         self._signals = signals
         # Made here once for all: what a child has to make, it has to keep for itself.
         self._worker = Worker(
-            settings,
+            settings.service,
             listener,
             self._board,
-            Upstream(self._table, settings.connect_timeout, self._nudge),
+            Upstream(self._table, settings.service.options.connect_timeout, self._nudge),
             Alarm(self._board, alarm),
             self._signals,
             self._lifeline,
@@ -215,7 +217,9 @@ class Master:
         """Start everything, supervise, and return the exit code when all has ended."""
         self._worker.rehearse()
         self._log.rehearse()
-        set_master_title(f"{self._settings.local_port} -> {self._settings.endpoint}")
+        set_master_title(
+            f"{self._settings.service.local_port} -> {self._settings.service.endpoint}"
+        )
         # What the master has made is shared by all children as long as nobody writes to it.
         gc.collect()
         make_all_immortal()
@@ -274,7 +278,7 @@ class Master:
         log.info(
             "%s -> %s, %d worker%s",
             self._listener.name,
-            self._settings.endpoint,
+            self._settings.service.endpoint,
             self._settings.workers,
             "s" if self._settings.workers > 1 else "",
         )
@@ -362,17 +366,17 @@ class Master:
 
     def _is_looked_up(self) -> bool:
         """Whether what the endpoint is may change: that of a name, and of a zone's interface."""
-        return not self._literal or "%" in self._settings.endpoint.host
+        return not self._literal or "%" in self._settings.service.endpoint.host
 
     def _be_resolver(self) -> int:
         self._leave_master()
         self._listener.close()
         self._log.name("resolver", self._settings.workers + 1)
-        set_title(f"resolver {self._settings.endpoint.host}")
+        set_title(f"resolver {self._settings.service.endpoint.host}")
         resolver = Resolver(
             self._table,
             self._unjudged or self._policy,
-            self._settings.resolve_interval,
+            self._settings.service.options.resolve_interval,
             judging=self._unjudged is not None,
         )
         resolver.run(self._nudge_reader, self._lifeline.reader)
@@ -435,7 +439,7 @@ class Master:
         elif pid in self._workers:
             number = self._workers.pop(pid)
             line = report.cut_short(
-                self._board.row(number), self._settings.endpoint, time.monotonic_ns()
+                self._board.row(number), self._settings.service.endpoint, time.monotonic_ns()
             )
             if line is not None:
                 log.warning("%s", line)
@@ -480,7 +484,7 @@ class Master:
     def _judge_again(self, found: Allowlist) -> None:
         """Judge the endpoint by a list that was read again, now or with the next answer of DNS."""
         log.info("allowlist read again")
-        policy = make_policy(self._settings, found)
+        policy = make_policy(self._settings.service, found)
         self._end_resolver()
         known = () if self._literal else self._table.current()
         permitted = tuple(address for address in known if policy.permits(address))
@@ -497,7 +501,7 @@ class Master:
                 "force until DNS answers",
                 self._settings.config,
                 len(known),
-                self._settings.endpoint,
+                self._settings.service.endpoint,
             )
             self._unjudged = policy
             self._start_children()
