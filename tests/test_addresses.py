@@ -51,7 +51,7 @@ THREE: Addresses = (ipv4("192.0.2.3"), ipv6("2001:db8::3"), ipv4("192.0.2.1"))
 FOUR: Addresses = (ipv6("2001:db8::4"),)
 
 
-# Each table has a pipe, and the model makes a hundred thousand tables.
+# Each table has descriptors, and the model makes a hundred thousand tables.
 PATTERN = AddressTable(PORT)
 
 
@@ -410,3 +410,67 @@ def test_a_preferred_address_that_is_no_longer_in_the_list_changes_nothing() -> 
     table.current()
     table.prefer(FOUR[0])
     assert table.current() == THREE
+
+
+# Being woken
+
+
+def is_readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+def test_a_table_costs_two_descriptors_and_gives_them_back() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    table = AddressTable(PORT)
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 2
+    table.publish(ONE)
+    table.nudge()
+    table.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_nudge_of_a_worker_is_there_to_be_taken_once() -> None:
+    table = AddressTable(PORT)
+    assert not is_readable(table.nudges)
+
+    def nudge() -> bool:
+        table.nudge()
+        return True
+
+    for _ in range(3):
+        assert in_a_new_process(nudge)
+    assert is_readable(table.nudges)
+    table.take_nudges()
+    assert not is_readable(table.nudges)
+    table.take_nudges()
+    table.close()
+
+
+def test_nudges_that_nobody_takes_neither_wait_nor_fail() -> None:
+    table = AddressTable(PORT)
+    for _ in range(100_000):
+        table.nudge()
+    table.take_nudges()
+    assert not is_readable(table.nudges)
+    table.close()
+
+
+def test_a_nudge_that_nobody_is_there_for_does_not_fail() -> None:
+    table = AddressTable(PORT)
+    os.close(table.nudges)
+    table.nudge()
+    os.close(table.published)
+
+
+def test_neither_way_of_being_woken_is_taken_for_the_other() -> None:
+    table = AddressTable(PORT)
+    table.nudge()
+    assert not is_readable(table.published)
+    table.publish(ONE)
+    table.publish(TWO)
+    assert is_readable(table.published)
+    table.take_nudges()
+    assert is_readable(table.published)
+    assert not is_readable(table.nudges)
+    assert in_a_new_process(lambda: is_readable(table.published))
+    table.close()

@@ -91,12 +91,12 @@ class Site:
         table.publish([make_address(socket.AF_INET, address)])
         self.board = Scoreboard(1)
         self.signals = Signals()
-        nudge, alarm = os.pipe()[1], os.pipe()[1]
+        alarm = os.pipe()[1]
         self.worker = Worker(
             settings,
             self.listener,
             self.board,
-            Upstream(table, 5, nudge),
+            Upstream(table, 5),
             Alarm(self.board, alarm),
             self.signals,
             Lifeline(),

@@ -8,6 +8,11 @@ and the writer may be killed between any two stores:
 - A reader copies a half once and checks the copy. It holds its own version number and a checksum
   of all of it. If these do not agree, two more lists have come meanwhile, or the stores of another
   processor are not visible yet (Graviton), and the reader looks again.
+
+Beside the list goes a pair of connected sockets, one descriptor for either way to be woken: by the
+first list, who waits for one; by who cannot connect, the resolver. Of a byte either way it is only
+asked whether there is one. Two pipes would take twice as many descriptors, of which each process
+holds those of all services.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ HALF = ENTRIES + MAX_ADDRESSES * ENTRY
 SIZE = HALVES + 2 * HALF
 # A try that fails means that two more lists have come meanwhile, and each of them takes a lookup.
 TRIES = 100
+# More than the socket holds of bytes sent one by one.
+ALL_NUDGES = 65536
 LOW_64 = (1 << 64) - 1
 # ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
 MAPPED = 0xFFFF << 32
@@ -83,7 +90,11 @@ def host_of(bits: Tuple[int, int]) -> str:
 
 
 class AddressTable:
-    """The list as one process sees it. Made before the fork; each process caches for itself."""
+    """The list as one process sees it. Made before the fork; each process caches for itself.
+
+    published: a descriptor that is readable from the first publication on.
+    nudges: one that is readable while there are nudges to take.
+    """
 
     def __init__(self, port: int) -> None:
         """port: the endpoint's."""
@@ -93,8 +104,9 @@ class AddressTable:
         self._preferred = 0
         self._addresses: Tuple[Address, ...] = ()
         self._ordered: Tuple[Address, ...] = ()
-        # Readable from the first publication on; a byte that nobody ever takes out.
-        self._published_reader, self._published_writer = os.pipe()
+        self.published, self.nudges = (end.detach() for end in socket.socketpair())
+        os.set_blocking(self.published, False)
+        os.set_blocking(self.nudges, False)
 
     def publish(self, addresses: Iterable[Address]) -> None:
         """Replace the list. Only one process at a time may do this."""
@@ -112,7 +124,8 @@ class AddressTable:
         For the successor of a process that was killed as soon as it had published.
         """
         if self._cells[VERSION] and not self._is_announced():
-            os.write(self._published_writer, b"\0")
+            # Never taken out.
+            os.write(self.nudges, b"\0")
 
     def current(self) -> Tuple[Address, ...]:
         """The addresses, the one that last worked first; empty before the first publication."""
@@ -127,14 +140,29 @@ class AddressTable:
             index = self._addresses.index(address)
             self._cells[PREFERRED] = self._version << INDEX_BITS | index
 
-    @property
-    def published(self) -> int:
-        """A descriptor that is readable from the first publication on."""
-        return self._published_reader
+    def nudge(self) -> None:
+        """Ask for another lookup, since no address answers."""
+        try:
+            os.write(self.published, b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            # The resolver has been asked often enough, or there is none.
+            pass
+
+    def take_nudges(self) -> None:
+        """Take what has come, before the lookup that it asks for."""
+        try:
+            os.read(self.nudges, ALL_NUDGES)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """In a process that has nothing to do with this endpoint any more."""
+        os.close(self.published)
+        os.close(self.nudges)
 
     def _is_announced(self) -> bool:
         poll = select.poll()
-        poll.register(self._published_reader, select.POLLIN)
+        poll.register(self.published, select.POLLIN)
         return bool(poll.poll(0))
 
     def _refresh(self) -> None:

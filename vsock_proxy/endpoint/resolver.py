@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
 import select
 import socket
 import time
@@ -31,7 +30,6 @@ from vsock_proxy.settings import Endpoint
 FIRST_RETRY = 1.0
 # Workers that cannot connect ask for a lookup; seconds between two of those.
 NUDGE_INTERVAL = 1.0
-NUDGES = 65536
 # Of each kind of line, so many in so many seconds.
 MOST_LINES = 10
 LINES_PERIOD = 60.0
@@ -78,8 +76,9 @@ class Resolver:
         self._troubles = _Pace()
         self._news = _Pace()
 
-    def run(self, nudges: int, lifeline: int) -> None:
-        """Serve until the lifeline ends; nudges is a pipe by which workers ask for a lookup."""
+    def run(self, lifeline: int) -> None:
+        """Serve until the lifeline ends."""
+        nudges = self._table.nudges
         poll = select.poll()
         poll.register(nudges, select.POLLIN)
         poll.register(lifeline, select.POLLIN)
@@ -93,7 +92,7 @@ class Resolver:
             if lifeline in ready:
                 return
             if nudges in ready:
-                os.read(nudges, NUDGES)
+                self._table.take_nudges()
                 _pause(lifeline, looked_up + NUDGE_INTERVAL - time.monotonic())
 
     def pause(self) -> float:

@@ -9,7 +9,6 @@ addresses race, and the client and the master are looked after meanwhile.
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import struct
@@ -33,14 +32,10 @@ Connected = Tuple[socket.SocketType, Address]
 class Upstream:
     """Makes connections to the one endpoint of this run."""
 
-    def __init__(self, table: AddressTable, timeout: float, nudge: int) -> None:
-        """
-        timeout: seconds after which a connection is given up, all addresses together.
-        nudge: a non-blocking descriptor; a byte written there asks for a new lookup.
-        """
+    def __init__(self, table: AddressTable, timeout: float) -> None:
+        """timeout: seconds after which a connection is given up, all addresses together."""
         self._table = table
         self._timeout = timeout
-        self._nudge = nudge
         self._itself = SelfConnect(table.port)
 
     def connect(
@@ -87,17 +82,10 @@ class Upstream:
         try:
             sock, address = attempts.run()
         except ConnectFailed:
-            self._ask_for_lookup()
+            self._table.nudge()
             raise
         self._table.prefer(address)
         return sock, address
-
-    def _ask_for_lookup(self) -> None:
-        try:
-            os.write(self._nudge, b"\0")
-        except (BlockingIOError, BrokenPipeError):
-            # The resolver has been asked often enough, or there is none.
-            pass
 
 
 class _Attempts:

@@ -175,7 +175,6 @@ class Master:
             self._table.publish(judged.addresses)
         self._board = Scoreboard(settings.workers)
         self._lifeline = Lifeline()
-        self._nudge_reader, self._nudge = _non_blocking_pipe()
         self._alarm_reader, alarm = _non_blocking_pipe()
         self._watch = Watch(self._board, self._alarm_reader)
         self._signals = signals
@@ -184,7 +183,7 @@ class Master:
             settings.service,
             listener,
             self._board,
-            Upstream(self._table, settings.service.options.connect_timeout, self._nudge),
+            Upstream(self._table, settings.service.options.connect_timeout),
             Alarm(self._board, alarm),
             self._signals,
             self._lifeline,
@@ -355,7 +354,6 @@ class Master:
 
     def _be_worker(self, number: int) -> None:
         self._leave_master()
-        os.close(self._nudge_reader)
         self._log.name(f"worker {number}", number)
         self._worker.run(number)
 
@@ -379,7 +377,7 @@ class Master:
             self._settings.service.options.resolve_interval,
             judging=self._unjudged is not None,
         )
-        resolver.run(self._nudge_reader, self._lifeline.reader)
+        resolver.run(self._lifeline.reader)
         return os.EX_CONFIG if resolver.verdict is False else os.EX_OK
 
     def _be_reader(self) -> None:
