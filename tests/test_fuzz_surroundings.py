@@ -92,7 +92,7 @@ def test_the_program_takes_any_variables_of_systemd(
     assert_civil(
         ["--config", str(allowlist), "--uds-path", str(tmp_path / "v"), "8000", "127.0.0.1", "443"],
         environment={**os.environ, **variables},
-        wrapper=passing(kind, os.devnull if kind == "file" else socket_path),
+        wrapper=passing((kind, os.devnull if kind == "file" else socket_path)),
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator, Tuple
 
 import pytest
 
@@ -20,7 +20,13 @@ from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid, Vsock
-from vsock_proxy.supervision.systemd import SHORTEST_INTERVAL, Notifier, inherited_listener
+from vsock_proxy.observing.scoreboard import Scoreboard
+from vsock_proxy.supervision.systemd import (
+    SHORTEST_INTERVAL,
+    Notifier,
+    inherited_sockets,
+    summary,
+)
 
 WATCHDOG_USEC = 200_000
 SOCKET = "v.sock_8000"
@@ -126,6 +132,17 @@ def test_a_systemd_that_has_gone_harms_nothing_and_is_complained_of_once(
     assert [record.getMessage() for record in caplog.records] == [
         "cannot notify systemd: Connection refused; going on"
     ]
+
+
+@pytest.mark.parametrize(
+    ("services", "text"),
+    [
+        (1, "1 of 2 workers busy, 0 connections served, 0 failed"),
+        (3, "3 services, 1 of 2 workers busy, 0 connections served, 0 failed"),
+    ],
+)
+def test_the_status_counts_services_only_if_there_are_several(services: int, text: str) -> None:
+    assert summary(services, 1, Scoreboard(2).rows()) == text
 
 
 # The service
@@ -264,17 +281,17 @@ def test_a_reload_asked_for_while_draining_is_not_told(
 # The socket that systemd passes
 
 
-def passed(transport: Hybrid | Vsock) -> List[str]:
-    """What makes the proxy's listener one that it is passed."""
+def own(transport: Hybrid | Vsock) -> Tuple[str, Path | str]:
+    """The kind and address of the socket that the proxy's listener is."""
     if isinstance(transport, Hybrid):
-        return passing("unix-listener", transport.path)
-    return passing("vsock-listener", str(transport.port))
+        return "unix-listener", transport.path
+    return "vsock-listener", str(transport.port)
 
 
 def test_a_passed_socket_is_served(
     start_proxy: StartProxy, start_server: StartServer, transport: Hybrid | Vsock
 ) -> None:
-    proxy = start_proxy(start_server(), wrapper=passed(transport))
+    proxy = start_proxy(start_server(), wrapper=passing(own(transport)))
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
 
@@ -283,7 +300,7 @@ def test_a_passed_socket_is_served(
 def test_the_path_of_a_passed_socket_stays_for_the_next_start(
     start_proxy: StartProxy, start_server: StartServer, transport: Hybrid
 ) -> None:
-    proxy = start_proxy(start_server(), wrapper=passed(transport))
+    proxy = start_proxy(start_server(), wrapper=passing(own(transport)))
     proxy.send(signal.SIGTERM)
     proxy.wait()
     assert transport.path.is_socket()
@@ -291,7 +308,7 @@ def test_the_path_of_a_passed_socket_stays_for_the_next_start(
 
 def test_its_variables_are_taken_out_of_the_environment_even_if_meant_for_another() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
-    assert inherited_listener(environment) is None
+    assert inherited_sockets(environment) == []
     assert environment == {"HOME": "/"}
 
 
@@ -318,7 +335,7 @@ def test_sockets_passed_to_another_process_are_not_touched(
 def test_what_cannot_be_served_is_exit_code_69(
     run_passed: Callable[..., Proxy], kind: str, address: str, problem: str
 ) -> None:
-    proxy = run_passed(kind, address)
+    proxy = run_passed((kind, address))
     assert proxy.wait() == os.EX_UNAVAILABLE
     proxy.log.join()
     assert len(proxy.log.lines) == 1
@@ -351,20 +368,49 @@ def test_a_passed_socket_that_is_not_there_is_exit_code_69(
 
 
 @pytest.mark.hybrid_only
-def test_more_than_one_passed_socket_is_exit_code_69(run_passed: Callable[..., Proxy]) -> None:
-    proxy = run_passed("unix-listener", SOCKET, environment={**os.environ, "LISTEN_FDS": "2"})
+def test_the_second_of_two_sockets_that_no_service_asks_for_is_named(
+    run_passed: Callable[..., Proxy],
+) -> None:
+    proxy = run_passed(("unix-listener", SOCKET), ("unix-listener", "other"))
     assert proxy.wait() == os.EX_UNAVAILABLE
     proxy.log.join()
-    assert "systemd passed 2 sockets" in proxy.log.lines[0]
+    assert len(proxy.log.lines) == 1
+    assert re.search(r"systemd passed Unix socket \S+/other, but no", proxy.log.lines[0])
+
+
+@pytest.mark.hybrid_only
+def test_the_one_of_several_passed_sockets_that_cannot_be_served_is_named_by_its_unit(
+    run_passed: Callable[..., Proxy],
+) -> None:
+    proxy = run_passed(("unix-listener", SOCKET), ("tcp-listener", "127.0.0.1"))
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    assert len(proxy.log.lines) == 1
+    assert "(test2.socket) cannot be served: neither AF_VSOCK nor AF_UNIX" in proxy.log.lines[0]
+
+
+@pytest.mark.hybrid_only
+def test_a_passed_socket_that_is_there_and_a_second_that_is_not_is_exit_code_69(
+    run_passed: Callable[..., Proxy],
+) -> None:
+    proxy = run_passed(
+        ("unix-listener", SOCKET), environment={**os.environ, "LISTEN_FDS": "99999999999999999999"}
+    )
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    assert len(proxy.log.lines) == 1
+    assert "systemd passed (unnamed) cannot be served" in proxy.log.lines[0]
 
 
 @pytest.fixture
 def run_passed(
     start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
 ) -> Callable[..., Proxy]:
-    def start(kind: str, address: str, **process: object) -> Proxy:
-        is_path = kind.startswith("unix")
-        wrapper = passing(kind, tmp_path / address if is_path else address)
-        return start_proxy(start_server(), wrapper=wrapper, ready=False, **process)
+    def start(*sockets: Tuple[str, str], **process: object) -> Proxy:
+        placed = (
+            (kind, tmp_path / address if kind.startswith("unix") else address)
+            for kind, address in sockets
+        )
+        return start_proxy(start_server(), wrapper=passing(*placed), ready=False, **process)
 
     return start

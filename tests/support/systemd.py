@@ -1,18 +1,19 @@
 """Stands for systemd: the socket that a service notifies, and one that it passes on.
 
-As a program, `python -m tests.support.systemd KIND ADDRESS COMMAND...` becomes the command, with a
-socket as descriptor 3 and an environment that says so (sd_listen_fds(3)).
+As a program, `python -m tests.support.systemd KIND=ADDRESS ... -- COMMAND ...` becomes the command,
+with sockets as the descriptors from 3 on and an environment that says so (sd_listen_fds(3)).
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
 import socket
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 from tests.support.timing import SLOWNESS
 
@@ -49,9 +50,10 @@ class NotifySocket:
         self._socket.close()
 
 
-def passing(kind: str, address: Path | str) -> List[str]:
-    """The words to put before a command so that it is passed a socket of that kind."""
-    return [sys.executable, "-m", "tests.support.systemd", kind, str(address)]
+def passing(*sockets: Tuple[str, Path | str]) -> List[str]:
+    """The words to put before a command so that it is passed these, each a kind and an address."""
+    words = [f"{kind}={address}" for kind, address in sockets]
+    return [sys.executable, "-m", "tests.support.systemd", *words, "--"]
 
 
 def _unix_listener(address: str) -> int:
@@ -100,10 +102,15 @@ KINDS: Dict[str, Callable[[str], int]] = {
 
 def main() -> None:
     """Become the command."""
-    kind, address, *command = sys.argv[1:]
-    os.dup2(KINDS[kind](address), FIRST_PASSED_FD)
-    os.set_inheritable(FIRST_PASSED_FD, True)
-    passed = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "test.socket"}
+    place = sys.argv.index("--")
+    sockets, command = sys.argv[1:place], sys.argv[place + 1 :]
+    made = [KINDS[kind](address) for kind, address in (word.split("=", 1) for word in sockets)]
+    # Out of the way of one another first.
+    made = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PASSED_FD + len(made)) for fd in made]
+    for fd, moved in enumerate(made, FIRST_PASSED_FD):
+        os.dup2(moved, fd)
+    names = ":".join(f"test{number}.socket" for number in range(1, len(made) + 1))
+    passed = {"LISTEN_FDS": str(len(made)), "LISTEN_FDNAMES": names}
     os.execvpe(command[0], command, {**passed, **os.environ, "LISTEN_PID": str(os.getpid())})
 
 

@@ -32,13 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listener:
-    """A bound and listening socket, and the Unix path to remove when it is closed for good."""
+    """A bound and listening socket, and the Unix path to remove when it is closed for good.
+
+    passed: the service manager holds the socket too (passed.py).
+    """
 
     sock: socket.socket
     family: int
     name: str
     path: Optional[str] = None
     inode: int = 0
+    passed: bool = False
 
     def accept(self) -> Tuple[socket.SocketType, Peer]:
         """The next connection and its peer. Raises OSError.
@@ -69,40 +73,44 @@ class Listener:
             )
 
 
-def open_listener(settings: ServiceSettings, inherited: Optional[socket.socket] = None) -> Listener:
-    """Bind and listen, or take over the socket of the service manager.
+def listener_name(settings: ServiceSettings) -> str:
+    """Where a service listens, in words that no other place has."""
+    return _vsock_name(settings.local_port) if settings.path is None else _unix_name(settings.path)
 
-    Raises UnavailableError with the cause and what to do.
-    """
-    if inherited is not None:
-        return _take_over(settings, inherited)
+
+def socket_name(sock: socket.socket) -> str:
+    """The same of a socket. Raises UnavailableError where this Python cannot tell."""
+    address = sock.getsockname()
+    if sock.family != AF_VSOCK:
+        return _unix_name(address)
+    if isinstance(address[1], bytes):
+        # An address that the socket module cannot read.
+        raise UnavailableError(f"cannot serve the socket that was passed: {NO_VSOCK}")
+    return _vsock_name(address[1])
+
+
+def open_listener(settings: ServiceSettings) -> Listener:
+    """Bind and listen. Raises UnavailableError with the cause and what to do."""
     if settings.path is None:
         return _listen_vsock(settings.local_port)
     return _listen_unix(settings.path)
 
 
-def _take_over(settings: ServiceSettings, sock: socket.socket) -> Listener:
-    """Without a path to remove: it is for the service manager to keep or to remove."""
-    address = sock.getsockname()
-    if sock.family == AF_VSOCK:
-        if isinstance(address[1], bytes):
-            # An address that the socket module cannot read.
-            raise UnavailableError(f"cannot serve the socket that was passed: {NO_VSOCK}")
-        name, asked_for = f"vsock port {address[1]}", settings.path is None
-        asked_for = asked_for and address[1] == settings.local_port
-    else:
-        name = f"Unix socket {address}"
-        asked_for = address == settings.path
-    if not asked_for:
-        raise UnavailableError(
-            f"the socket that was passed is {name}, the command line asks for another; make "
-            "ListenStream= of the .socket unit agree with <local_port> and --uds-path"
-        )
-    return _listening(sock, name)
+def take_over(sock: socket.socket) -> Listener:
+    """A socket of the service manager, without a path to remove: that is for it to keep."""
+    return replace(_listening(sock, socket_name(sock)), passed=True)
+
+
+def _vsock_name(port: int) -> str:
+    return f"vsock port {port}"
+
+
+def _unix_name(path: object) -> str:
+    return f"Unix socket {path}"
 
 
 def _listen_vsock(port: int) -> Listener:
-    name = f"vsock port {port}"
+    name = _vsock_name(port)
     try:
         sock = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
     except OSError as error:
@@ -138,7 +146,7 @@ def _listen_unix(path: str) -> Listener:
     try:
         _remove_stale(path)
         sock.bind(path)
-        listener = _listening(sock, f"Unix socket {path}")
+        listener = _listening(sock, _unix_name(path))
         return replace(listener, path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         sock.close()

@@ -53,14 +53,15 @@ from vsock_proxy.process.immortal import make_all_immortal
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.process.titles import set_master_title, set_title
-from vsock_proxy.serving.listener import Listener, open_listener
+from vsock_proxy.serving.listener import Listener
+from vsock_proxy.serving.passed import Passed
 from vsock_proxy.serving.upstream import Upstream
 from vsock_proxy.serving.worker import Worker
 from vsock_proxy.settings import Endpoint, Settings
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.reloading import Reloading
 from vsock_proxy.supervision.shortage import Shortage
-from vsock_proxy.supervision.systemd import Notifier, inherited_listener, summary
+from vsock_proxy.supervision.systemd import Notifier, inherited_sockets, summary
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0
@@ -99,13 +100,14 @@ def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optiona
     log_output = Log(settings.log_level, stderr, untold)
     log_output.name("master", 0)
     notifier = Notifier(os.environ)
-    inherited = inherited_listener(os.environ)
+    passed = Passed(inherited_sockets(os.environ))
     try:
         judged = signals.unless_told_to_end(lambda: _judge(settings, signals))
     except Interrupted:
         log.info("told to end before the start was complete")
         return os.EX_OK
-    listener = open_listener(judged.settings.service, inherited)
+    passed.check([judged.settings.service])
+    listener = passed.open(judged.settings.service)
     try:
         return Master(judged, log_output, copier, notifier, listener, signals).run()
     except BaseException:
@@ -312,7 +314,7 @@ class Master:
         """Tell systemd how it goes, again and again where there is one to be told."""
         if self._notifier.interval is None:
             return
-        self._notifier.status(summary(self._board.busy(), self._board.rows()))
+        self._notifier.status(summary(1, self._board.busy(), self._board.rows()))
         self._notifier.watchdog()
         self._schedule(self._notifier.interval, self._tell_status)
 

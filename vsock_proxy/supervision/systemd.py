@@ -2,8 +2,9 @@
 
 Both are small protocols over environment variables, so no library is needed (sd_notify(3),
 sd_watchdog_enabled(3), sd_listen_fds(3)): news are datagrams to the socket that $NOTIFY_SOCKET
-names, and a listening socket that a .socket unit holds is descriptor 3. Each variable is taken out
-of the environment once it was read, as none is meant for anything that this process starts.
+names, and the listening sockets that .socket units hold are the descriptors from 3 on. Each
+variable is taken out of the environment once it was read, as none is meant for anything that this
+process starts.
 
 systemd is not waited for: what it does not take at once is kept, one of each kind, until it does.
 
@@ -112,37 +113,47 @@ class Notifier:
         self.send()
 
 
-def summary(busy: int, rows: Iterable[Row]) -> str:
-    """The status line: `3 of 4 workers busy, 1207 connections served, 2 failed`."""
+def summary(services: int, busy: int, rows: Iterable[Row]) -> str:
+    """The status line: `3 services, 5 of 24 workers busy, 1207 connections served, 2 failed`.
+
+    One service is not counted.
+    """
     known = list(rows)
     served, failed = sum(row.served for row in known), sum(row.failed for row in known)
-    return f"{busy} of {len(known)} workers busy, {served} connections served, {failed} failed"
+    several = f"{services} services, " if services > 1 else ""
+    return (
+        f"{several}{busy} of {len(known)} workers busy, "
+        f"{served} connections served, {failed} failed"
+    )
 
 
-def inherited_listener(environment: Environment) -> Optional[socket.socket]:
-    """The listening socket that systemd holds for this process, None if there is none.
+def inherited_sockets(environment: Environment) -> List[socket.socket]:
+    """The listening sockets that systemd holds for this process, of one or more .socket units.
 
-    Raises UnavailableError if what was passed cannot be served.
+    Raises UnavailableError if one of them cannot be served.
     """
     pid, count, names = (
         environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     )
-    if count in ("", "0") or pid != str(os.getpid()):
-        return None
-    if count != "1":
-        raise UnavailableError(
-            f"systemd passed {count} sockets ({names or 'unnamed'}), one process serves one; "
-            "give ListenStream= once in the .socket unit"
-        )
+    if not count or pid != str(os.getpid()):
+        return []
+    if not re.fullmatch(COUNT, count):
+        raise UnavailableError(f"systemd passed {count!r} sockets; LISTEN_FDS must be a number")
+    named = dict(enumerate(names.split(":"), FIRST_PASSED_FD))
+    passed = range(FIRST_PASSED_FD, FIRST_PASSED_FD + int(count))
+    return [_take(fd, named.get(fd) or "unnamed") for fd in passed]
+
+
+def _take(fd: int, name: str) -> socket.socket:
     try:
-        os.set_inheritable(FIRST_PASSED_FD, False)
-        sock = socket.socket(fileno=FIRST_PASSED_FD)
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
     except OSError as error:
-        raise _unfit(names, error.strerror or str(error)) from None
+        raise _unfit(name, error.strerror or str(error)) from None
     problems = _problems(sock)
     if problems:
         sock.close()
-        raise _unfit(names, ", ".join(problems))
+        raise _unfit(name, ", ".join(problems))
     return sock
 
 
@@ -158,9 +169,9 @@ def _problems(sock: socket.socket) -> List[str]:
     return problems
 
 
-def _unfit(names: str, problem: str) -> UnavailableError:
+def _unfit(name: str, problem: str) -> UnavailableError:
     return UnavailableError(
-        f"the socket that systemd passed ({names or 'unnamed'}) cannot be served: {problem}; the "
+        f"the socket that systemd passed ({name}) cannot be served: {problem}; the "
         ".socket unit must have ListenStream=vsock::PORT or a path, and Accept=no"
     )
 
