@@ -33,8 +33,9 @@ from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.serving import worker as worker_module
 from vsock_proxy.serving.listener import open_listener
+from vsock_proxy.serving.route import Route
 from vsock_proxy.serving.upstream import Upstream
-from vsock_proxy.serving.worker import Worker
+from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
 PACKAGE = os.path.dirname(vsock_proxy.__file__)
@@ -92,17 +93,10 @@ class Site:
         self.board = Scoreboard(1)
         self.signals = Signals()
         alarm = os.pipe()[1]
-        self.worker = Worker(
-            settings,
-            self.listener,
-            self.board,
-            Upstream(table, 5),
-            Alarm(self.board, alarm),
-            self.signals,
-            Lifeline(),
-            Untold(1),
-        )
-        self.worker.rehearse()
+        route = Route("8000", self.listener, settings.endpoint, Upstream(table, 5))
+        self.duty = Duty((route,), self.board, Alarm(self.board, alarm))
+        self.worker = Worker(self.signals, Lifeline(), Untold(1))
+        self.worker.rehearse(self.duty)
 
 
 def main() -> None:
@@ -173,10 +167,10 @@ def be_worker(site: Site, injector: Injector, log: Path) -> None:
     site.worker._limiter = Limiter()
     serve = worker_module.Worker._serve
 
-    def traced(self: Worker) -> None:
+    def traced(self: Worker, route: Route) -> None:
         sys.settrace(injector.trace)  # type: ignore[arg-type]
         try:
-            serve(self)
+            serve(self, route)
         finally:
             sys.settrace(None)
             sys.setprofile(None)
@@ -184,7 +178,7 @@ def be_worker(site: Site, injector: Injector, log: Path) -> None:
                 (site.folder / "spared").touch()
 
     worker_module.Worker._serve = traced  # type: ignore[method-assign]
-    site.worker.run(1)
+    site.worker.run(site.duty, 1)
 
 
 def refuse_who_waits(site: Site) -> bool:

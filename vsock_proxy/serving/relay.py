@@ -298,7 +298,7 @@ class Relay:
         # Bytes delivered to the endpoint and to the client are added to these; shared memory may
         # take their place.
         self.moved: Cells = array("Q", (0, 0))
-        self._idle_timeout = idle_timeout
+        self._idle_timeout, self._half_close_timeout = idle_timeout, half_close_timeout
         self._timers = Timers(idle_timeout, half_close_timeout)
         self._on_lasting = on_lasting
         self._on_half_close = on_half_close
@@ -306,6 +306,12 @@ class Relay:
         self._up = _Direction(UP)
         self._down = _Direction(DOWN)
         self._heard = 0
+
+    def limit_silence(self, idle_timeout: float) -> None:
+        """Have another idle_timeout from the next connection on."""
+        if idle_timeout != self._idle_timeout:
+            self._idle_timeout = idle_timeout
+            self._timers = Timers(idle_timeout, self._half_close_timeout)
 
     def look(self, client: socket.SocketType) -> Presence:
         """Whether a client is still there. What it has said is read, and run() delivers it first.

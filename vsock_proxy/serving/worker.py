@@ -1,13 +1,14 @@
 """A worker: accepts one connection, connects, relays, says how it ended, and waits for the next.
 
 One at a time, so that a crash costs one connection and the number of workers is the limit. The
-worker sleeps in epoll_wait() with the shared listener registered EPOLLEXCLUSIVE, so that a
-connection wakes one idle worker instead of all. Beside it wait the worker's own signals, and the
-lifeline, which ends with the master.
+worker sleeps in epoll_wait() with the shared listeners registered EPOLLEXCLUSIVE, so that a
+connection wakes one idle worker instead of all. Beside them wait the worker's own signals, and the
+lifeline, which ends with the master. One event is asked for at a time: the kernel puts what it has
+told of at the end of its list (ep_send_events() in fs/eventpoll.c), so the listeners take turns.
 
-On SIGTERM a worker closes its copy of the listener at once, ends its connection in peace and goes;
-on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection, the
-kernel sends SIGTERM.
+On SIGTERM a worker closes its copies of the listeners at once, ends its connection in peace and
+goes; on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection,
+the kernel sends SIGTERM.
 
 From before the first byte on, the upstream socket is set to reset the connection when it is closed,
 by whomever: by the kernel too, when the worker dies. Only for a clean end that is taken back.
@@ -22,6 +23,8 @@ import signal
 import socket
 import struct
 import time
+from dataclasses import dataclass
+from typing import Tuple
 
 from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.observing.limiter import Limiter
@@ -53,13 +56,12 @@ from vsock_proxy.process.signals import Signals, block, ignore, unblock
 from vsock_proxy.process.titles import set_title
 from vsock_proxy.serving.interruption import EndNow, Interruption
 from vsock_proxy.serving.keepalive import KeepAlive
-from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.outcome import End, Outcome
 from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.relay import Relay
-from vsock_proxy.serving.upstream import RESET_ON_CLOSE, Upstream
+from vsock_proxy.serving.route import Route
+from vsock_proxy.serving.upstream import RESET_ON_CLOSE
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile
-from vsock_proxy.settings import ServiceSettings
 
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.
@@ -82,25 +84,23 @@ Socket = socket.SocketType
 CUT = Outcome(End.CUT)
 
 
+@dataclass(frozen=True)
+class Duty:
+    """What the workers of one pool have in common.
+
+    own: whether it is the pool of one service that has workers of its own.
+    """
+
+    routes: Tuple[Route, ...]
+    board: Scoreboard
+    alarm: Alarm
+    own: bool = False
+
+
 class Worker:
     """What a worker process does. Made before the fork, so that all share what never changes."""
 
-    def __init__(
-        self,
-        settings: ServiceSettings,
-        listener: Listener,
-        board: Scoreboard,
-        upstream: Upstream,
-        alarm: Alarm,
-        signals: Signals,
-        lifeline: Lifeline,
-        untold: Untold,
-    ) -> None:
-        self._settings = settings
-        self._listener = listener
-        self._board = board
-        self._upstream = upstream
-        self._alarm = alarm
+    def __init__(self, signals: Signals, lifeline: Lifeline, untold: Untold) -> None:
         self._signals = signals
         self._lifeline = lifeline
         self._untold = untold
@@ -108,7 +108,6 @@ class Worker:
         self._keepalive.catch_alarms()
         self._interruption = Interruption()
         self._relay = Relay(
-            settings.options.idle_timeout,
             on_lasting=self._connection_lasts,
             on_half_close=self._half_closed,
             wait=self._interruption.poll,
@@ -121,50 +120,53 @@ class Worker:
         self._peer = UNIX_PEER
         self._connected: Socket
         self._address: Address
+        self._duty: Duty
+        self._route: Route
         self._number: int
         self._slot: memoryview
 
-    def run(self, number: int) -> None:
+    def run(self, duty: Duty, number: int) -> None:
         """Be the worker of that number until told to stop."""
-        epoll = self._begin(number)
-        self._alarm.tell_serving()
-        signals, listener_fd = self._signals, self._listener.sock.fileno()
-        lifeline_fd = self._lifeline.reader
+        epoll = self._begin(duty, number)
+        duty.alarm.tell_serving()
+        signals, lifeline_fd = self._signals, self._lifeline.reader
+        routes = {route.listener.sock.fileno(): route for route in duty.routes}
         while not self._stopping:
-            ready = {fd for fd, _ in epoll.poll(None, 3)}
-            # In this order: who is to end accepts no more.
-            if lifeline_fd in ready:
-                break
-            if signals.reader in ready:
-                # For those that came before _begin() was done.
-                for caught in signals.take():
-                    self._interrupt(caught)
-            elif listener_fd in ready:
-                self._serve()
+            for fd, _ in epoll.poll(None, 1):
+                if fd in routes:
+                    self._serve(routes[fd])
+                elif fd == lifeline_fd:
+                    return
+                else:
+                    # For those that came before _begin() was done.
+                    for caught in signals.take():
+                        self._interrupt(caught)
 
-    def rehearse(self) -> None:
+    def rehearse(self, duty: Duty) -> None:
         """In the master, before the first fork: do what every worker does first.
 
         What the interpreter caches meanwhile is then shared, 60 KiB a worker.
         """
         # Meanwhile a signal must find the master, not a worker.
         block()
-        self._begin(1).close()
-        self._board.vacate(1)
+        self._begin(duty, 1).close()
+        duty.board.vacate(1)
         self._signals.on_interrupt = ignore
         unblock()
         self._shown = ""
 
-    def _begin(self, number: int) -> select.epoll:
+    def _begin(self, duty: Duty, number: int) -> select.epoll:
         """Everything that comes before waiting for the first connection."""
-        self._number = number
-        self._slot = self._board.claim(number, os.getpid())
+        self._duty, self._number = duty, number
+        self._slot = duty.board.claim(number, os.getpid())
         self._relay.moved = self._slot[TOTAL_UP : TOTAL_DOWN + 1]
+        self._turn_to(duty.routes[0])
         epoll = select.epoll()
-        epoll.register(self._listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
+        for route in duty.routes:
+            epoll.register(route.listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
         epoll.register(self._lifeline.reader, select.EPOLLIN)
         epoll.register(self._signals.reader, select.EPOLLIN)
-        # Not before: a signal closes the listener.
+        # Not before: a signal closes the listeners.
         self._signals.on_interrupt = self._interrupt
         self._rest()
         return epoll
@@ -179,14 +181,20 @@ class Worker:
         # Closed here and not when the connection ends: a client that connects meanwhile must not
         # wait for a worker that will never come.
         self._stopping = True
-        self._listener.close()
+        for route in self._duty.routes:
+            route.listener.close()
         self._slot[DRAINS] = True
+
+    def _turn_to(self, route: Route) -> None:
+        """The next connections are of this service."""
+        self._route = route
+        self._relay.limit_silence(route.idle_timeout)
 
     def _half_closed(self) -> None:
         self._slot[STATE] = HALF_CLOSED
 
     def _connecting_lasts(self) -> None:
-        self._show(f"connecting [{peer_name(self._peer)} -> {self._settings.endpoint}]")
+        self._show(f"connecting [{peer_name(self._peer)} -> {self._route.endpoint}]")
 
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
@@ -204,9 +212,9 @@ class Worker:
         if self._shown != "idle":
             self._show("idle")
 
-    def _serve(self) -> None:
+    def _serve(self, route: Route) -> None:
         try:
-            client, peer = self._listener.accept()
+            client, peer = route.listener.accept()
         except BlockingIOError:
             # Another worker was quicker.
             return
@@ -214,10 +222,13 @@ class Worker:
             self._accept_failed(error)
             return
         began = time.monotonic_ns()
-        board, slot, number = self._board, self._slot, self._number
+        duty, slot, number = self._duty, self._slot, self._number
+        board = duty.board
         board.set_busy(number, True)
         if board.all_busy():
-            self._alarm.raise_once()
+            duty.alarm.raise_once()
+        if route is not self._route:
+            self._turn_to(route)
         slot[STATE] = CONNECTING
         slot[SINCE] = began
         slot[PEER_CID], slot[PEER_PORT] = peer
@@ -238,7 +249,8 @@ class Worker:
         pause.poll(ACCEPT_PAUSE_MS)
 
     def _serve_client(self, client: Socket, peer: Peer) -> None:
-        allowed = self._settings.options.allowed_cids
+        route = self._route
+        allowed = route.allowed_cids
         if allowed is not None and peer[0] not in allowed:
             self._refuse(client, DENIED)
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
@@ -247,7 +259,7 @@ class Worker:
         presence = self._relay.look(client)
         try:
             upstream, address = self._interruption.during(
-                self._upstream.connect, client, presence, self._meanwhile
+                route.upstream.connect, client, presence, self._meanwhile
             )
         except ClientGone:
             self._refuse(client, GONE)
@@ -255,7 +267,7 @@ class Worker:
                 logging.INFO,
                 "%s closed: it had gone before there was a connection to %s",
                 peer_name(peer),
-                self._settings.endpoint,
+                route.endpoint,
             )
             return
         except ConnectFailed as failure:
@@ -264,7 +276,7 @@ class Worker:
                 logging.ERROR,
                 "%s closed: cannot connect to %s: %s",
                 peer_name(peer),
-                self._settings.endpoint,
+                route.endpoint,
                 failure,
             )
             return
@@ -274,7 +286,7 @@ class Worker:
                 logging.WARNING,
                 "%s closed: proxy ends now, and %s had not answered",
                 peer_name(peer),
-                self._settings.endpoint,
+                route.endpoint,
             )
             return
         self._relay_connection(client, peer, upstream, address)

@@ -55,8 +55,9 @@ from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.process.titles import set_master_title, set_title
 from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.passed import Passed
+from vsock_proxy.serving.route import Route
 from vsock_proxy.serving.upstream import Upstream
-from vsock_proxy.serving.worker import Worker
+from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import Endpoint, Settings
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.reloading import Reloading
@@ -180,17 +181,18 @@ class Master:
         self._alarm_reader, alarm = _non_blocking_pipe()
         self._watch = Watch(self._board, self._alarm_reader)
         self._signals = signals
-        # Made here once for all: what a child has to make, it has to keep for itself.
-        self._worker = Worker(
-            settings.service,
+        options = settings.service.options
+        route = Route(
+            str(settings.service.local_port),
             listener,
-            self._board,
-            Upstream(self._table, settings.service.options.connect_timeout),
-            Alarm(self._board, alarm),
-            self._signals,
-            self._lifeline,
-            log_output.untold,
+            settings.service.endpoint,
+            Upstream(self._table, options.connect_timeout),
+            options.allowed_cids,
+            options.idle_timeout,
         )
+        self._duty = Duty((route,), self._board, Alarm(self._board, alarm))
+        # Made here once for all: what a child has to make, it has to keep for itself.
+        self._worker = Worker(signals, self._lifeline, log_output.untold)
         # One each: the resolver must not wait for its turn behind a hundred workers.
         self._worker_pacer, self._resolver_pacer, self._copier_pacer = Pacer(), Pacer(), Pacer()
         self._workers: Dict[int, int] = {}
@@ -216,7 +218,7 @@ class Master:
 
     def run(self) -> int:
         """Start everything, supervise, and return the exit code when all has ended."""
-        self._worker.rehearse()
+        self._worker.rehearse(self._duty)
         self._log.rehearse()
         set_master_title(
             f"{self._settings.service.local_port} -> {self._settings.service.endpoint}"
@@ -357,7 +359,7 @@ class Master:
     def _be_worker(self, number: int) -> None:
         self._leave_master()
         self._log.name(f"worker {number}", number)
-        self._worker.run(number)
+        self._worker.run(self._duty, number)
 
     def _start_resolver(self) -> None:
         """Raises OSError if it cannot be started."""
