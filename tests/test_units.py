@@ -1,4 +1,4 @@
-"""The units: how little they permit, and that the two services agree in it."""
+"""The units: how little they permit, and that the services agree in it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from tests.support.program import PROJECT
 SERVICE = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy.service"
 TEMPLATE = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy@.service"
 SOCKET = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy.socket"
+# That of all services of the file, and the template that holds one port of it.
+ALL = PROJECT / "systemd" / "vsock-proxy.service"
+PORT = PROJECT / "systemd" / "vsock-proxy@.socket"
 # systemd-analyze has ten times the exposure that it shows as a threshold.
 MAXIMUM_EXPOSURE = 15
 
@@ -53,18 +56,26 @@ def _can_analyze(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_can_analyze")
-@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE, ALL], ids=lambda unit: unit.name)
 def test_the_exposure_is_at_most_1_5(unit: Path) -> None:
     done = analyze(unit, MAXIMUM_EXPOSURE)
     assert "Overall exposure level" in done.stdout
     assert done.returncode == 0, done.stdout
 
 
-def test_the_template_has_the_sandbox_and_the_supervision_of_the_service() -> None:
+@pytest.mark.parametrize("unit", [TEMPLATE, ALL], ids=lambda unit: unit.name)
+def test_another_service_has_the_sandbox_and_the_supervision_of_the_first(unit: Path) -> None:
     own = ("ExecStart=", "Environment=", "EnvironmentFile=")
-    of_service = [line for line in section(SERVICE, "Service") if not line.startswith(own)]
-    of_template = [line for line in section(TEMPLATE, "Service") if not line.startswith(own)]
-    assert of_service == of_template
+    first, other = (
+        [line for line in section(file, "Service") if not line.startswith(own)]
+        for file in (SERVICE, unit)
+    )
+    # The one of the file may have many socket units.
+    assert [line.replace("%N*.socket", "%N.socket") for line in other] == first
+
+
+def test_the_service_of_the_file_is_started_without_arguments() -> None:
+    assert "ExecStart=/usr/bin/vsock-proxy" in section(ALL, "Service")
 
 
 def test_errors_that_need_an_operator_are_not_tried_again() -> None:
@@ -77,7 +88,13 @@ def test_the_socket_unit_holds_the_port_that_the_service_asks_for() -> None:
     assert listen == f"ListenStream=vsock::{command.split()[1]}"
 
 
-@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE, SOCKET], ids=lambda unit: unit.name)
+def test_a_socket_unit_of_the_template_holds_one_port_for_the_service_of_the_file() -> None:
+    settings = section(PORT, "Socket")
+    assert "ListenStream=vsock::%i" in settings
+    assert f"Service={ALL.name}" in settings
+
+
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE, SOCKET, ALL, PORT], ids=lambda unit: unit.name)
 def test_the_vsock_module_is_loaded_before(unit: Path) -> None:
     settings = section(unit, "Unit")
     for setting in ("Wants=", "After="):

@@ -42,6 +42,8 @@ def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(deb: Pa
         "lib/systemd/system/nitro-enclaves-vsock-proxy.service",
         "lib/systemd/system/nitro-enclaves-vsock-proxy.socket",
         "lib/systemd/system/nitro-enclaves-vsock-proxy@.service",
+        "lib/systemd/system/vsock-proxy.service",
+        "lib/systemd/system/vsock-proxy@.socket",
         "usr/bin/vsock-proxy",
         "usr/share/doc/vsock-proxy/README.md",
         "usr/share/doc/vsock-proxy/changelog",

@@ -123,6 +123,8 @@ def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(rpm: Pa
         f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy.service",
         f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy.socket",
         f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy@.service",
+        f"{PREFIX}/lib/systemd/system/vsock-proxy.service",
+        f"{PREFIX}/lib/systemd/system/vsock-proxy@.socket",
         f"{PREFIX}/share/man/man5/vsock-proxy.yaml.5",
         f"{PREFIX}/share/man/man8/vsock-proxy.8",
     }
