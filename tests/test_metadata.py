@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Mapping
 
 import pytest
 
@@ -19,7 +19,7 @@ from tests.support.program import PROJECT, run
 from tests.support.servers import Handler, exchange
 from tests.support.timing import SLOWNESS
 from vsock_proxy.config import metadata
-from vsock_proxy.config.metadata import _address, expand, look_up, look_up_apart
+from vsock_proxy.config.metadata import _address, fill, look_up, look_up_apart, placeholders, values
 from vsock_proxy.errors import TryAgainError, UsageError
 from vsock_proxy.process.signals import Signals
 
@@ -52,6 +52,10 @@ def nobody_listens() -> str:
     """An endpoint that refuses connections."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def expand(host: str, environment: Mapping[str, str]) -> str:
+    return fill(host, values(placeholders([host]), environment=environment))
 
 
 def test_region_and_domain_are_filled_in(start_service: StartService) -> None:
@@ -99,6 +103,38 @@ def test_only_what_the_name_contains_is_asked_for(start_service: StartService) -
     service = start_service()
     assert expand("kms.{region}.example", asking(service)) == "kms.eu-west-1.example"
     assert service.paths() == ["/latest/api/token", REGION]
+
+
+def test_what_several_names_contain_is_asked_for_once(start_service: StartService) -> None:
+    service = start_service()
+    names = placeholders(["kms.{region}.{domain}", "a.example", "{domain}", "s3.{region}.x"])
+    assert names == ("{region}", "{domain}")
+    found = values(names, environment=asking(service))
+    assert service.paths() == ["/latest/api/token", REGION, DOMAIN]
+    assert fill("s3.{region}.x", found) == "s3.eu-west-1.x"
+    assert fill("a.example", found) == "a.example"
+
+
+def test_what_is_known_is_not_asked_for_again(start_service: StartService) -> None:
+    service = start_service()
+    known = {"{region}": "eu-north-1"}
+    assert values(["{region}"], known, asking(service)) == known
+    assert service.requests == []
+    assert values(["{region}", "{domain}"], known, asking(service)) == {
+        "{region}": "eu-north-1",
+        "{domain}": "amazonaws.com",
+    }
+    assert service.paths() == ["/latest/api/token", DOMAIN]
+
+
+def test_a_name_that_is_none_when_it_is_filled_in_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        fill("x" * 200 + ".{region}", {"{region}": "a" * 60})
+    assert str(caught.value).startswith(
+        f"{'x' * 200}.{{region}} must become a host name or an IP address; 'xxx"
+    )
+    with pytest.raises(UsageError, match=r"'kms\.1' is no host name, because it ends in a number"):
+        fill("kms.{region}", {"{region}": "1"})
 
 
 def test_aws_region_overrides_the_region_and_not_the_domain(start_service: StartService) -> None:

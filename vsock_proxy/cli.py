@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 import warnings
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Tuple, TypeVar
 
 with warnings.catch_warnings():
     # Its regular expressions have escapes that CPython 3.12 and newer complain of when compiling.
@@ -22,8 +22,10 @@ with warnings.catch_warnings():
     import docopt
 
 from vsock_proxy import __version__
-from vsock_proxy.config.hostnames import check_endpoint
+from vsock_proxy.config import rules
+from vsock_proxy.config.hostnames import NoHost, check_host
 from vsock_proxy.config.metadata import without_placeholders
+from vsock_proxy.config.rules import Unfit
 from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of, out_of_memory
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.process.signals import Interrupted, Signals
@@ -77,11 +79,11 @@ WITH_VALUE = frozenset(re.findall(r"(--[a-z0-9_-]+) [A-Z]", USAGE))
 SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
 # Among short options that are joined, the one that asks for a text; nothing behind it counts.
 ASKING = re.compile(r"-[46]*([hV])[46hV]*")
-MAX_WORKERS = 10_000
-MAX_SECONDS = 1_000_000.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Marks a word behind `--`; no word of a command line can hold it.
 NO_OPTION = "\0"
+
+T = TypeVar("T")
 
 
 def run(arguments: List[str], signals: Signals) -> int:
@@ -120,9 +122,10 @@ def parse(arguments: List[str]) -> Settings:
         raise UsageError("--help and --version cannot be abbreviated")
     if not words["--config"]:
         raise UsageError("--config must be a path, not ''")
+    local_port = _value(words, "<local_port>", rules.VSOCK_PORT.parse)
     uds_path = words["--uds-path"]
     if uds_path is not None:
-        _check_uds_path(uds_path, words["<local_port>"])
+        _value(words, "--uds-path", lambda path: rules.check_uds_path(path, local_port))
     allowed_cids = None
     if words["--allow-cid"] is not None:
         if uds_path is not None:
@@ -132,23 +135,19 @@ def parse(arguments: List[str]) -> Settings:
         family=_family(words),
         uds_path=uds_path,
         allowed_cids=allowed_cids,
-        connect_timeout=_seconds("--connect-timeout", words, minimum=0.001),
-        idle_timeout=_seconds("--idle-timeout", words),
-        resolve_interval=_seconds("--resolve-interval", words, minimum=0.1),
+        connect_timeout=_value(words, "--connect-timeout", rules.CONNECT_TIMEOUT.parse),
+        idle_timeout=_value(words, "--idle-timeout", rules.IDLE_TIMEOUT.parse),
+        resolve_interval=_value(words, "--resolve-interval", rules.RESOLVE_INTERVAL.parse),
     )
-    service = ServiceSettings(
-        _integer("<local_port>", words["<local_port>"], 4, 0xFFFFFFFE),
-        Endpoint(
-            _host(words["<remote_addr>"]),
-            _integer("<remote_port>", words["<remote_port>"], 1, 65535),
-        ),
-        options,
+    endpoint = Endpoint(
+        _host(words["<remote_addr>"]),
+        _value(words, "<remote_port>", rules.TCP_PORT.parse),
     )
     return Settings(
-        service,
+        ServiceSettings(local_port, endpoint, options),
         config=words["--config"],
-        workers=_integer("--num_workers", words["--num_workers"], 1, MAX_WORKERS),
-        drain_timeout=_seconds("--drain-timeout", words),
+        workers=_value(words, "--num_workers", rules.WORKERS.parse),
+        drain_timeout=_value(words, "--drain-timeout", rules.DRAIN_TIMEOUT.parse),
         log_level=_log_level(words["--log-level"]),
     )
 
@@ -247,28 +246,28 @@ def _long_names(option: str) -> List[str]:
     return sorted(name for name in LONG_OPTIONS if name.startswith(option))
 
 
-def _integer(name: str, text: str, minimum: int, maximum: int) -> int:
-    # int() would take "1_000", " 8000 " and digits of other scripts.
-    if not re.fullmatch(r"[0-9]{1,10}", text) or not minimum <= int(text) <= maximum:
-        raise UsageError(f"{name} must be an integer from {minimum} to {maximum}, not {text!r}")
-    return int(text)
+def _value(words: Dict[str, Any], name: str, parse: Callable[[str], T]) -> T:
+    return _fitting(name, words[name], parse)
 
 
-def _seconds(name: str, words: Dict[str, Any], minimum: float = 0.0) -> float:
-    text: str = words[name]
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}", text):
-        raise UsageError(f"{name} must be a number of seconds such as 10 or 0.5, not {text!r}")
-    if not minimum <= float(text) <= MAX_SECONDS:
-        raise UsageError(f"{name} must be from {minimum:g} to {MAX_SECONDS:.0f} s, not {text!r}")
-    return float(text)
+def _fitting(name: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except Unfit as error:
+        raise UsageError(f"{name} must be {error}, not {text!r}") from None
 
 
 def _cids(text: str) -> FrozenSet[int]:
-    return frozenset(_integer("--allow-cid", cid, 0, 0xFFFFFFFE) for cid in text.split(","))
+    return frozenset(_fitting("--allow-cid", cid, rules.CID.parse) for cid in text.split(","))
 
 
 def _host(text: str) -> str:
-    check_endpoint(without_placeholders(text), text)
+    try:
+        check_host(without_placeholders(text))
+    except NoHost as error:
+        raise UsageError(
+            f"<remote_addr> must be a host name or an IP address; {text!r} {error}"
+        ) from None
     return text
 
 
@@ -282,15 +281,6 @@ def _log_level(text: str) -> str:
     if text not in LOG_LEVELS:
         raise UsageError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {text!r}")
     return text
-
-
-def _check_uds_path(path: str, local_port: str) -> None:
-    # sun_path holds 108 bytes, the last of them NUL (unix(7)).
-    length = len(os.fsencode(f"{path}_{local_port}"))
-    if not path or "\0" in path or length > 107:
-        raise UsageError(
-            f"--uds-path must be a path that with _<local_port> is at most 107 bytes, not {path!r}"
-        )
 
 
 def _print(text: str) -> None:

@@ -11,8 +11,6 @@ import re
 import socket
 from typing import Optional, Union
 
-from vsock_proxy.errors import UsageError
-
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 LONGEST_NAME = 253
@@ -75,19 +73,10 @@ def normal_name(host: str) -> str:
     return name
 
 
-def check_endpoint(host: str, written: str) -> None:
-    """Raise UsageError if there can be no such host.
-
-    written: as the operator wrote it, which may differ by its placeholders.
-    """
-    if parse_address(host) is not None:
-        return
-    try:
+def check_host(host: str) -> None:
+    """Raise NoHost if the text is neither an address nor a possible name."""
+    if parse_address(host) is None:
         normal_name(host)
-    except NoHost as error:
-        raise UsageError(
-            f"<remote_addr> must be a host name or an IP address; {written!r} {error}"
-        ) from None
 
 
 def _ascii(host: str) -> str:

@@ -1,8 +1,8 @@
-"""`{region}` and `{domain}` of an endpoint's name, from the EC2 instance metadata service.
+"""`{region}` and `{domain}` of endpoints' names, from the EC2 instance metadata service.
 
-An instance knows where it runs, so one unit file serves every region. Asked once at start: session-
-oriented (IMDSv2), the older way only where the service does not know the newer, over IPv4 or, where
-nobody answers there, IPv6. At boot the network may not be up yet, hence the patience.
+An instance knows where it runs, so one unit file serves every region. Asked once for all endpoints:
+session-oriented (IMDSv2), the older way only where the service does not know the newer, over IPv4
+or, where nobody answers there, IPv6. At boot the network may not be up yet, hence the patience.
 
 http.client ignores the proxies of the environment, which is wanted: the metadata of another machine
 is of no use. But it bounds neither time nor length of a whole answer, so its socket does that.
@@ -33,7 +33,7 @@ from typing import (
     Tuple,
 )
 
-from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
+from vsock_proxy.config.hostnames import NoHost, check_host, normal_name, parse_address
 from vsock_proxy.errors import TryAgainError, UsageError
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
@@ -95,23 +95,45 @@ def without_placeholders(host: str) -> str:
 Search = Callable[[Sequence[str], Sequence[str], float], Dict[str, str]]
 
 
-def expand(
-    host: str, environment: Mapping[str, str] = os.environ, search: Optional[Search] = None
-) -> str:
-    """The host name with region and domain filled in.
+def placeholders(hosts: Iterable[str]) -> Tuple[str, ...]:
+    """Those that occur in any of the host names."""
+    found = tuple(hosts)
+    return tuple(name for name in PATHS if any(name in host for host in found))
 
+
+def values(
+    names: Sequence[str],
+    known: Optional[Mapping[str, str]] = None,
+    environment: Mapping[str, str] = os.environ,
+    search: Optional[Search] = None,
+) -> Dict[str, str]:
+    """The values of placeholders, all asked for at once, and no more than must be.
+
+    known: what was found out before; an instance does not move.
     search: look_up(), or something that does the same.
 
     Raises TryAgainError if they cannot be found out, UsageError if a variable of the environment
     that overrides them is malformed.
     """
-    values = _known(environment)
-    unknown = [name for name in PATHS if name in host and name not in values]
+    found = {**(known or {}), **_known(environment)}
+    unknown = [name for name in names if name not in found]
     if unknown:
-        values.update((search or look_up)(unknown, _endpoints(environment), PATIENCE))
+        found.update((search or look_up)(unknown, _endpoints(environment), PATIENCE))
+    return found
+
+
+def fill(host: str, values: Mapping[str, str]) -> str:
+    """The host name with its placeholders filled in. Raises UsageError if it is none then."""
+    filled = host
     for placeholder, value in values.items():
-        host = host.replace(placeholder, value)
-    return host
+        filled = filled.replace(placeholder, value)
+    try:
+        check_host(filled)
+    except NoHost as error:
+        raise UsageError(
+            f"{host} must become a host name or an IP address; {filled!r} {error}"
+        ) from None
+    return filled
 
 
 def look_up_apart(signals: Signals) -> Search:

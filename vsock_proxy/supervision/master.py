@@ -26,7 +26,6 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from vsock_proxy.config import allowlist, metadata
 from vsock_proxy.config.allowlist import Allowlist
-from vsock_proxy.config.hostnames import check_endpoint
 from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.endpoint.policy import (
     LookupFailed,
@@ -128,8 +127,9 @@ class Judged:
 def _judge(settings: Settings, signals: Signals) -> Judged:
     """Everything at start that may have to be waited for: metadata, the allowlist, DNS."""
     service = settings.service
-    host = metadata.expand(service.endpoint.host, search=metadata.look_up_apart(signals))
-    check_endpoint(host, host)
+    names = metadata.placeholders([service.endpoint.host])
+    values = metadata.values(names, search=metadata.look_up_apart(signals))
+    host = metadata.fill(service.endpoint.host, values)
     service = replace(service, endpoint=replace(service.endpoint, host=host))
     policy = make_policy(service, allowlist.load(settings.config))
     addresses = first_addresses(service, policy, _look_up_apart(signals))

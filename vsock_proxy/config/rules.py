@@ -1,0 +1,74 @@
+"""What the value of an option may be, whether it stands on the command line or in the file.
+
+One place for each rule: what one of them takes the other takes too, and both expect the same in the
+same words. The rules know of text alone. Where it stands, and how that is said, the caller knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+
+# sun_path holds 108 bytes, the last of them NUL (unix(7)).
+LONGEST_PATH = 107
+MAX_SECONDS = 1_000_000.0
+# int() and float() would take "1_000", " 8000 ", "nan" and digits of other scripts.
+DIGITS = re.compile(r"[0-9]{1,10}")
+SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+
+
+class Unfit(Exception):
+    """It cannot be such a value; the text says what is expected."""
+
+
+@dataclass(frozen=True)
+class Integer:
+    """The integers from one to another."""
+
+    minimum: int
+    maximum: int
+
+    def parse(self, text: str) -> int:
+        """Raises Unfit."""
+        if DIGITS.fullmatch(text) and self.minimum <= int(text) <= self.maximum:
+            return int(text)
+        raise Unfit(f"an integer from {self.minimum} to {self.maximum}")
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A time that is at least so long, and not for ever."""
+
+    minimum: float = 0.0
+
+    def parse(self, text: str) -> float:
+        """Raises Unfit."""
+        if not SECONDS.fullmatch(text):
+            raise Unfit("a number of seconds such as 10 or 0.5")
+        if not self.minimum <= float(text) <= MAX_SECONDS:
+            raise Unfit(f"a number of seconds from {self.minimum:g} to {MAX_SECONDS:.0f}")
+        return float(text)
+
+
+VSOCK_PORT = Integer(4, 0xFFFFFFFE)
+TCP_PORT = Integer(1, 65535)
+CID = Integer(0, 0xFFFFFFFE)
+WORKERS = Integer(1, 10_000)
+CONNECT_TIMEOUT = Seconds(0.001)
+IDLE_TIMEOUT = Seconds()
+RESOLVE_INTERVAL = Seconds(0.1)
+DRAIN_TIMEOUT = Seconds()
+
+
+def check_uds_path(path: str, port: int) -> None:
+    """Whether PATH_PORT can be a Unix socket. Raises Unfit."""
+    try:
+        length = len(os.fsencode(f"{path}_{port}"))
+    except UnicodeEncodeError:
+        # Not every file has a name that this system's encoding can write.
+        length = LONGEST_PATH + 1
+    if not path or "\0" in path or length > LONGEST_PATH:
+        raise Unfit(f"a path that with _PORT is at most {LONGEST_PATH} bytes")
