@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.support.timing import SLOWNESS
-from vsock_proxy.config import allowlist
+from vsock_proxy.config import loading
+from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.errors import ConfigurationError
 
 pytestmark = pytest.mark.hybrid_only
@@ -40,15 +41,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "allowlist.yaml"
 
 
-def load(file: Path, *entries: str) -> allowlist.Allowlist:
+def load(file: Path, *entries: str) -> Allowlist:
     file.write_text("allowlist:\n" + "".join(f"- {entry}\n" for entry in entries))
-    return allowlist.load(str(file))
+    return loading.load(str(file)).allowlist
 
 
 def error_of(file: Path, content: bytes) -> str:
     file.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
-        allowlist.load(str(file))
+        loading.load(str(file))
     message = str(caught.value)
     assert "\n" not in message
     assert str(file) in message
@@ -117,7 +118,7 @@ def test_unknown_keys_are_warned_of_a_bounded_number_of_times(
     entry = "{address: a.example, port: 1, x: y}"
     with caplog.at_level(logging.WARNING):
         file.write_text("allowlist:\n" + f"- {entry}\n" * 5_000)
-        loaded = allowlist.load(str(file))
+        loaded = loading.load(str(file)).allowlist
     assert loaded.permits_name("a.example", 1)
     assert len(caplog.messages) == 11
     assert caplog.messages[-1] == f"allowlist {file}: 4990 more unknown keys ignored"
@@ -147,7 +148,7 @@ def test_a_file_takes_less_than_a_second_whatever_is_in_it(file: Path, content: 
     file.write_text(content, encoding="utf-8")
     began = time.process_time()
     with contextlib.suppress(ConfigurationError):
-        allowlist.load(str(file))
+        loading.load(str(file))
     assert time.process_time() - began < (1 if yaml.__with_libyaml__ else 10) * SLOWNESS
 
 
@@ -161,7 +162,7 @@ def test_more_international_names_than_idna_has_time_for_are_refused(file: Path)
 
 def test_an_empty_list_permits_nothing(file: Path) -> None:
     file.write_text("allowlist: []\n")
-    assert not allowlist.load(str(file)).permits_name("a.example", 1)
+    assert not loading.load(str(file)).allowlist.permits_name("a.example", 1)
 
 
 @pytest.mark.parametrize(
@@ -310,30 +311,30 @@ def test_a_python_object_in_the_file_is_never_made(file: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file or directory"):
-        allowlist.load(str(tmp_path / "none.yaml"))
+        loading.load(str(tmp_path / "none.yaml"))
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="Is a directory"):
-        allowlist.load(str(tmp_path))
+        loading.load(str(tmp_path))
 
 
 def test_a_file_without_end_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="larger than"):
-        allowlist.load("/dev/zero")
+        loading.load("/dev/zero")
 
 
 @pytest.mark.parametrize("host", KMS)
 def test_the_default_file_permits_kms(host: str) -> None:
     path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
-    loaded = allowlist.load(str(path))
+    loaded = loading.load(str(path)).allowlist
     assert loaded.permits_name(host, 443)
     assert not loaded.permits_name("kms.cn-north-1.amazonaws.com", 443)
 
 
 def test_the_default_file_has_a_dual_stack_name_for_every_other() -> None:
     path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
-    names = {entry.name for entry in allowlist.load(str(path)).entries if entry.name}
+    names = {entry.name for entry in loading.load(str(path)).allowlist.entries if entry.name}
     # kms.REGION.SUFFIX
     dual_stack = {name for name in names if ".api." in name}
     assert len(names) == 2 * len(dual_stack)

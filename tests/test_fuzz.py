@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import pytest
 from hypothesis import given
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.support.fuzzing import FEW, MANY, assert_civil, choices, is_one_line
 from vsock_proxy import cli
-from vsock_proxy.config import allowlist
+from vsock_proxy.config import loading
 from vsock_proxy.errors import ConfigurationError, UsageError
-from vsock_proxy.settings import Settings
+from vsock_proxy.settings import ServiceOptions, Settings
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -32,6 +32,26 @@ YAML_PIECES = (
     *("fe80::1%lo", "fe80::%lo/64", "::ffff:10.0.0.1", "16", "127.1", "x:443", "[::1]", "{region}"),
     *("%TAG ! x\n", "- " * 30, "[" * 30, "&a {address: *a, port: *b}", "- *a\n" * 20, "*.0.0.1"),
     *("allowlist:\n- {address: a, port: 1}\n", "- {address: '", "', port: 443}\n", "- - "),
+)
+# Pairs of a service, and ends of one that begin the next.
+SERVICE_PIECES = (
+    *("workers: 4", "workers: 0", "workers: 9999", "workers: '4'", "worker: 4", "workers: 1.5"),
+    *("family: ipv6", "family: ipv4", "family: ip", "uds_path: /v", "uds_path: ''", "uds_path: 1"),
+    *("allow_cid: [16, 17]", "allow_cid: []", "allow_cid: 16", "allow_cid: [~]", "allow_cid: *a"),
+    *("idle_timeout: 0", "idle_timeout: 1:30", "connect_timeout: .5", "resolve_interval: .inf"),
+    *("connect_timeout: 0x10", "resolve_interval: 1_000", f"idle_timeout: {'9' * 5000}", "<<: {}"),
+    *("}\n- {listen: 8001, address: b, port: 1", "}\n- {listen: 8000, address: b, port: 2"),
+    *("}\n- {listen: 8002, address: 10.0.0.1, port: 1", "}\n- {listen: 3, address: 16, port: 1"),
+    *("}\n- {listen: 8003, address: '::1', port: 1", "}\n- {listen: 8004, address: b"),
+    *("}\n- {listen: 8005, address: '{region}', port: 1", "}\n- *a\n- {", "}\n- 8000\n- {"),
+    *(
+        "}\n- &a {listen: 8006, address: &a b, port: 1",
+        "}\nservices:\n- {",
+        '"\\0": 1',
+        "? [a] : b",
+    ),
+    *("}\n- &a {listen: 8007, address: bücher.example, port: 1", "}\nx: {", "listen: 8008"),
+    *("}\nservices:\n- {", "&a "),
 )
 OPTIONS = (
     *("-4", "--ipv4", "-6", "--ipv6", "-46", "-w", "-w4", "-w=4", "--num_workers", "--num"),
@@ -58,6 +78,13 @@ FILES = st.one_of(
     st.tuples(YAML, st.binary(max_size=8)).map(
         lambda parts: b"allowlist:\n- {address: " + parts[0].encode("utf-8") + parts[1] + b"}"
     ),
+)
+SERVICES = choices(SERVICE_PIECES, 5).map(
+    lambda pieces: (
+        "allowlist: []\nservices:\n- {"
+        + ", ".join(["listen: 7999, address: a.example, port: 443", *pieces])
+        + "}"
+    ).encode()
 )
 ANYTHING = st.binary(max_size=20).map(lambda data: [data.decode("utf-8", "surrogateescape")])
 WORDS = st.one_of(ANYTHING, choices(OPTIONS + VALUES, 9))
@@ -87,13 +114,35 @@ def test_any_file_is_an_allowlist_or_an_error_of_one_line(memory: int, content: 
     os.pwrite(memory, content, 0)
     path = f"/proc/self/fd/{memory}"
     try:
-        loaded = allowlist.load(path)
+        loaded = loading.load(path).allowlist
     except ConfigurationError as error:
         assert is_one_line(str(error))
         assert path in str(error)
     else:
         assert not loaded.permits_name("", 443)
         assert all(1 <= entry.port <= 65535 for entry in loaded.entries)
+
+
+@MANY
+@given(content=SERVICES, uds_path=st.sampled_from([None, "/run/v"]))
+def test_any_services_are_settings_or_an_error_of_one_line(
+    memory: int, content: bytes, uds_path: Optional[str]
+) -> None:
+    os.ftruncate(memory, 0)
+    os.pwrite(memory, content, 0)
+    path = f"/proc/self/fd/{memory}"
+    try:
+        found = loading.load(path).services(ServiceOptions(uds_path=uds_path), 4)
+    except ConfigurationError as error:
+        assert is_one_line(str(error))
+        assert path in str(error)
+    else:
+        assert found
+        assert len({(each.path, each.path or each.local_port) for each in found}) == len(found)
+        for each in found:
+            assert 3 < each.local_port < 2**32 - 1
+            assert 1 <= each.endpoint.port <= 65535
+            assert each.path is None or each.options.allowed_cids is None
 
 
 @MANY

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.support.program import PROJECT
-from vsock_proxy.config import allowlist
+from vsock_proxy.config import loading
 
 MANIFEST = PROJECT / "etc" / "kubernetes" / "vsock-proxy.yaml"
 KUBERNETES = "1.29"
@@ -34,4 +34,4 @@ def test_its_allowlist_permits_the_endpoint_of_its_arguments(tmp_path: Path, dom
     path = tmp_path / "vsock-proxy.yaml"
     path.write_text(config["data"]["vsock-proxy.yaml"])
     name = host.replace("{region}", "some-region-1").replace("{domain}", domain)
-    assert allowlist.load(str(path)).permits_name(name, int(port))
+    assert loading.load(str(path)).allowlist.permits_name(name, int(port))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.support.timing import at_full_length
 from vsock_proxy import cli
-from vsock_proxy.config import allowlist
+from vsock_proxy.config import loading
+from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.endpoint import policy
 from vsock_proxy.endpoint.addresses import AddressTable, make_address
 from vsock_proxy.errors import UsageError
@@ -69,13 +70,13 @@ def test_the_hint_for_an_endpoint_that_is_not_permitted_permits_it(
         return
     if "{" in host:
         return
-    nothing = allowlist.Allowlist(str(file), ())
+    nothing = Allowlist(str(file), ())
     message = str(policy.not_permitted(policy.make_policy(asked, nothing)))
     hint = message[message.index("'- {") + 1 : -1]
     file.write_text(f"allowlist:\n{hint}\n", encoding="utf-8")
     assert yaml.safe_load(hint)[0]["port"] == port
     assert isinstance(yaml.safe_load(hint)[0]["address"], str)
-    permitting = policy.make_policy(asked, allowlist.load(str(file)))
+    permitting = policy.make_policy(asked, loading.load(str(file)).allowlist)
     assert permitting.any_address or permitting.permits_literal()
 
 
@@ -149,7 +150,7 @@ def test_an_endpoint_of_ipv4_mapped_into_ipv6_is_not_of_ipv6() -> None:
 
 def test_an_endpoint_in_another_zone_is_not_permitted(file: Path) -> None:
     file.write_text("allowlist:\n- {address: 'fe80::1%lo', port: 443}\n")
-    permitted = allowlist.load(str(file))
+    permitted = loading.load(str(file)).allowlist
     for host, expected in (("fe80::1%lo", True), ("fe80::1%eth0", False)):
         asked = ServiceSettings(8000, Endpoint(host, 443))
         assert policy.make_policy(asked, permitted).permits_literal() is expected

@@ -10,7 +10,7 @@ from typing import Callable, List
 
 import pytest
 
-from vsock_proxy.config import allowlist
+from vsock_proxy.config import loading
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.errors import ConfigurationError
 from vsock_proxy.process.signals import Signals
@@ -56,7 +56,9 @@ def master(signals: Signals) -> Master:
 
 def reading(monkeypatch: pytest.MonkeyPatch, function: Callable[[], Allowlist]) -> None:
     """Let that be what reading the file is."""
-    monkeypatch.setattr(allowlist, "load", lambda path, patience: function())
+    monkeypatch.setattr(
+        loading, "load", lambda path, patience: loading.Configuration(path, function(), [])
+    )
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> List[str]:

@@ -8,8 +8,6 @@ it meant something by it.
 from __future__ import annotations
 
 import ipaddress
-import logging
-import re
 import socket
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,21 +15,14 @@ from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 import yaml
 
-from vsock_proxy.config import config_file, yaml_nodes
 from vsock_proxy.config.hostnames import Address, NoHost, is_zone, normal_name
-from vsock_proxy.config.yaml_nodes import line_of
-from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.config.rules import TCP_PORT, Unfit
+from vsock_proxy.config.unknown_keys import UnknownKeys
+from vsock_proxy.config.yaml_values import Fault, number, shown, text
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
-# Seconds for the writer of a pipe that is read at start.
-PATIENCE = 30.0
 KNOWN_KEYS = ("address", "port")
-INTEGER_TAG = "tag:yaml.org,2002:int"
-# What a plain scalar may look like to YAML 1.1 and still be meant as an address: 1:2:3:4:5:6:7:8
-# is a base-60 integer to it.
-TEXT_TAGS = ("tag:yaml.org,2002:str", INTEGER_TAG, "tag:yaml.org,2002:float")
-DECIMAL = re.compile(r"\+?[1-9][0-9]{0,4}")
 # Of IPv6, with a zone and a prefix length or mask.
 LONGEST_NETWORK = 100
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -39,11 +30,7 @@ EXPECTED_ADDRESS = (
     "expected a host name, *.DOMAIN, an IP address or a network such as 10.0.0.0/8 with no host "
     "bits set"
 )
-# Warnings of unknown keys, of which one file may have many thousands.
-MOST_WARNINGS = 10
 MOST_FOREIGN_NAMES = 1000
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,85 +92,17 @@ class Allowlist:
         return found
 
 
-def load(path: str, patience: float = PATIENCE) -> Allowlist:
-    """Read the file. Raises ConfigurationError: one line with file, line, value, expectation.
-
-    patience: seconds for the writer of a pipe; 0: only a regular file will do.
-    """
-    root = _compose(path, _read(path, patience))
-    warnings = _Warnings(path)
-    entries = _entries(path, root, warnings)
-    warnings.end()
-    return Allowlist(path, tuple(entries))
-
-
-class _Warnings:
-    """Says of which keys nothing is made, a bounded number of times."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._count = 0
-
-    def unknown(self, key: yaml.Node) -> None:
-        self._count += 1
-        if self._count <= MOST_WARNINGS:
-            where = f"allowlist {self._path}, line {line_of(key)}"
-            log.warning("%s: unknown key %s ignored", where, _shown(key))
-
-    def end(self) -> None:
-        more = self._count - MOST_WARNINGS
-        if more > 0:
-            log.warning("allowlist %s: %d more unknown keys ignored", self._path, more)
-
-
-def _read(path: str, patience: float) -> str:
-    try:
-        return config_file.read(path, patience).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationError(
-            f"allowlist {path}, line {line}: byte 0x{error.object[error.start]:02x} is not "
-            "UTF-8; save the file as UTF-8"
-        ) from None
-    except config_file.Unreadable as error:
-        raise ConfigurationError(
-            f"allowlist {path}: {error}; name another file with --config"
-        ) from None
-
-
-def _compose(path: str, text: str) -> yaml.Node:
-    try:
-        root = yaml_nodes.compose(text)
-    except yaml_nodes.Malformed as error:
-        where = "" if error.line is None else f", line {error.line}"
-        raise ConfigurationError(f"allowlist {path}{where}: {error}") from None
-    if root is None:
-        raise ConfigurationError(f"allowlist {path}: empty; expected 'allowlist:' and a list")
-    return root
-
-
-def _entries(path: str, root: yaml.Node, warnings: _Warnings) -> List[Entry]:
-    if not isinstance(root, yaml.MappingNode):
-        raise _malformed(path, root, f"{_shown(root)} where 'allowlist:' is expected")
-    found = None
-    for key, value in root.value:
-        if key.value == "allowlist":
-            if found is not None:
-                raise _malformed(path, key, "a second 'allowlist:'; put all endpoints in one list")
-            found = value
-        else:
-            warnings.unknown(key)
-    if found is None:
-        raise _malformed(path, root, "no 'allowlist:' key; expected it with a list of endpoints")
-    if not isinstance(found, yaml.SequenceNode):
-        raise _malformed(path, found, f"allowlist is {_shown(found)}; expected a list of endpoints")
+def entries(node: yaml.Node, unknown: UnknownKeys) -> Tuple[Entry, ...]:
+    """What is permitted by the value of the key `allowlist`. Raises Fault."""
+    if not isinstance(node, yaml.SequenceNode):
+        raise Fault(node, f"allowlist is {shown(node)}; expected a list of endpoints")
     # An alias makes one node an entry many thousands of times; each node is looked at once.
-    nodes = {id(node): node for node in found.value}.values()
-    _check_foreign(path, nodes)
-    return [_entry(path, node, warnings) for node in nodes]
+    nodes = {id(node): node for node in node.value}.values()
+    _check_foreign(nodes)
+    return tuple(_entry(node, unknown) for node in nodes)
 
 
-def _check_foreign(path: str, nodes: Iterable[yaml.Node]) -> None:
+def _check_foreign(nodes: Iterable[yaml.Node]) -> None:
     """Bound the time that IDNA takes: a quarter of a second for as many as are permitted."""
     count = 0
     for node in nodes:
@@ -192,63 +111,57 @@ def _check_foreign(path: str, nodes: Iterable[yaml.Node]) -> None:
             if isinstance(value, yaml.ScalarNode) and not value.value.isascii():
                 count += 1
                 if count > MOST_FOREIGN_NAMES:
-                    raise _malformed(
-                        path,
+                    raise Fault(
                         node,
                         f"more than {MOST_FOREIGN_NAMES} names that are not ASCII; write them as "
                         "IDNA does, xn--...",
                     )
 
 
-def _entry(path: str, node: yaml.Node, warnings: _Warnings) -> Entry:
+def _entry(node: yaml.Node, unknown: UnknownKeys) -> Entry:
     if not isinstance(node, yaml.MappingNode):
-        raise _malformed(
-            path, node, f"entry is {_shown(node)}; expected {{address: HOST, port: N}}"
-        )
+        raise Fault(node, f"entry is {shown(node)}; expected {{address: HOST, port: N}}")
     values: Dict[str, yaml.Node] = {}
     for key, value in node.value:
         if isinstance(key.value, str) and key.value in KNOWN_KEYS:
             if key.value in values:
-                raise _malformed(path, key, f"a second {key.value} in one entry; expected one")
+                raise Fault(key, f"a second {key.value} in one entry; expected one")
             values[key.value] = value
         else:
-            warnings.unknown(key)
+            unknown.ignore(key)
     for key in KNOWN_KEYS:
         if key not in values:
-            raise _malformed(path, node, f"entry without {key}; expected address and port")
-    return _permitted(path, values["address"], _port(path, values["port"]))
+            raise Fault(node, f"entry without {key}; expected address and port")
+    return _permitted(values["address"], _port(values["port"]))
 
 
-def _port(path: str, node: yaml.Node) -> int:
-    is_integer = isinstance(node, yaml.ScalarNode) and node.tag == INTEGER_TAG
-    # Not the octal, binary and base-60 integers of YAML 1.1.
-    if is_integer and DECIMAL.fullmatch(node.value) and int(node.value) <= 65535:
-        return int(node.value)
-    raise _malformed(path, node, f"port is {_shown(node)}; expected an integer from 1 to 65535")
+def _port(node: yaml.Node) -> int:
+    try:
+        return TCP_PORT.parse(number(node))
+    except Unfit as error:
+        raise Fault(node, f"port is {shown(node)}; expected {error}") from None
 
 
-def _permitted(path: str, node: yaml.Node, port: int) -> Entry:
-    text = node.value if isinstance(node, yaml.ScalarNode) and node.tag in TEXT_TAGS else ""
-    entry = _network_entry(text, port)
+def _permitted(node: yaml.Node, port: int) -> Entry:
+    written = text(node) or ""
+    entry = _network_entry(written, port)
     if entry is not None:
         return entry
-    wildcard = text.startswith("*.")
+    wildcard = written.startswith("*.")
     try:
-        name = normal_name(text[2:] if wildcard else text)
+        name = normal_name(written[2:] if wildcard else written)
     except NoHost as error:
         why = error.reason if wildcard else error
-        raise _malformed(
-            path, node, f"address is {_shown(node)}, which {why}; {EXPECTED_ADDRESS}"
-        ) from None
+        raise Fault(node, f"address is {shown(node)}, which {why}; {EXPECTED_ADDRESS}") from None
     return Entry(port, suffix=f".{name}") if wildcard else Entry(port, name=name)
 
 
-def _network_entry(text: str, port: int) -> Optional[Entry]:
+def _network_entry(written: str, port: int) -> Optional[Entry]:
     """The entry for an address or a network, None for any other text."""
-    if len(text) > LONGEST_NETWORK:
+    if len(written) > LONGEST_NETWORK:
         return None
     try:
-        network = ipaddress.ip_network(text)
+        network = ipaddress.ip_network(written)
     except ValueError:
         return None
     zone = getattr(network.network_address, "scope_id", None)
@@ -272,16 +185,3 @@ def _zone_number(zone: str) -> Union[int, str]:
         return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
     except (OSError, ValueError):
         return zone
-
-
-def _malformed(path: str, node: yaml.Node, problem: str) -> ConfigurationError:
-    return ConfigurationError(f"allowlist {path}, line {line_of(node)}: {problem}")
-
-
-def _shown(node: yaml.Node) -> str:
-    """A node's value as it stands in the file, short and escaped."""
-    if isinstance(node, yaml.ScalarNode):
-        if node.style in ("'", '"'):
-            return f"the text {node.value[:60]!r}"
-        return repr(node.value[:60]) if node.value else "nothing"
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"

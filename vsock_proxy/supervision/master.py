@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Tuple
 
-from vsock_proxy.config import allowlist, metadata
+from vsock_proxy.config import loading, metadata
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.endpoint.policy import (
@@ -131,7 +131,7 @@ def _judge(settings: Settings, signals: Signals) -> Judged:
     values = metadata.values(names, search=metadata.look_up_apart(signals))
     host = metadata.fill(service.endpoint.host, values)
     service = replace(service, endpoint=replace(service.endpoint, host=host))
-    policy = make_policy(service, allowlist.load(settings.config))
+    policy = make_policy(service, loading.load(settings.config).allowlist)
     addresses = first_addresses(service, policy, _look_up_apart(signals))
     return Judged(replace(settings, service=service), policy, addresses)
 

@@ -16,7 +16,7 @@ import select
 import signal
 from typing import Callable, Optional
 
-from vsock_proxy.config import allowlist
+from vsock_proxy.config import loading
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.errors import ConfigurationError
 from vsock_proxy.process.apart import Apart, Died
@@ -119,7 +119,7 @@ class Reloading:
         # It must not outlive a master that is killed.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(TIMEOUT) + 1)
-        return allowlist.load(self._path, patience=0)
+        return loading.load(self._path, patience=0).allowlist
 
     def _abandon(self) -> None:
         if self._reading is not None:

@@ -1,0 +1,232 @@
+"""The services of the file: where to listen, and which endpoint the clients there are led to.
+
+The keys of a service are ours alone, so one that is unknown is an error: it is a misspelt one, and
+a service without its `allow_cid` would serve whom it must not. What a key may have is what the
+option of the same name may have (config/rules.py).
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Tuple, Union
+
+import yaml
+
+from vsock_proxy.config import rules, yaml_nodes
+from vsock_proxy.config.hostnames import NoHost, check_host, parse_address
+from vsock_proxy.config.metadata import without_placeholders
+from vsock_proxy.config.rules import Unfit
+from vsock_proxy.config.yaml_nodes import line_of
+from vsock_proxy.config.yaml_values import Fault, number, shown, text
+from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
+
+# Each has a listener in every worker that serves it, and one with a name has pipes and a thread of
+# the resolver too. So there must be a bound, and nobody has a thousand endpoints.
+MOST_SERVICES = 1000
+# Of all services together: an alias makes one long list that of many.
+MOST_CIDS = yaml_nodes.MAX_VALUES
+NEEDED = ("listen", "address", "port")
+FAMILY_NAMES = {family: name for name, family in rules.FAMILIES.items()}
+FAMILY_OPTIONS = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
+
+Nodes = Dict[str, yaml.Node]
+Place = Union[int, PurePosixPath]
+
+
+def parse(node: yaml.Node, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:
+    """What the value of the key `services` says. Raises Fault.
+
+    options: what a service has unless it says otherwise.
+    workers: how many serve those together that have none of their own.
+    """
+    listed = [_nodes(each) for each in _listed(node)]
+    _check_cids(listed)
+    services = tuple(_service(nodes, options) for nodes in listed)
+    _check_places(services, listed)
+    _check_workers(services, listed, workers)
+    return services
+
+
+def _listed(node: yaml.Node) -> List[yaml.Node]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise Fault(node, f"services is {shown(node)}; expected a list of services")
+    listed: List[yaml.Node] = node.value
+    if not listed:
+        raise Fault(node, "services is an empty list; expected at least one service")
+    if len(listed) > MOST_SERVICES:
+        raise Fault(listed[MOST_SERVICES], f"more than {MOST_SERVICES} services")
+    return listed
+
+
+def _nodes(node: yaml.Node) -> Nodes:
+    """The value of each key."""
+    if not isinstance(node, yaml.MappingNode):
+        raise Fault(
+            node, f"service is {shown(node)}; expected {{listen: PORT, address: HOST, port: N}}"
+        )
+    nodes: Nodes = {}
+    for key, value in node.value:
+        if not isinstance(key.value, str) or key.value not in READERS:
+            raise Fault(key, f"unknown key {shown(key)}; expected one of {', '.join(READERS)}")
+        if key.value in nodes:
+            raise Fault(key, f"a second {key.value} in one service; expected one")
+        nodes[key.value] = value
+    for name in NEEDED:
+        if name not in nodes:
+            raise Fault(node, f"service without {name}; expected listen, address and port")
+    return nodes
+
+
+def _service(nodes: Nodes, options: ServiceOptions) -> ServiceSettings:
+    values = {name: _value(name, node) for name, node in nodes.items()}
+    workers = values.pop("workers", None)
+    port = values.pop("listen")
+    endpoint = Endpoint(values.pop("address"), values.pop("port"))
+    own = {FIELDS.get(name, name): value for name, value in values.items()}
+    service = ServiceSettings(port, endpoint, replace(options, **own), workers)
+    _check_family(nodes, service)
+    _check_transport(nodes, service)
+    return service
+
+
+def _value(name: str, node: yaml.Node) -> Any:
+    try:
+        return READERS[name](node)
+    except NoHost as error:
+        raise Fault(
+            node, f"{name} is {shown(node)}, which {error}; expected a host name or an IP address"
+        ) from None
+    except Unfit as error:
+        raise Fault(node, f"{name} is {shown(node)}; expected {error}") from None
+
+
+def _number(rule: Union[rules.Integer, rules.Seconds]) -> Callable[[yaml.Node], Any]:
+    return lambda node: rule.parse(number(node))
+
+
+def _host(node: yaml.Node) -> str:
+    host = text(node) or ""
+    check_host(without_placeholders(host))
+    return host
+
+
+def _path(node: yaml.Node) -> str:
+    path = text(node) or ""
+    # With the port that takes least; the service's own is known once all its keys are.
+    rules.check_uds_path(path, rules.VSOCK_PORT.minimum)
+    return path
+
+
+def _family(node: yaml.Node) -> socket.AddressFamily:
+    family = rules.FAMILIES.get(text(node) or "")
+    if family is None:
+        raise Unfit(" or ".join(rules.FAMILIES))
+    return family
+
+
+def _cids(node: yaml.Node) -> FrozenSet[int]:
+    if not isinstance(node, yaml.SequenceNode) or not node.value:
+        raise Unfit("a list of CIDs such as [16, 17]")
+    return frozenset(_cid(each) for each in node.value)
+
+
+def _cid(node: yaml.Node) -> int:
+    try:
+        return rules.CID.parse(number(node))
+    except Unfit as error:
+        raise Fault(node, f"allow_cid has {shown(node)}; expected {error}") from None
+
+
+READERS: Dict[str, Callable[[yaml.Node], Any]] = {
+    "listen": _number(rules.VSOCK_PORT),
+    "address": _host,
+    "port": _number(rules.TCP_PORT),
+    "workers": _number(rules.WORKERS),
+    "family": _family,
+    "uds_path": _path,
+    "allow_cid": _cids,
+    "connect_timeout": _number(rules.CONNECT_TIMEOUT),
+    "idle_timeout": _number(rules.IDLE_TIMEOUT),
+    "resolve_interval": _number(rules.RESOLVE_INTERVAL),
+}
+# Of ServiceOptions, where they are not called like the key.
+FIELDS = {"allow_cid": "allowed_cids"}
+
+
+def _check_family(nodes: Nodes, service: ServiceSettings) -> None:
+    """Whether an address is one that the family permits. Raises Fault."""
+    family = service.options.family
+    address = parse_address(service.endpoint.host)
+    if address is None or family in (socket.AF_UNSPEC, rules.FAMILIES[f"ipv{address.version}"]):
+        return
+    cause = f"family: {FAMILY_NAMES[family]}" if "family" in nodes else FAMILY_OPTIONS[family]
+    raise Fault(
+        nodes["address"],
+        f"address is {shown(nodes['address'])}, and {cause} asks for the other family; expected "
+        "a host name or an address of that family",
+    )
+
+
+def _check_transport(nodes: Nodes, service: ServiceSettings) -> None:
+    """Whether there can be such a Unix socket, if it is one, and no CID is asked of it."""
+    uds_path, cids = service.options.uds_path, service.options.allowed_cids
+    if uds_path is None:
+        return
+    try:
+        rules.check_uds_path(uds_path, service.local_port)
+    except Unfit as error:
+        node = nodes.get("uds_path", nodes["listen"])
+        name = "uds_path" if "uds_path" in nodes else "--uds-path"
+        raise Fault(node, f"{name} is {uds_path!r}; expected {error}") from None
+    if cids is not None:
+        first = "allow_cid" if "allow_cid" in nodes else "--allow-cid"
+        second = "uds_path" if "uds_path" in nodes else "--uds-path"
+        node = nodes.get("allow_cid") or nodes.get("uds_path") or nodes["listen"]
+        raise Fault(
+            node,
+            f"{first} together with {second}; expected one of them, because a Unix socket does "
+            "not tell the CID",
+        )
+
+
+def _check_cids(listed: List[Nodes]) -> None:
+    """Whether all services together do not have too many CIDs. Raises Fault."""
+    count = 0
+    for node in (nodes["allow_cid"] for nodes in listed if "allow_cid" in nodes):
+        count += len(node.value) if isinstance(node, yaml.SequenceNode) else 0
+        if count > MOST_CIDS:
+            raise Fault(node, f"more than {MOST_CIDS} CIDs in all services")
+
+
+def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) -> None:
+    """Whether no two services listen in the same place. Raises Fault."""
+    places: Dict[Place, yaml.Node] = {}
+    for service, nodes in zip(services, listed):
+        path, node = service.path, nodes["listen"]
+        place: Place = service.local_port if path is None else PurePosixPath(path)
+        if place in places:
+            name = f"vsock port {place}" if path is None else f"Unix socket {path}"
+            raise Fault(
+                node,
+                f"a second service on {name}, the first is in line {line_of(places[place])}; "
+                "expected one for each",
+            )
+        places[place] = node
+
+
+def _check_workers(
+    services: Tuple[ServiceSettings, ...], listed: Iterable[Nodes], shared: int
+) -> None:
+    """Whether the workers of all pools together are not too many. Raises Fault."""
+    most = rules.WORKERS.maximum
+    count = shared if any(service.workers is None for service in services) else 0
+    for service, nodes in zip(services, listed):
+        count += service.workers or 0
+        if count > most:
+            raise Fault(
+                nodes["workers"],
+                f"workers is {shown(nodes['workers'])}, which makes {count} with those of the "
+                f"other services (-w for all that have none); expected at most {most} in all",
+            )

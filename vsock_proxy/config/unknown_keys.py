@@ -1,0 +1,38 @@
+"""Keys of the file that are none of ours: said, and ignored as AWS's program does.
+
+A bounded number of lines, since one file may have many thousands of them.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import yaml
+
+from vsock_proxy.config.yaml_nodes import line_of
+from vsock_proxy.config.yaml_values import shown
+
+MOST_WARNINGS = 10
+
+log = logging.getLogger(__name__)
+
+
+class UnknownKeys:
+    """Says of which keys nothing is made."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._count = 0
+
+    def ignore(self, key: yaml.Node) -> None:
+        """Nothing is made of this one."""
+        self._count += 1
+        if self._count <= MOST_WARNINGS:
+            where = f"allowlist {self._path}, line {line_of(key)}"
+            log.warning("%s: unknown key %s ignored", where, shown(key))
+
+    def end(self) -> None:
+        """There are no more."""
+        more = self._count - MOST_WARNINGS
+        if more > 0:
+            log.warning("allowlist %s: %d more unknown keys ignored", self._path, more)
