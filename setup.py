@@ -19,6 +19,8 @@ TEST = [
     "pytest",
     "pytest-xdist",
 ]
+# The first that measures what a process does after it was forked, and finds the source from everywhere.
+COVERAGE = ["coverage>=7.10.6"]
 # What starts a virtual machine for those on AF_VSOCK.
 VM = ["virtme-ng"]
 # Each release formats a little differently.
@@ -66,6 +68,12 @@ setup(
     package_data={"vsock_proxy": ["py.typed"]},
     zip_safe=False,
     install_requires=["PyYAML", "docopt", "setproctitle"],
-    extras_require={"test": TEST, "vm": VM, "lint": LINT, "types": TYPES},
+    extras_require={
+        "test": TEST,
+        "coverage": COVERAGE,
+        "vm": VM,
+        "lint": LINT,
+        "types": TYPES,
+    },
     entry_points={"console_scripts": ["vsock-proxy = vsock_proxy.__main__:main"]},
 )

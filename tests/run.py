@@ -55,7 +55,7 @@ def needed_packages(arguments: List[str]) -> List[str]:
 
 def known_packages() -> Dict[str, List[str]]:
     """By environment, of which `py` are several, the Debian packages it needs."""
-    lists = {"py": ALL_TESTS, "soak": ALL_TESTS, "benchmark": BENCHMARK}
+    lists = {"py": ALL_TESTS, "coverage": ALL_TESTS, "soak": ALL_TESTS, "benchmark": BENCHMARK}
     for file in (PROJECT / "tests").glob("*/packages.txt"):
         lines = file.read_text(encoding="utf-8").split("\n")
         listed = [line for line in lines if line and not line.startswith("#")]
