@@ -474,3 +474,20 @@ def test_neither_way_of_being_woken_is_taken_for_the_other() -> None:
     assert not is_readable(table.nudges)
     assert in_a_new_process(lambda: is_readable(table.published))
     table.close()
+
+
+def test_after_all_addresses_were_taken_away_the_next_list_is_waited_for_as_the_first() -> None:
+    table = AddressTable(PORT)
+    table.withdraw()
+    assert not is_readable(table.published)
+    table.publish(ONE)
+    for _ in range(2):
+        table.withdraw()
+        assert in_a_new_process(lambda: table.current() == ())
+        assert not is_readable(table.published)
+    table.announce()
+    assert not is_readable(table.published)
+    table.publish(TWO)
+    assert is_readable(table.published)
+    assert in_a_new_process(lambda: table.current() == TWO)
+    table.close()

@@ -594,7 +594,6 @@ def test_a_reload_that_cannot_be_judged_yet_changes_nothing_until_dns_answers(
     write_allowlist((THERE, here.port))
     proxy.send(signal.SIGHUP)
     proxy.log.wait_for(IN_FORCE_UNTIL)
-    proxy.log.wait_for("keeping the 1 known before, and the allowlist from before")
     assert all(answers(proxy) for _ in range(8))
     assert not there.accepted
     dns.set(NAME, THERE)
@@ -669,7 +668,7 @@ def test_a_bad_file_leaves_a_list_that_is_not_judged_yet_to_be_judged(
     assert proxy.wait() == os.EX_CONFIG
 
 
-def test_a_resolver_that_dies_before_it_has_judged_leaves_that_to_its_successor(
+def test_a_process_that_dies_before_it_has_judged_leaves_that_to_the_next(
     dns: NameServer,
     start_inside: StartServer,
     start_named: StartProxy,
@@ -679,19 +678,42 @@ def test_a_resolver_that_dies_before_it_has_judged_leaves_that_to_its_successor(
     start_inside(host=THERE, port=here.port)
     dns.set(NAME, HERE)
     proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
-    title = f"vsock-proxy: resolver {NAME}"
-    dns.mood = Mood.SILENT
+    dns.mood = Mood.NXDOMAIN
     write_allowlist((THERE, here.port))
     proxy.send(signal.SIGHUP)
     proxy.log.wait_for(IN_FORCE_UNTIL)
+    dns.mood = Mood.SILENT
+    title = "vsock-proxy: reload"
     (judge,) = wait_until(
-        lambda: [pid for pid in proxy.children() if processes.title(pid) == title], "a resolver"
+        lambda: [pid for pid in proxy.children() if processes.title(pid) == title], "it is judged"
     )
     os.kill(judge, signal.SIGKILL)
-    proxy.log.wait_for("resolver ended, signal 9 .Killed.; starting another")
     dns.set(NAME, THERE)
     dns.mood = Mood.ANSWERING
     proxy.log.wait_for(IN_FORCE_NOW)
+    wait_until(lambda: answers(proxy), "it serves")
+    assert not proxy.log.matching("error")
+
+
+def test_a_list_that_waits_for_dns_is_said_once_and_judged_by_a_process_at_a_time(
+    dns: NameServer,
+    start_inside: StartServer,
+    start_named: StartProxy,
+    write_allowlist: Callable[..., Path],
+) -> None:
+    here = start_inside(host=HERE)
+    dns.set(NAME, HERE)
+    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
+    dns.mood = Mood.NXDOMAIN
+    config = write_allowlist((THERE, here.port))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(IN_FORCE_UNTIL)
+    # What is in the file now is not asked for by any SIGHUP.
+    config.unlink()
+    dns.wait_for_questions(6)
+    assert proxy.titles().count("vsock-proxy: reload") <= 1
+    assert len(proxy.log.matching(IN_FORCE_UNTIL)) == 1
+    assert len(proxy.log.matching("allowlist")) == 2
     assert answers(proxy)
 
 

@@ -1,4 +1,4 @@
-"""What the resolver publishes, says and judges, for what DNS answers in turn."""
+"""What the resolver publishes and says, for what DNS answers in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from vsock_proxy.config.allowlist import Allowlist, Entry
 from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable, make_address
-from vsock_proxy.endpoint.policy import LookupFailed, Policy
+from vsock_proxy.endpoint.lookup import LookupFailed
+from vsock_proxy.endpoint.policy import Policy
 from vsock_proxy.endpoint.resolver import LINES_PERIOD, MOST_LINES, Resolver
 from vsock_proxy.settings import Endpoint
 
@@ -46,7 +47,6 @@ def resolver(
     table: AddressTable,
     answers: Sequence[Answer],
     permits: Policy,
-    judging: bool = False,
     clock: Optional[Callable[[], float]] = None,
 ) -> Resolver:
     """One that DNS answers so in turn."""
@@ -58,7 +58,7 @@ def resolver(
             raise LookupFailed(answer)
         return [address(host) for host in answer]
 
-    return Resolver(table, permits, 15.0, judging, look_up, clock or Clock())
+    return Resolver(table, permits, 15.0, look_up, clock or Clock())
 
 
 def published(table: AddressTable) -> Tuple[str, ...]:
@@ -166,60 +166,10 @@ def test_what_was_not_said_for_the_bound_is_said_later(
     assert "does not resolve" in caplog.records[-1].getMessage()
 
 
-@pytest.mark.parametrize(
-    ("known", "answers", "permits", "verdict", "expected"),
-    [
-        ([HERE], [[THERE]], [THERE], True, [THERE]),
-        ([HERE], [[HERE]], [THERE], False, [HERE]),
-        ([], [[THERE]], [THERE], True, [THERE]),
-        ([], [[HERE]], [THERE], False, []),
-        ([], [[METADATA]], [THERE], False, []),
-        ([HERE], [[HERE, THERE]], [THERE], True, [THERE]),
-        ([HERE], [GONE], [THERE], None, [HERE]),
-        ([HERE], [GONE, "Timeout", [THERE]], [THERE], True, [THERE]),
-        ([], [GONE, [HERE]], [THERE], False, []),
-        ([], [GONE], [THERE], None, []),
-    ],
-)
-def test_a_list_is_judged_by_the_first_answer_and_until_then_nothing_changes(
-    table: AddressTable,
-    known: Sequence[str],
-    answers: Sequence[Answer],
-    permits: Sequence[str],
-    verdict: Optional[bool],
-    expected: Sequence[str],
-) -> None:
-    if known:
-        table.publish([address(host) for host in known])
-    judge = resolver(table, answers, policy(*permits), judging=True)
-    for answer in answers:
-        assert judge.verdict is None
-        assert published(table) == tuple(known)
-        judge.refresh()
-        del answer
-    assert judge.verdict is verdict
-    assert published(table) == tuple(expected)
-
-
-def test_who_judges_says_what_stays_in_force_meanwhile(
-    table: AddressTable, caplog: pytest.LogCaptureFixture
-) -> None:
-    table.publish([address(HERE)])
-    resolver(table, [GONE], policy(THERE), judging=True).refresh()
-    assert (
-        caplog.records[-1]
-        .getMessage()
-        .endswith("keeping the 1 known before, and the allowlist from before")
-    )
-
-
-@pytest.mark.parametrize(
-    ("known", "judging", "seconds"),
-    [([], False, 1.0), ([HERE], False, 15.0), ([HERE], True, 1.0)],
-)
+@pytest.mark.parametrize(("known", "seconds"), [([], 1.0), ([HERE], 15.0)])
 def test_the_next_lookup_is_soon_as_long_as_somebody_waits_for_it(
-    table: AddressTable, known: Sequence[str], judging: bool, seconds: float
+    table: AddressTable, known: Sequence[str], seconds: float
 ) -> None:
     if known:
         table.publish([address(host) for host in known])
-    assert resolver(table, [], policy(), judging).pause() == seconds
+    assert resolver(table, [], policy()).pause() == seconds

@@ -76,6 +76,10 @@ class Allowlist:
             for family, mask, network, wanted in self._networks.get(port, ())
         )
 
+    def has_addresses(self, port: int) -> bool:
+        """Whether any address is permitted for a port."""
+        return port in self._networks
+
     @cached_property
     def _networks(self) -> Dict[int, List[Tuple[int, int, int, Optional[str]]]]:
         """By port, each network as IP version, mask, number and zone.

@@ -92,7 +92,7 @@ def host_of(bits: Tuple[int, int]) -> str:
 class AddressTable:
     """The list as one process sees it. Made before the fork; each process caches for itself.
 
-    published: a descriptor that is readable from the first publication on.
+    published: a descriptor that is readable once there is a list.
     nudges: one that is readable while there are nudges to take.
     """
 
@@ -118,12 +118,20 @@ class AddressTable:
         cells[VERSION] = version
         self.announce()
 
+    def withdraw(self) -> None:
+        """Take all addresses away: who comes now waits for the next list, as for the first."""
+        self.publish(())
+        try:
+            os.read(self.published, 1)
+        except BlockingIOError:
+            pass
+
     def announce(self) -> None:
         """Wake who waits for the first list, if there is one and that was not done yet.
 
         For the successor of a process that was killed as soon as it had published.
         """
-        if self._cells[VERSION] and not self._is_announced():
+        if not self._is_announced() and self.current():
             # Never taken out.
             os.write(self.nudges, b"\0")
 

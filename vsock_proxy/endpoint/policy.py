@@ -11,13 +11,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass, replace
-from typing import Callable, Iterable, List, Tuple
+from typing import Iterable, List, Tuple
 
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
-from vsock_proxy.endpoint.addresses import Address, make_address
+from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.endpoint.embedding import embedded
-from vsock_proxy.errors import ConfigurationError, TryAgainError, UsageError
+from vsock_proxy.endpoint.lookup import LookupFailed, look_up
+from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Endpoint, ServiceSettings
 
 FORBIDDEN = tuple(
@@ -42,8 +43,8 @@ FORBIDDEN = tuple(
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-class LookupFailed(Exception):
-    """The name has no address at the moment; the text says why."""
+class NotPermitted(ConfigurationError):
+    """The endpoint is not on the list."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,16 @@ class Policy:
         if any(form in network for form in (ip, *embedded(ip)) for network in FORBIDDEN):
             return False
         return self.any_address or self.allowlist.permits_address(ip, self.endpoint.port)
+
+    def keeps(self, address: Address) -> bool:
+        """Whether an address known from before may still be connected to."""
+        if parse_address(self.endpoint.host) is not None:
+            return True
+        return self.family in (socket.AF_UNSPEC, address.family) and self.permits(address)
+
+    def may_permit_addresses(self) -> bool:
+        """Whether there is any address that would permit the endpoint, whatever DNS says."""
+        return self.any_address or self.allowlist.has_addresses(self.endpoint.port)
 
     def permits_literal(self) -> bool:
         """Whether an endpoint that was given as an address may be connected to."""
@@ -108,43 +119,10 @@ def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
         ) from None
 
 
-def first_addresses(
-    settings: ServiceSettings,
-    policy: Policy,
-    look_up: Callable[[Endpoint, socket.AddressFamily], List[Address]],
-) -> Tuple[Address, ...]:
-    """Judge the endpoint at start: the addresses known at once, none where DNS can be awaited.
-
-    look_up: asks for the addresses of a name, if they are needed; raises LookupFailed.
-
-    Raises ConfigurationError if the endpoint is not permitted, and TryAgainError if only its
-    addresses could permit it and the name does not resolve yet.
-    """
-    endpoint = policy.endpoint
-    literal = literal_address(settings)
-    if literal:
-        if policy.permits_literal():
-            return literal
-        raise not_permitted(policy)
-    if policy.any_address:
-        return ()
-    try:
-        found = look_up(endpoint, policy.family)
-    except LookupFailed as error:
-        raise TryAgainError(
-            f"{policy.allowlist.path} does not name {endpoint}, so its addresses must be judged, "
-            f"and {endpoint.host} does not resolve: {error}"
-        ) from None
-    permitted = policy.choose(found)
-    if not permitted:
-        raise not_permitted(policy)
-    return permitted
-
-
-def not_permitted(policy: Policy) -> ConfigurationError:
-    """The endpoint is not on the list."""
+def not_permitted(policy: Policy) -> NotPermitted:
+    """The error that says what to add to the list."""
     port = policy.endpoint.port
-    return ConfigurationError(
+    return NotPermitted(
         f"{policy.endpoint} is not permitted by {policy.allowlist.path}; to permit it add "
         f"'- {{address: {_as_yaml(policy.endpoint.host)}, port: {port}}}'"
     )
@@ -161,27 +139,3 @@ def _as_yaml(host: str) -> str:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
-    """Ask the system's resolver, which may take long. Raises LookupFailed."""
-    try:
-        found = socket.getaddrinfo(
-            endpoint.host, endpoint.port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP
-        )
-    except OSError as error:
-        raise LookupFailed(error.strerror or str(error)) from None
-    except UnicodeError:
-        raise LookupFailed("not a valid host name") from None
-    addresses: List[Address] = []
-    for found_family, _, _, _, sockaddr in found:
-        try:
-            address = make_address(found_family, sockaddr)
-        except ValueError:
-            continue
-        # An answer of IPv6 may be IPv4 all the same.
-        if family in (socket.AF_UNSPEC, address.family) and address not in addresses:
-            addresses.append(address)
-    if not addresses:
-        raise LookupFailed("it has no address of a family that can be used")
-    return addresses

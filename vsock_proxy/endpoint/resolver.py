@@ -3,10 +3,6 @@
 A lookup may block for half a minute and can fail at any time; here that harms nothing: the last
 known good addresses stay published until there are better ones.
 
-After a reload it may have a list to judge first: one that permits none of the addresses known so
-far, of which the next answer of DNS has to say whether it permits the endpoint at all. Until then
-nothing changes. The process ends with the verdict, and the master starts another.
-
 Who answers for a name can make it change as often as it likes. The log says what is the case when
 that changes, and no more than so many lines a minute; what was not said then is said later, unless
 it is over by then.
@@ -17,14 +13,13 @@ from __future__ import annotations
 import enum
 import logging
 import select
-import socket
 import time
 from collections import deque
-from typing import Callable, Deque, List, Optional, Sequence, Tuple
+from typing import Callable, Deque, Sequence, Tuple
 
 from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable
-from vsock_proxy.endpoint.policy import LookupFailed, Policy, look_up
-from vsock_proxy.settings import Endpoint
+from vsock_proxy.endpoint.lookup import LookUp, LookupFailed, look_up
+from vsock_proxy.endpoint.policy import Policy
 
 # As long as nothing is known yet, clients are waiting.
 FIRST_RETRY = 1.0
@@ -49,26 +44,19 @@ class Condition(enum.Enum):
 
 
 class Resolver:
-    """Looks the name up again and again, until the master is gone or there is a verdict.
-
-    verdict: whether the endpoint is permitted, once that has been judged.
-    """
+    """Looks the name up again and again, until the master is gone."""
 
     def __init__(
         self,
         table: AddressTable,
         policy: Policy,
         interval: float,
-        judging: bool = False,
-        look_up: Callable[[Endpoint, socket.AddressFamily], List[Address]] = look_up,
+        look_up: LookUp = look_up,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """judging: whether the first answer is to say whether the policy permits the endpoint."""
-        self.verdict: Optional[bool] = None
         self._table = table
         self._policy = policy
         self._interval = interval
-        self._judging = judging
         self._look_up = look_up
         self._clock = clock
         self._known = frozenset(table.current())
@@ -85,8 +73,6 @@ class Resolver:
         self._table.announce()
         while True:
             self.refresh()
-            if self.verdict is not None:
-                return
             looked_up = time.monotonic()
             ready = [fd for fd, _ in poll.poll(int(self.pause() * 1000))]
             if lifeline in ready:
@@ -97,9 +83,7 @@ class Resolver:
 
     def pause(self) -> float:
         """Seconds until the next lookup."""
-        if self._known and not self._judging:
-            return self._interval
-        return min(FIRST_RETRY, self._interval)
+        return self._interval if self._known else min(FIRST_RETRY, self._interval)
 
     def refresh(self) -> None:
         """Look up once, and publish what comes of it."""
@@ -109,11 +93,9 @@ class Resolver:
             self._say(Condition.UNRESOLVED, f"does not resolve: {error}; {self._remedy()}")
             return
         chosen = self._policy.choose(found)
-        if self._judging:
-            self.verdict = bool(chosen)
         if chosen:
             self._publish(chosen)
-        elif not self._judging:
+        else:
             self._say(
                 Condition.NOT_PERMITTED,
                 f"resolves only to addresses that are not permitted: {_hosts(found)}; "
@@ -147,8 +129,7 @@ class Resolver:
     def _remedy(self) -> str:
         """What is done for lack of an answer."""
         known = len(self._known)
-        remedy = f"keeping the {known} known before" if known else "clients wait until it does"
-        return remedy + (", and the allowlist from before" if self._judging else "")
+        return f"keeping the {known} known before" if known else "clients wait until it does"
 
     def _say(self, condition: Condition, text: str) -> None:
         """Log a condition when it begins, not each time it is met."""

@@ -19,23 +19,14 @@ import os
 import resource
 import select
 import signal
-import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
 from vsock_proxy.config import loading, metadata
-from vsock_proxy.config.allowlist import Allowlist
-from vsock_proxy.endpoint.addresses import Address, AddressTable
-from vsock_proxy.endpoint.policy import (
-    LookupFailed,
-    Policy,
-    first_addresses,
-    literal_address,
-    look_up,
-    make_policy,
-    not_permitted,
-)
+from vsock_proxy.config.hostnames import parse_address
+from vsock_proxy.endpoint.addresses import AddressTable
+from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.endpoint.resolver import Resolver
 from vsock_proxy.errors import TryAgainError, UnavailableError
 from vsock_proxy.observing import report
@@ -46,7 +37,6 @@ from vsock_proxy.observing.scoreboard import Scoreboard
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.observing.teller import Teller
 from vsock_proxy.observing.untold import Untold
-from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.forking import fork
 from vsock_proxy.process.immortal import make_all_immortal
 from vsock_proxy.process.lifeline import Lifeline
@@ -57,7 +47,14 @@ from vsock_proxy.serving.passed import Passed
 from vsock_proxy.serving.route import Route
 from vsock_proxy.serving.upstream import Upstream
 from vsock_proxy.serving.worker import Duty, Worker
-from vsock_proxy.settings import Endpoint, Settings
+from vsock_proxy.settings import Settings
+from vsock_proxy.supervision.judging import (
+    Judged,
+    Wanted,
+    judge_at_start,
+    put_into_force,
+    question_of,
+)
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.reloading import Reloading
 from vsock_proxy.supervision.shortage import Shortage
@@ -70,8 +67,6 @@ END_RESOLVER_TIMEOUT = 0.5
 # Seconds until what could not be started, or told to systemd, is tried again.
 START_AGAIN = 1.0
 NOTIFY_AGAIN = 0.5
-# How a resolver ends that was to judge whether the endpoint is permitted.
-VERDICTS = (os.EX_OK, os.EX_CONFIG)
 # Descriptors that a worker may need at one time, with some to spare.
 NEEDED_FILES = 64
 
@@ -106,22 +101,13 @@ def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optiona
     except Interrupted:
         log.info("told to end before the start was complete")
         return os.EX_OK
-    passed.check([judged.settings.service])
-    listener = passed.open(judged.settings.service)
+    passed.check([judged.settings])
+    listener = passed.open(judged.settings)
     try:
-        return Master(judged, log_output, copier, notifier, listener, signals).run()
+        return Master(settings, judged, log_output, copier, notifier, listener, signals).run()
     except BaseException:
         listener.remove()
         raise
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An endpoint that may be served, with its name filled in and the addresses known at once."""
-
-    settings: Settings
-    policy: Policy
-    addresses: Tuple[Address, ...]
 
 
 def _judge(settings: Settings, signals: Signals) -> Judged:
@@ -131,24 +117,9 @@ def _judge(settings: Settings, signals: Signals) -> Judged:
     values = metadata.values(names, search=metadata.look_up_apart(signals))
     host = metadata.fill(service.endpoint.host, values)
     service = replace(service, endpoint=replace(service.endpoint, host=host))
-    policy = make_policy(service, loading.load(settings.config).allowlist)
-    addresses = first_addresses(service, policy, _look_up_apart(signals))
-    return Judged(replace(settings, service=service), policy, addresses)
-
-
-def _look_up_apart(signals: Signals) -> Callable[[Endpoint, socket.AddressFamily], List[Address]]:
-    """A lookup that a signal can break off, which getaddrinfo() cannot be."""
-
-    def ask(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
-        try:
-            with Apart(
-                signals, "lookup", lambda: look_up(endpoint, family), (LookupFailed,)
-            ) as lookup:
-                return lookup.result()
-        except Died as error:
-            raise LookupFailed(f"the process that looks it up {error}") from None
-
-    return ask
+    wanted = Wanted(loading.load(settings.config).allowlist, (service,), of_file=False)
+    (judged,) = judge_at_start(wanted, signals)
+    return judged
 
 
 class Master:
@@ -156,6 +127,7 @@ class Master:
 
     def __init__(
         self,
+        settings: Settings,
         judged: Judged,
         log_output: Log,
         copier: Optional[Copier],
@@ -163,19 +135,15 @@ class Master:
         listener: Listener,
         signals: Signals,
     ) -> None:
-        self._settings = settings = judged.settings
+        self._settings = settings = replace(settings, service=judged.settings)
         self._log = log_output
         self._copier = copier
         self._teller = Teller(log_output)
         self._notifier = notifier
         self._policy = judged.policy
         self._listener = listener
-        self._literal = literal_address(settings.service)
-        # One that permits none of the addresses known, until DNS has an answer to judge it by.
-        self._unjudged: Optional[Policy] = None
         self._table = AddressTable(settings.service.endpoint.port)
-        if judged.addresses:
-            self._table.publish(judged.addresses)
+        put_into_force(judged, self._table)
         self._board = Scoreboard(settings.workers)
         self._lifeline = Lifeline()
         self._alarm_reader, alarm = _non_blocking_pipe()
@@ -207,8 +175,11 @@ class Master:
             signals,
             self._poll,
             settings.config,
+            self._read_again,
+            lambda: {question_of(settings.service): self._table.current()},
             self._be_reader,
-            self._judge_again,
+            self._take_over,
+            self._refuse,
             self._reloaded,
         )
         # What to do when: the restarts that are due, and the next step of ending.
@@ -368,21 +339,16 @@ class Master:
 
     def _is_looked_up(self) -> bool:
         """Whether what the endpoint is may change: that of a name, and of a zone's interface."""
-        return not self._literal or "%" in self._settings.service.endpoint.host
+        host = self._settings.service.endpoint.host
+        return parse_address(host) is None or "%" in host
 
-    def _be_resolver(self) -> int:
+    def _be_resolver(self) -> None:
         self._leave_master()
         self._listener.close()
         self._log.name("resolver", self._settings.workers + 1)
         set_title(f"resolver {self._settings.service.endpoint.host}")
-        resolver = Resolver(
-            self._table,
-            self._unjudged or self._policy,
-            self._settings.service.options.resolve_interval,
-            judging=self._unjudged is not None,
-        )
-        resolver.run(self._lifeline.reader)
-        return os.EX_CONFIG if resolver.verdict is False else os.EX_OK
+        interval = self._settings.service.options.resolve_interval
+        Resolver(self._table, self._policy, interval).run(self._lifeline.reader)
 
     def _be_reader(self) -> None:
         self._leave_master()
@@ -431,9 +397,6 @@ class Master:
     def _buried(self, pid: int, exit_code: int) -> None:
         if pid == self._resolver:
             self._resolver = None
-            if self._unjudged is not None and exit_code in VERDICTS:
-                self._judged(self._unjudged, exit_code == os.EX_OK)
-                return
             self._replace("resolver", exit_code, self._resolver_pacer, self._start_children)
         elif self._copier is not None and pid == self._copier.pid:
             self._copier.pid = None
@@ -483,45 +446,23 @@ class Master:
         if self._ready and not self._draining:
             self._notifier.ready()
 
-    def _judge_again(self, found: Allowlist) -> None:
-        """Judge the endpoint by a list that was read again, now or with the next answer of DNS."""
-        log.info("allowlist read again")
-        policy = make_policy(self._settings.service, found)
-        self._end_resolver()
-        known = () if self._literal else self._table.current()
-        permitted = tuple(address for address in known if policy.permits(address))
-        if self._literal and not policy.permits_literal():
-            self._judged(policy, False)
-        elif self._literal or policy.any_address or permitted:
-            # A publication takes the mark of the address that works from every worker.
-            if permitted and permitted != known:
-                self._table.publish(permitted)
-            self._judged(policy, True)
-        else:
-            log.warning(
-                "%s permits none of the %d addresses known of %s; the list from before stays in "
-                "force until DNS answers",
-                self._settings.config,
-                len(known),
-                self._settings.service.endpoint,
-            )
-            self._unjudged = policy
-            self._start_children()
+    def _read_again(self) -> Wanted:
+        """In the child that reads the file again."""
+        permitted = loading.load(self._settings.config, patience=0).allowlist
+        return Wanted(permitted, (self._settings.service,), of_file=False)
 
-    def _judged(self, policy: Policy, permitted: bool) -> None:
-        was_late = self._unjudged is not None
-        self._unjudged = None
-        if permitted:
-            if was_late:
-                log.info(
-                    "%s permits %s, it is in force now", policy.allowlist.path, policy.endpoint
-                )
-            self._policy = policy
-            self._start_children()
-        elif not self._draining:
-            log.error("%s; ending", not_permitted(policy))
-            self._exit_code = os.EX_CONFIG
-            self._drain()
+    def _take_over(self, found: Tuple[Judged, ...]) -> bool:
+        (judged,) = found
+        self._end_resolver()
+        put_into_force(judged, self._table)
+        self._policy = judged.policy
+        self._start_children()
+        return True
+
+    def _refuse(self, error: NotPermitted) -> None:
+        log.error("%s; ending", error)
+        self._exit_code = os.EX_CONFIG
+        self._drain()
 
     def _end_resolver(self) -> None:
         """End it for good before its successor: it would publish by the old policy."""

@@ -1,11 +1,15 @@
-"""Reading the allowlist again, while connections are served and the master must not wait.
+"""Reading the file again, while connections are served and the master must not wait.
 
-It is read and parsed by a process of its own, which may take long, hang in a file system that is
-gone, or die of what is in the file, and harms nothing then. It has so much time; after that it is
-killed and not waited for, because what hangs in the kernel does not die at once.
+It is read, parsed and judged by a process of its own, which may take long, hang in a file system
+that is gone, or die of what is in the file, and harms nothing then. It has so much time; after that
+it is killed and not waited for, because what hangs in the kernel does not die at once.
 
 There is one reading at a time. Who asks meanwhile has one more after it, as the file may have
 changed since it was opened.
+
+The command line's one service may be permitted only by its addresses, and DNS may not answer. What
+was read then waits: it is judged again and again, by such a process too, until DNS has answered or
+something else has been read.
 """
 
 from __future__ import annotations
@@ -14,18 +18,28 @@ import logging
 import os
 import select
 import signal
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
-from vsock_proxy.config import loading
-from vsock_proxy.config.allowlist import Allowlist
-from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.endpoint.policy import NotPermitted
+from vsock_proxy.errors import ProxyError
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
+from vsock_proxy.supervision.judging import (
+    Judged,
+    Known,
+    Wanted,
+    judge_again,
+    question_of,
+    warn_of_doubts,
+)
 
-# Seconds.
+# Seconds: for one reading, and between two attempts to judge what waits for DNS.
 TIMEOUT = 10.0
+JUDGE_AGAIN = 1.0
 
 log = logging.getLogger(__name__)
+
+Found = Tuple[Wanted, Tuple[Judged, ...]]
 
 
 class Reloading:
@@ -39,57 +53,75 @@ class Reloading:
         signals: Signals,
         poll: select.poll,
         path: str,
+        read: Callable[[], Wanted],
+        known: Callable[[], Known],
         leave_master: Callable[[], None],
-        take_over: Callable[[Allowlist], None],
+        take_over: Callable[[Tuple[Judged, ...]], bool],
+        refuse: Callable[[NotPermitted], None],
         done: Callable[[], None],
     ) -> None:
         """
         poll: what the master sleeps in; told_by() is for what it finds.
+        read: called in the child, to read the file.
+        known: what is known of endpoints at the moment.
         leave_master: called in the child.
-        take_over: called with what was read.
+        take_over: called with what is to be served from now on; returns whether it is, and says why
+        if not.
+        refuse: called if the service of the command line is not permitted any more.
         done: called when nothing is left to be read, whatever came of it.
         """
         self.due: Optional[float] = None
         self._signals = signals
         self._poll = poll
         self._path = path
+        self._read = read
+        self._known = known
         self._leave_master = leave_master
         self._take_over = take_over
+        self._refuse = refuse
         self._done = done
-        self._reading: Optional[Apart[Allowlist]] = None
+        self._reading: Optional[Apart[Found]] = None
         self._again = False
+        # What was read and waits for DNS, and whether the process under way judges that again.
+        self._waiting: Optional[Wanted] = None
+        self._is_retry = False
 
     def ask(self, now: float) -> None:
         """Read the file, now or once more after the reading that is under way."""
+        if self._is_retry:
+            self._abandon()
         if self._reading is not None:
             self._again = True
             return
         self._again = False
         try:
-            self._reading = Apart(self._signals, "reload", self._read, (ConfigurationError,))
+            self._begin(self._read, now)
         except OSError as error:
             self._complain(f"cannot start a process to read it: {error.strerror}")
-            self._done()
-            return
-        self._poll.register(self._reading.reader, select.POLLIN)
-        self.due = now + TIMEOUT
+            self._go_on(now, is_retry=False)
 
     def told_by(self, fd: int, now: float) -> None:
         """A descriptor is readable: take what was read, if it is that."""
         reading = self._reading
         if reading is None or fd != reading.reader or not reading.receive():
             return
+        is_retry = self._is_retry
         self._forget()
         try:
             with reading:
-                found = reading.result()
-        except ConfigurationError as error:
-            log.error("%s; the allowlist stays as it was", error)
+                wanted, judged = reading.result()
+        except NotPermitted as error:
+            self._waiting = None
+            self._refuse(error)
         except Died as error:
-            self._complain(f"the process that read it {error}")
+            # What is judged again waits on, and that has been said.
+            if not is_retry:
+                self._complain(f"the process that read it {error}")
+        except ProxyError as error:
+            log.error("%s; the allowlist stays as it was", error)
         else:
-            self._take_over(found)
-        self._go_on(now)
+            self._judged(wanted, judged, is_retry)
+        self._go_on(now, is_retry)
 
     def buried(self, pid: int, status: int) -> None:
         """A child of this process was waited for; it may be that which reads."""
@@ -97,15 +129,22 @@ class Reloading:
             self._reading.buried(status)
 
     def look(self, now: float) -> None:
-        """Give a reading up that has taken too long."""
-        if self.due is not None and self.due <= now:
-            self._abandon()
+        """Give a reading up that has taken too long, or judge again what waits for DNS."""
+        if self.due is None or self.due > now:
+            return
+        if self._reading is None:
+            self._retry(now)
+            return
+        is_retry = self._is_retry
+        if not is_retry:
             self._complain(f"not read within {TIMEOUT:g} s")
-            self._go_on(now)
+        self._abandon()
+        self._go_on(now, is_retry)
 
     def stop(self) -> None:
         """Read no more."""
         self._again = False
+        self._waiting = None
         self._abandon()
 
     def leave(self) -> None:
@@ -113,13 +152,61 @@ class Reloading:
         if self._reading is not None:
             os.close(self._reading.reader)
 
-    def _read(self) -> Allowlist:
-        """In the child."""
-        self._leave_master()
-        # It must not outlive a master that is killed.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(int(TIMEOUT) + 1)
-        return loading.load(self._path, patience=0).allowlist
+    def _begin(self, read: Callable[[], Wanted], now: float) -> None:
+        """Raises OSError if there can be no process."""
+
+        def child() -> Found:
+            self._leave_master()
+            # It must not outlive a master that is killed.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(TIMEOUT) + 1)
+            wanted = read()
+            return wanted, judge_again(wanted, self._known())
+
+        self._reading = Apart(self._signals, "reload", child)
+        self._poll.register(self._reading.reader, select.POLLIN)
+        self.due = now + TIMEOUT
+
+    def _retry(self, now: float) -> None:
+        waiting = self._waiting
+        if waiting is None:
+            return
+        try:
+            self._begin(lambda: waiting, now)
+            self._is_retry = True
+        except OSError:
+            self.due = now + JUDGE_AGAIN
+
+    def _judged(self, wanted: Wanted, judged: Tuple[Judged, ...], is_retry: bool) -> None:
+        undecided = [one for one in judged if one.unresolved]
+        had_waited = self._waiting is not None
+        if undecided and not wanted.of_file:
+            self._waiting = wanted
+            if not is_retry:
+                self._say_what_it_waits_for(undecided[0])
+            return
+        self._waiting = None
+        if not self._take_over(judged):
+            return
+        if not is_retry:
+            log.info("allowlist read again")
+        if had_waited or (judged[0].by_dns and not wanted.of_file):
+            log.info("%s permits %s, it is in force now", self._path, judged[0].policy.endpoint)
+        elif undecided:
+            warn_of_doubts(judged)
+
+    def _say_what_it_waits_for(self, judged: Judged) -> None:
+        endpoint = judged.policy.endpoint
+        log.info("allowlist read again")
+        log.warning(
+            "%s permits none of the %d addresses known of %s, and %s does not resolve: %s; "
+            "the list from before stays in force until DNS answers",
+            self._path,
+            len(self._known().get(question_of(judged.settings), ())),
+            endpoint,
+            endpoint.host,
+            judged.unresolved,
+        )
 
     def _abandon(self) -> None:
         if self._reading is not None:
@@ -131,11 +218,15 @@ class Reloading:
         if self._reading is not None:
             self._poll.unregister(self._reading.reader)
         self._reading = self.due = None
+        self._is_retry = False
 
-    def _go_on(self, now: float) -> None:
+    def _go_on(self, now: float, is_retry: bool) -> None:
         if self._again:
             self.ask(now)
-        else:
+            return
+        if self._waiting is not None:
+            self.due = now + JUDGE_AGAIN
+        if not is_retry:
             self._done()
 
     def _complain(self, problem: str) -> None:

@@ -1,0 +1,219 @@
+"""What may be served: the endpoint of each service, judged by the allowlist.
+
+An endpoint that the list names needs no DNS, and neither does one that is an address. For any other
+the list has to permit one of its addresses: one that is known already, or else one that a lookup
+finds. Lookups for several services run at the same time, so that a name server that hangs delays
+none of the others.
+
+DNS may not answer now. What then cannot be decided is not refused: such a service is judged with
+the reason why, and no address. Only what the list permits is ever published, so it does no harm
+until DNS answers.
+
+    where                       what cannot be decided yet
+    command line, at start      the program ends with 75
+    command line, on a reload   the list from before stays in force until it can (reloading.py)
+    services of the file        that service has to wait for DNS, the others do not
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.config.hostnames import parse_address
+from vsock_proxy.endpoint.addresses import Address, AddressTable
+from vsock_proxy.endpoint.lookup import Answer, LookupFailed, Question, look_up_all
+from vsock_proxy.endpoint.policy import Policy, literal_address, make_policy, not_permitted
+from vsock_proxy.errors import ConfigurationError, ProxyError, TryAgainError
+from vsock_proxy.process.apart import Apart, Died
+from vsock_proxy.process.signals import Signals
+from vsock_proxy.settings import ServiceSettings
+
+# Seconds for all lookups together, where others are not to wait for them longer.
+LOOKUP_PATIENCE = 5.0
+
+log = logging.getLogger(__name__)
+
+# The addresses of endpoints that are known without a lookup.
+Known = Mapping[Question, Sequence[Address]]
+Ask = Callable[[Set[Question]], Mapping[Question, Answer]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the operator asks for, with placeholders filled in.
+
+    of_file: whether these are the services of the file, or the one of the command line.
+    """
+
+    allowlist: Allowlist
+    services: Tuple[ServiceSettings, ...]
+    of_file: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A service that may be served, as far as that can be known.
+
+    addresses: those permitted of its endpoint, as far as they are known.
+    by_dns: whether these are what DNS has answered just now.
+    unresolved: why it cannot be decided yet, empty where it is.
+    """
+
+    settings: ServiceSettings
+    policy: Policy
+    addresses: Tuple[Address, ...]
+    by_dns: bool = False
+    unresolved: str = ""
+
+    @property
+    def doubt(self) -> str:
+        """Why it cannot be decided yet, for the operator."""
+        endpoint = self.policy.endpoint
+        return (
+            f"{self.policy.allowlist.path} does not name {endpoint}, so its addresses must be "
+            f"judged, and {endpoint.host} does not resolve: {self.unresolved}"
+        )
+
+
+def question_of(service: ServiceSettings) -> Question:
+    """What a lookup has to ask for a service."""
+    return service.endpoint, service.options.family
+
+
+def names_of(services: Sequence[ServiceSettings]) -> List[str]:
+    """What each is called where there are several: its port, or its path if others have that."""
+    ports = Counter(service.local_port for service in services)
+    return [
+        str(service.local_port)
+        if ports[service.local_port] == 1
+        else service.path or str(service.local_port)
+        for service in services
+    ]
+
+
+def judge_at_start(wanted: Wanted, signals: Signals) -> Tuple[Judged, ...]:
+    """Judge in the master, which has no threads; lookups run apart.
+
+    Raises ConfigurationError if an endpoint is not permitted, and TryAgainError if that of the
+    command line cannot be judged yet.
+    """
+    patience = LOOKUP_PATIENCE if wanted.of_file else None
+    judged = judge(wanted, {}, lambda questions: _look_up_apart(signals, questions, patience))
+    doubtful = [one for one in judged if one.unresolved]
+    if doubtful and not wanted.of_file:
+        raise TryAgainError(doubtful[0].doubt)
+    warn_of_doubts(judged)
+    return judged
+
+
+def judge_again(wanted: Wanted, known: Known) -> Tuple[Judged, ...]:
+    """Judge in a process of its own, which may have threads. Raises ConfigurationError."""
+    return judge(wanted, known, lambda questions: look_up_all(questions, LOOKUP_PATIENCE))
+
+
+def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
+    """Judge all services.
+
+    known: the addresses that are known.
+    ask: looks up what must be, all at once.
+
+    Raises NotPermitted or UsageError for the service of the command line, and ConfigurationError,
+    which names the service, for those of the file.
+    """
+    services = wanted.services
+    names = names_of(services) if wanted.of_file else [""]
+    policies = [make_policy(service, wanted.allowlist) for service in services]
+    found: List[Optional[Tuple[Address, ...]]] = []
+    for name, service, policy in zip(names, services, policies):
+        with _naming(name):
+            found.append(_without_dns(service, policy, known.get(question_of(service), ())))
+    questions = {question_of(one) for one, addresses in zip(services, found) if addresses is None}
+    answers = ask(questions) if questions else {}
+    judged: List[Judged] = []
+    for name, service, policy, addresses in zip(names, services, policies, found):
+        if addresses is not None:
+            judged.append(Judged(service, policy, addresses))
+            continue
+        with _naming(name):
+            judged.append(_by_answer(service, policy, answers[question_of(service)]))
+    return tuple(judged)
+
+
+def put_into_force(judged: Judged, table: AddressTable) -> None:
+    """Let a table of the endpoint have what is permitted, and nothing else.
+
+    No resolver may run meanwhile: it would publish by the policy from before.
+    """
+    before = table.current()
+    kept = tuple(address for address in before if judged.policy.keeps(address))
+    after = kept or judged.addresses
+    # A publication takes the mark of the address that works from every worker.
+    if after and after != before:
+        table.publish(after)
+    elif before and not after:
+        table.withdraw()
+
+
+def warn_of_doubts(judged: Sequence[Judged]) -> None:
+    """Say which services of the file have to wait for DNS."""
+    for name, one in zip(names_of([one.settings for one in judged]), judged):
+        if one.unresolved:
+            log.warning("service %s: %s; its clients wait until it does", name, one.doubt)
+
+
+def _without_dns(
+    service: ServiceSettings, policy: Policy, known: Sequence[Address]
+) -> Optional[Tuple[Address, ...]]:
+    """The permitted addresses known now, None if a lookup has to say whether there are any.
+
+    Raises NotPermitted, or UsageError if there is no such address.
+    """
+    kept = tuple(address for address in known if policy.keeps(address))
+    if parse_address(policy.endpoint.host) is not None:
+        literal = kept or literal_address(service)
+        if not policy.permits_literal():
+            raise not_permitted(policy)
+        return literal
+    if kept or policy.any_address:
+        return kept
+    if not policy.may_permit_addresses():
+        raise not_permitted(policy)
+    return None
+
+
+def _by_answer(service: ServiceSettings, policy: Policy, answer: Answer) -> Judged:
+    """Raises NotPermitted."""
+    if isinstance(answer, LookupFailed):
+        return Judged(service, policy, (), unresolved=str(answer))
+    permitted = policy.choose(answer)
+    if not permitted:
+        raise not_permitted(policy)
+    return Judged(service, policy, permitted, by_dns=True)
+
+
+@contextlib.contextmanager
+def _naming(service: str) -> Iterator[None]:
+    """Let what is wrong be told of the service of that name; of none if the name is empty."""
+    try:
+        yield
+    except ProxyError as error:
+        if not service:
+            raise
+        raise ConfigurationError(f"service {service}: {error}") from None
+
+
+def _look_up_apart(
+    signals: Signals, questions: Set[Question], patience: Optional[float]
+) -> Mapping[Question, Answer]:
+    """Lookups that a signal can break off, which getaddrinfo() cannot be."""
+    try:
+        with Apart(signals, "lookup", lambda: look_up_all(questions, patience)) as asking:
+            return asking.result()
+    except Died as error:
+        failed = LookupFailed(f"the process that looks it up {error}")
+        return dict.fromkeys(questions, failed)
