@@ -19,7 +19,7 @@ TEST = [
     "pytest",
     "pytest-xdist",
 ]
-# The first that measures what a process does after it was forked, and finds the source from everywhere.
+# The first that measures forked processes, and finds the source from every folder.
 COVERAGE = ["coverage>=7.10.6"]
 # What starts a virtual machine for those on AF_VSOCK.
 VM = ["virtme-ng"]
