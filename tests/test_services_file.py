@@ -250,7 +250,7 @@ def test_an_endpoint_that_can_be_no_host_is_named(file: Path, value: str, said: 
         ("family", "[ipv4]", "family is a list; expected ipv4 or ipv6"),
         ("allow_cid", "16", "allow_cid is '16'; expected a list of CIDs such as [16, 17]"),
         ("allow_cid", "16,17", "allow_cid is '16,17'; expected a list of CIDs such as [16, 17]"),
-        ("allow_cid", "[]", "allow_cid is a list; expected a list of CIDs such as [16, 17]"),
+        ("allow_cid", "[]", "allow_cid is an empty list; expected a list of CIDs such as [16, 17]"),
         ("allow_cid", "", "allow_cid is nothing; expected a list of CIDs such as [16, 17]"),
         ("allow_cid", "{a: 1}", "allow_cid is a mapping; expected a list of CIDs such as [16, 17]"),
         (
@@ -453,12 +453,15 @@ def test_there_may_be_a_thousand_services_and_no_more(file: Path) -> None:
 def test_all_pools_together_have_no_more_workers_than_one_may_have(file: Path) -> None:
     assert services(file, many(10, ", workers: 1000"), workers=10_000)
     assert error_of(file, many(11, ", workers: 1000")) == (
-        "line 13: workers is '1000', which makes 11000 with those of the other services (-w for "
-        "all that have none); expected at most 10000 in all"
+        "line 13: workers is '1000', which makes 11000 with those of the services before it; "
+        "expected at most 10000 in all"
     )
     shared = many(1, ", workers: 9000") + "\n- {listen: 8000, address: a, port: 1}"
     assert services(file, shared, workers=1000)
-    assert "makes 10001 with" in error_of(file, shared, workers=1001)
+    assert (
+        "makes 10001 with those of the services before it and the 1001 that others share (-w)"
+        in error_of(file, shared, workers=1001)
+    )
 
 
 SLOW = {
@@ -520,6 +523,15 @@ def test_a_file_with_services_must_be_yaml_all_the_same(file: Path) -> None:
     file.write_text("allowlist: []\nservices: [\n")
     with pytest.raises(ConfigurationError, match="not valid YAML"):
         loading.load(str(file))
+
+
+@pytest.mark.parametrize("address", ["kms.{region}.{domain}", "{region}.example"])
+def test_a_placeholder_that_lacks_its_quotes_is_asked_about(file: Path, address: str) -> None:
+    file.write_text(f"services:\n- {{listen: 8000, address: {address}, port: 443}}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        loading.load(str(file))
+    assert f"{file}, line 2: not valid YAML: " in str(caught.value)
+    assert str(caught.value).endswith("; an address with {region} or {domain} must be in quotes")
 
 
 def test_unknown_keys_beside_the_services_are_warned_of(

@@ -24,7 +24,7 @@ class UsageError(ProxyError):
 
 
 class ConfigurationError(ProxyError):
-    """The allowlist cannot be read, is malformed, or does not permit the endpoint."""
+    """The file cannot be read, is malformed, or does not permit an endpoint."""
 
     exit_code = os.EX_CONFIG
 

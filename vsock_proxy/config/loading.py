@@ -11,7 +11,7 @@ from typing import List, Optional, Tuple
 
 import yaml
 
-from vsock_proxy.config import allowlist, config_file, services, yaml_nodes
+from vsock_proxy.config import allowlist, config_file, metadata, services, yaml_nodes
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.config.unknown_keys import UnknownKeys
 from vsock_proxy.config.yaml_values import Fault, shown
@@ -92,10 +92,18 @@ def _compose(path: str, text: str) -> yaml.Node:
         root = yaml_nodes.compose(text)
     except yaml_nodes.Malformed as error:
         where = "" if error.line is None else f", line {error.line}"
-        raise ConfigurationError(f"allowlist {path}{where}: {error}") from None
+        hint = _hint(text, error.line or 0)
+        raise ConfigurationError(f"allowlist {path}{where}: {error}{hint}") from None
     if root is None:
         raise ConfigurationError(f"allowlist {path}: empty; expected 'allowlist:' and a list")
     return root
+
+
+def _hint(text: str, line: int) -> str:
+    """What is likely to be wrong in that line, which is no YAML."""
+    if line and metadata.placeholders(text.split("\n")[line - 1 : line]):
+        return "; an address with {region} or {domain} must be in quotes"
+    return ""
 
 
 def _parts(

@@ -54,7 +54,7 @@ def _listed(node: yaml.Node) -> List[yaml.Node]:
         raise Fault(node, f"services is {shown(node)}; expected a list of services")
     listed: List[yaml.Node] = node.value
     if not listed:
-        raise Fault(node, "services is an empty list; expected at least one service")
+        raise Fault(node, f"services is {shown(node)}; expected at least one service")
     if len(listed) > MOST_SERVICES:
         raise Fault(listed[MOST_SERVICES], f"more than {MOST_SERVICES} services")
     return listed
@@ -222,11 +222,12 @@ def _check_workers(
     """Whether the workers of all pools together are not too many. Raises Fault."""
     most = rules.WORKERS.maximum
     count = shared if any(service.workers is None for service in services) else 0
+    of_shared = f" and the {count} that others share (-w)" if count else ""
     for service, nodes in zip(services, listed):
         count += service.workers or 0
         if count > most:
             raise Fault(
                 nodes["workers"],
                 f"workers is {shown(nodes['workers'])}, which makes {count} with those of the "
-                f"other services (-w for all that have none); expected at most {most} in all",
+                f"services before it{of_shared}; expected at most {most} in all",
             )

@@ -54,4 +54,5 @@ def shown(node: yaml.Node) -> str:
         if node.style in ("'", '"'):
             return f"the text {node.value[:60]!r}"
         return repr(node.value[:60]) if node.value else "nothing"
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    kind = "list" if isinstance(node, yaml.SequenceNode) else "mapping"
+    return f"a {kind}" if node.value else f"an empty {kind}"
