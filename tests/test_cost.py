@@ -13,7 +13,7 @@ from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.servers import exchange, read_all
 from tests.support.timing import SLOWNESS, wait_until
-from vsock_proxy.serving.relay import BUFFER_SIZE
+from vsock_proxy.serving.direction import BUFFER_SIZE
 
 CONNECTIONS = 200
 KIB, MIB = 1 << 10, 1 << 20

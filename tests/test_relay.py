@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tests.support.relaying import Relayed, SocketPair, tcp_pair
 from tests.support.servers import read_all, read_exactly
 from tests.support.timing import wait_until
-from vsock_proxy.serving import relay as relay_module
+from vsock_proxy.serving import direction as direction_module
+from vsock_proxy.serving.direction import BUFFER_SIZE
 from vsock_proxy.serving.outcome import End
-from vsock_proxy.serving.relay import BUFFER_SIZE, Relay
+from vsock_proxy.serving.relay import Relay
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -298,7 +299,7 @@ Appetite = st.tuples(st.integers(1, 200_000), st.sampled_from((0.0, 0.0, 0.0005,
 )
 @pytest.mark.parametrize(
     ("bulk_read", "client_pair"),
-    [(1, socket.socketpair), (1, tcp_pair), (relay_module.BULK_READ, socket.socketpair)],
+    [(1, socket.socketpair), (1, tcp_pair), (direction_module.BULK_READ, socket.socketpair)],
     # Down to a Unix socket and up from any other.
     ids=["spliced down", "spliced up", "as it is"],
 )
@@ -312,7 +313,7 @@ def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
     seed: bytes,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay_module, "BULK_READ", bulk_read)
+        patch.setattr(direction_module, "BULK_READ", bulk_read)
         _relay_scripts(client_pair, up, down, client_reads, endpoint_reads, seed)
 
 

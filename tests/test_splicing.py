@@ -22,7 +22,7 @@ from tests.support.relaying import Relayed, tcp_pair
 from tests.support.seccomp import Refused, refuse_splice
 from tests.support.servers import exchange, read_all, read_exactly
 from vsock_proxy.process import kernel
-from vsock_proxy.serving import relay as relay_module
+from vsock_proxy.serving import direction as direction_module
 from vsock_proxy.serving import splicing
 from vsock_proxy.serving.outcome import End, Outcome
 from vsock_proxy.serving.relay import Relay
@@ -42,7 +42,7 @@ JoinWay = Callable[..., Way]
 @pytest.fixture
 def join(monkeypatch: pytest.MonkeyPatch) -> Iterator[JoinWay]:
     """Joins a sender and a receiver by a relay, by name of the way between them."""
-    monkeypatch.setattr(relay_module, "BULK_READ", 1)
+    monkeypatch.setattr(direction_module, "BULK_READ", 1)
     joined: List[Relayed] = []
 
     def start(way: str, relay: Optional[Relay] = None) -> Way:
@@ -274,7 +274,7 @@ def test_a_lost_connection_is_one_whatever_its_errno(
     """A firewall's or a route's prohibition, which sandboxes say of splice() too."""
     if namespaces.why_not():
         pytest.skip(namespaces.why_not())
-    monkeypatch.setattr(relay_module, "BULK_READ", 1)
+    monkeypatch.setattr(direction_module, "BULK_READ", 1)
     namespace = Namespace(tmp_path)
     try:
         for address in ("2001:db8::1", "2001:db8::2"):
