@@ -126,7 +126,7 @@ LIMIT = 0.5
 @pytest.mark.alone
 @pytest.mark.parametrize("side", ["client", "endpoint"])
 def test_a_slow_reader_that_stops_for_good_is_ended_a_limit_later(side: str, join: Join) -> None:
-    relayed = join(Relay(idle_timeout=LIMIT))
+    relayed = join(idle_timeout=LIMIT)
     source, sink = relayed.endpoint, relayed.client
     if side == "endpoint":
         source, sink = sink, source
@@ -223,7 +223,7 @@ def test_bytes_that_flow_freely_cost_no_look_at_the_kernels_buffers(join: Join) 
             looks.append(None)
             return super()._held()
 
-    relayed = join(Counted(idle_timeout=5))
+    relayed = join(Counted(), idle_timeout=5)
     until = time.monotonic() + 0.5
     while time.monotonic() < until:
         relayed.client.sendall(struct.pack("d", until))

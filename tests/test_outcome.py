@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.support.program import PROJECT
-from vsock_proxy.serving.outcome import BROKEN, ENDED, ENDS, OPEN, End, Outcome, Seen, Side, judge
+from vsock_proxy.serving.outcome import BROKEN, CLOSED, ENDS, OPEN, End, Outcome, Seen, Side, judge
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -17,13 +17,13 @@ CLIENT, ENDPOINT = Side
 @pytest.mark.parametrize(
     ("client", "endpoint", "first", "end"),
     [
-        (ENDED, ENDED, CLIENT, End.CLIENT_CLOSED),
-        (ENDED, ENDED, ENDPOINT, End.ENDPOINT_CLOSED),
-        (ENDED, OPEN, CLIENT, End.CLIENT_CLOSED),
+        (CLOSED, CLOSED, CLIENT, End.CLIENT_CLOSED),
+        (CLOSED, CLOSED, ENDPOINT, End.ENDPOINT_CLOSED),
+        (CLOSED, OPEN, CLIENT, End.CLIENT_CLOSED),
         (BROKEN, OPEN, CLIENT, End.CLIENT_RESET),
-        (BROKEN, ENDED, ENDPOINT, End.CLIENT_RESET),
+        (BROKEN, CLOSED, ENDPOINT, End.CLIENT_RESET),
         (OPEN, BROKEN, ENDPOINT, End.ENDPOINT_RESET),
-        (ENDED, BROKEN, CLIENT, End.ENDPOINT_RESET),
+        (CLOSED, BROKEN, CLIENT, End.ENDPOINT_RESET),
         (BROKEN, BROKEN, CLIENT, End.CLIENT_RESET),
         (BROKEN, BROKEN, ENDPOINT, End.ENDPOINT_RESET),
     ],
@@ -33,7 +33,7 @@ def test_what_was_seen_makes_the_end(client: Seen, endpoint: Seen, first: Side, 
 
 
 def test_every_combination_that_ends_a_connection_is_in_the_table() -> None:
-    goes_on = {(OPEN, OPEN), (OPEN, ENDED)}
+    goes_on = {(OPEN, OPEN), (OPEN, CLOSED)}
     assert set(ENDS) == set(itertools.product(Seen, Seen)) - goes_on
 
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from tests.support.relaying import Relayed, SocketPair, tcp_pair
 from tests.support.servers import read_all, read_exactly
 from tests.support.timing import wait_until
-from vsock_proxy.serving import direction as direction_module
-from vsock_proxy.serving.direction import BUFFER_SIZE
+from vsock_proxy.serving.direction import BUFFER_SIZE, BULK_READ
 from vsock_proxy.serving.outcome import End
 from vsock_proxy.serving.relay import Relay
 
@@ -33,8 +32,8 @@ Join = Callable[..., Relayed]
 def join() -> Iterator[Join]:
     joined: List[Relayed] = []
 
-    def start(relay: Relay | None = None) -> Relayed:
-        joined.append(Relayed(relay))
+    def start(relay: Relay | None = None, idle_timeout: float = 0.0) -> Relayed:
+        joined.append(Relayed(relay, idle_timeout=idle_timeout))
         return joined[-1]
 
     yield start
@@ -265,7 +264,7 @@ def test_bytes_after_a_half_close_keep_the_connection(join: Join) -> None:
 
 def test_silence_ends_a_connection_after_the_idle_timeout(join: Join) -> None:
     began = time.monotonic()
-    relayed = join(Relay(idle_timeout=0.2))
+    relayed = join(idle_timeout=0.2)
     assert relayed.outcome().end is End.IDLE
     assert 0.2 <= time.monotonic() - began < 2
 
@@ -299,7 +298,7 @@ Appetite = st.tuples(st.integers(1, 200_000), st.sampled_from((0.0, 0.0, 0.0005,
 )
 @pytest.mark.parametrize(
     ("bulk_read", "client_pair"),
-    [(1, socket.socketpair), (1, tcp_pair), (direction_module.BULK_READ, socket.socketpair)],
+    [(1, socket.socketpair), (1, tcp_pair), (BULK_READ, socket.socketpair)],
     # Down to a Unix socket and up from any other.
     ids=["spliced down", "spliced up", "as it is"],
 )
@@ -312,20 +311,7 @@ def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
     endpoint_reads: tuple[int, float],
     seed: bytes,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(direction_module, "BULK_READ", bulk_read)
-        _relay_scripts(client_pair, up, down, client_reads, endpoint_reads, seed)
-
-
-def _relay_scripts(
-    client_pair: Callable[[], SocketPair],
-    up: List[tuple[int, float]],
-    down: List[tuple[int, float]],
-    client_reads: tuple[int, float],
-    endpoint_reads: tuple[int, float],
-    seed: bytes,
-) -> None:
-    relayed = Relayed(client_pair=client_pair)
+    relayed = Relayed(Relay(bulk_read=bulk_read), client_pair)
     try:
         up_data, down_data = _content(up, seed), _content(down, seed[::-1])
         writers = [

@@ -1,4 +1,4 @@
-"""The timers of a connection, with a clock of the test's own."""
+"""The silence of a connection, with a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsock_proxy.serving.silence import ASK_INTERVAL, FIRST_LOOK, INTERVAL, LOOKS, MOMENT, Timers
+from vsock_proxy.serving.silence import ASK_INTERVAL, FIRST_LOOK, INTERVAL, LOOKS, MOMENT, Silence
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -28,7 +28,7 @@ class Run:
     held: bytes that the kernel holds at first.
     """
 
-    timers: Timers
+    silence: Silence
     events: List[float] = field(default_factory=list)
     taken: List[float] = field(default_factory=list)
     held: int = 0
@@ -38,15 +38,15 @@ class Run:
     def until_over(self, patience: float = 1000.0) -> float:
         """When the silence is over; a negative number if it never is."""
         while True:
-            pause = self.timers.pause
+            pause = self.silence.pause
             due = patience if pause is None else self.now + pause / 1000
             event = next((when for when in self.events if when > self.now), patience)
             self.now = min(due, event)
             if self.now >= patience:
                 return -1.0
             if event <= due:
-                if self.timers.quiet:
-                    self.timers.wake()
+                if self.silence.quiet:
+                    self.silence.wake()
             elif self._endure():
                 return self.now
 
@@ -55,37 +55,37 @@ class Run:
         return [when for when, name in self.waits if name == what]
 
     def _endure(self) -> bool:
-        timers, now = self.timers, self.now
-        if not timers.quiet:
-            timers.fall_quiet(now)
-        if timers.lasts(now):
+        silence, now = self.silence, self.now
+        if not silence.quiet:
+            silence.fall_quiet(now)
+        if silence.lasts(now):
             self.waits.append((now, "lasts"))
-            timers.last()
-        if timers.asks(now):
+            silence.last()
+        if silence.asks(now):
             self.waits.append((now, "asks"))
         over = False
-        if timers.looks(now):
+        if silence.looks(now):
             self.waits.append((now, "looks"))
             left = self.held - bisect.bisect_right(self.taken, now)
-            over = timers.look(now, (0, left))
-        timers.set_next(now)
+            over = silence.look(now, (0, left))
+        silence.set_next(now)
         return over
 
 
-def begun(idle: float = 0.0, half_close: float = 60.0) -> Timers:
-    timers = Timers(idle, half_close)
-    timers.begin()
-    return timers
+def begun(idle: float = 0.0, half_close: float = 60.0) -> Silence:
+    silence = Silence(half_close)
+    silence.begin(idle)
+    return silence
 
 
-def half_closed(idle: float = 0.0, half_close: float = 60.0, asks: bool = False) -> Timers:
-    timers = begun(idle, half_close)
-    timers.half_close(asks)
-    return timers
+def half_closed(idle: float = 0.0, half_close: float = 60.0, asks: bool = False) -> Silence:
+    silence = begun(idle, half_close)
+    silence.half_close(asks)
+    return silence
 
 
 @pytest.mark.parametrize(
-    ("timers", "limit"),
+    ("silence", "limit"),
     [
         (begun(idle=0.001), 0.001),
         (begun(idle=1.001), 1.001),
@@ -97,8 +97,8 @@ def half_closed(idle: float = 0.0, half_close: float = 60.0, asks: bool = False)
     ],
     ids=["tiny", "fraction", "long", "half-close", "asked", "the shorter", "the half-close's"],
 )
-def test_a_limit_is_kept_never_early_and_at_most_20_ms_late(timers: Timers, limit: float) -> None:
-    over = Run(timers).until_over()
+def test_a_limit_is_kept_never_early_and_at_most_20_ms_late(silence: Silence, limit: float) -> None:
+    over = Run(silence).until_over()
     assert limit <= over <= limit + 0.02
 
 
@@ -106,7 +106,7 @@ def test_no_limit_never_ends_a_connection_and_waits_for_events_alone() -> None:
     run = Run(begun())
     assert run.until_over() < 0
     assert run.waits == [(MOMENT, "lasts")]
-    assert run.timers.pause is None
+    assert run.silence.pause is None
 
 
 def test_each_event_begins_the_limit_anew() -> None:
@@ -142,13 +142,13 @@ def test_bytes_that_leave_the_kernel_without_an_event_begin_the_limit_anew() -> 
 
 
 def test_what_one_side_takes_counts_whatever_the_other_does() -> None:
-    timers = begun(idle=1)
-    timers.fall_quiet(0.01)
-    assert not timers.look(0.01, (5, 7))
-    assert not timers.look(0.9, (4, 7))
-    assert not timers.look(1.8, (4, 6))
-    assert not timers.look(2.7, (4, 6))
-    assert timers.look(2.8, (4, 6))
+    silence = begun(idle=1)
+    silence.fall_quiet(0.01)
+    assert not silence.look(0.01, (5, 7))
+    assert not silence.look(0.9, (4, 7))
+    assert not silence.look(1.8, (4, 6))
+    assert not silence.look(2.7, (4, 6))
+    assert silence.look(2.8, (4, 6))
 
 
 def test_a_client_is_asked_once_an_interval_and_the_limit_is_not_rounded_to_that() -> None:

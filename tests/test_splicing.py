@@ -22,7 +22,6 @@ from tests.support.relaying import Relayed, tcp_pair
 from tests.support.seccomp import Refused, refuse_splice
 from tests.support.servers import exchange, read_all, read_exactly
 from vsock_proxy.process import kernel
-from vsock_proxy.serving import direction as direction_module
 from vsock_proxy.serving import splicing
 from vsock_proxy.serving.outcome import End, Outcome
 from vsock_proxy.serving.relay import Relay
@@ -40,14 +39,13 @@ JoinWay = Callable[..., Way]
 
 
 @pytest.fixture
-def join(monkeypatch: pytest.MonkeyPatch) -> Iterator[JoinWay]:
+def join() -> Iterator[JoinWay]:
     """Joins a sender and a receiver by a relay, by name of the way between them."""
-    monkeypatch.setattr(direction_module, "BULK_READ", 1)
     joined: List[Relayed] = []
 
     def start(way: str, relay: Optional[Relay] = None) -> Way:
         pair = tcp_pair if way == "up from TCP" else socket.socketpair
-        relayed = Relayed(relay, client_pair=pair)
+        relayed = Relayed(relay or Relay(bulk_read=1), client_pair=pair)
         joined.append(relayed)
         if way == "down to Unix":
             return relayed, relayed.endpoint, relayed.client
@@ -197,12 +195,14 @@ class _Sandboxed(Relay):
     """A relay whose thread may not splice from the beginning on."""
 
     def __init__(self, error: str, which: Refused) -> None:
-        super().__init__()
+        super().__init__(bulk_read=1)
         self._refusal = getattr(errno, error), which
 
-    def run(self, client: socket.SocketType, upstream: socket.SocketType) -> Outcome:
+    def run(
+        self, client: socket.SocketType, upstream: socket.SocketType, idle_timeout: float = 0.0
+    ) -> Outcome:
         refuse_splice(*self._refusal)
-        return super().run(client, upstream)
+        return super().run(client, upstream, idle_timeout)
 
 
 @needs_refusal
@@ -234,7 +234,7 @@ def _send_and_close(sender: socket.socket) -> None:
 def test_what_a_pipe_holds_when_splice_is_refused_arrives(
     join: JoinWay, way: str, which: Refused
 ) -> None:
-    relay = Relay(on_lasting=lambda: refuse_splice(errno.EPERM, which))
+    relay = Relay(bulk_read=1, on_lasting=lambda: refuse_splice(errno.EPERM, which))
     _, sender, receiver = join(way, relay)
     sender.settimeout(0.3)
     sent = 0
@@ -268,20 +268,17 @@ def test_a_reset_of_what_is_spliced_is_one(join: JoinWay) -> None:
 
 
 @pytest.mark.hybrid_only
-def test_a_lost_connection_is_one_whatever_its_errno(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_lost_connection_is_one_whatever_its_errno(tmp_path: Path) -> None:
     """A firewall's or a route's prohibition, which sandboxes say of splice() too."""
     if namespaces.why_not():
         pytest.skip(namespaces.why_not())
-    monkeypatch.setattr(direction_module, "BULK_READ", 1)
     namespace = Namespace(tmp_path)
     try:
         for address in ("2001:db8::1", "2001:db8::2"):
             namespace.add_address(address)
         near, far = namespace.call(lambda: tcp_pair("2001:db8::2", ("2001:db8::1", 0)))
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
-        relayed = Relayed(endpoint_pair=lambda: (near, far))
+        relayed = Relayed(Relay(bulk_read=1), endpoint_pair=lambda: (near, far))
         far.sendall(PIECE)
         assert read_exactly(relayed.client, len(PIECE)) == PIECE
         _prohibit(namespace, "2001:db8::2")

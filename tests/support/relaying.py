@@ -31,6 +31,7 @@ class Relayed:
         relay: Optional[Relay] = None,
         client_pair: Callable[[], SocketPair] = socket.socketpair,
         endpoint_pair: Callable[[], SocketPair] = tcp_pair,
+        idle_timeout: float = 0.0,
     ) -> None:
         """client_pair makes the client's connection, which is a Unix socket if it is not given;
         endpoint_pair makes the endpoint's."""
@@ -39,6 +40,7 @@ class Relayed:
         self.near_endpoint, self.endpoint = endpoint_pair()
         for sock in (self.client, self.endpoint):
             sock.settimeout(20)
+        self._idle_timeout = idle_timeout
         self._outcomes: List[Outcome] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -61,6 +63,8 @@ class Relayed:
         assert not self._thread.is_alive(), "the relay does not end"
 
     def _run(self) -> None:
-        self._outcomes.append(self.relay.run(self.near_client, self.near_endpoint))
+        self._outcomes.append(
+            self.relay.run(self.near_client, self.near_endpoint, self._idle_timeout)
+        )
         self.near_client.close()
         self.near_endpoint.close()

@@ -6,6 +6,11 @@
     DISCARDING  the sink is gone: reads on, so that the source's end is seen, and drops it
     FINISHING   the source ended, and everything before that was delivered
     ENDED       that end was passed on to the sink
+    LOST        the source was lost with an error: nothing more comes, and no end of it either
+
+What happens leads from one to the other by the table TRANSITIONS, and by nothing else. What is not
+in there cannot happen. Two directions know nothing of each other; what follows from the states of
+both is the relay's.
 
 Every call is made with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
 """
@@ -18,7 +23,7 @@ import mmap
 import os
 import socket
 from array import array
-from typing import Optional, Tuple, Union
+from typing import Dict, Optional, Tuple, Union
 
 from vsock_proxy.serving.splicing import Pipe
 
@@ -33,13 +38,15 @@ BULK_READ = 64 * 1024
 WORTH_RETURNING = 16 * 1024
 
 DONTWAIT = socket.MSG_DONTWAIT
-GONE = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+# The fault of a sink that left before it had taken what came for it.
+BROKEN_PIPE = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 # Two counters: an array, or a part of shared memory.
 Cells = Union[memoryview, "array[int]"]
 
 
-class State(enum.Enum):
+# Of integers, since the hash of another Enum is a function in Python.
+class DirectionState(enum.IntEnum):
     """What a direction waits for; see the module's text."""
 
     READING = enum.auto()
@@ -47,9 +54,60 @@ class State(enum.Enum):
     DISCARDING = enum.auto()
     FINISHING = enum.auto()
     ENDED = enum.auto()
+    LOST = enum.auto()
 
 
-READING, WRITING, DISCARDING, FINISHING, ENDED = State
+class Happening(enum.IntEnum):
+    """What changes a direction's state.
+
+    SINK_FULL: the sink took less than it was offered.
+    REST_TAKEN: the sink has taken what was left.
+    SINK_LOST: the sink takes nothing any more.
+    SOURCE_ENDED: the source will send no more, and has said so.
+    SOURCE_LOST: reading from the source failed.
+    END_PASSED_ON: the sink was told of the end, or is about to be.
+    """
+
+    SINK_FULL = enum.auto()
+    REST_TAKEN = enum.auto()
+    SINK_LOST = enum.auto()
+    SOURCE_ENDED = enum.auto()
+    SOURCE_LOST = enum.auto()
+    END_PASSED_ON = enum.auto()
+
+
+READING, WRITING, DISCARDING, FINISHING, ENDED, LOST = DirectionState
+SINK_FULL, REST_TAKEN, SINK_LOST, SOURCE_ENDED, SOURCE_LOST, END_PASSED_ON = Happening
+
+TRANSITIONS: Dict[DirectionState, Dict[Happening, DirectionState]] = {
+    READING: {
+        SINK_FULL: WRITING,
+        SINK_LOST: DISCARDING,
+        SOURCE_ENDED: FINISHING,
+        SOURCE_LOST: LOST,
+    },
+    WRITING: {
+        SINK_FULL: WRITING,
+        REST_TAKEN: READING,
+        SINK_LOST: DISCARDING,
+    },
+    DISCARDING: {
+        SINK_LOST: DISCARDING,
+        SOURCE_ENDED: FINISHING,
+        SOURCE_LOST: LOST,
+    },
+    FINISHING: {
+        END_PASSED_ON: ENDED,
+    },
+    # Everything was delivered before, so that the sink is lost changes nothing here.
+    ENDED: {
+        SINK_LOST: ENDED,
+    },
+    LOST: {},
+}
+# What waits for something from its source.
+READS = (READING, DISCARDING)
+# What delivers nothing any more.
 OVER = (DISCARDING, ENDED)
 
 
@@ -57,6 +115,7 @@ class Direction:
     """One way, from source to sink."""
 
     __slots__ = (
+        "_bulk_read",
         "_index",
         "_map",
         "_moved",
@@ -67,16 +126,20 @@ class Direction:
         "_splices",
         "_touched",
         "error",
-        "source_lost",
         "state",
         "view",
     )
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, bulk_read: int = BULK_READ) -> None:
+        """
+        index: of the counter to which what is delivered is added.
+        bulk_read: bytes in one read from which on a pipe is used.
+        """
         # An anonymous map costs no page until it is touched; a bytearray is zeroed at once.
         self._map = mmap.mmap(-1, BUFFER_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.view = memoryview(self._map)
         self._index = index
+        self._bulk_read = bulk_read
         self._pipe: Optional[Pipe] = None
         # How many bytes of the map have been written to, and so take pages.
         self._touched = 0
@@ -97,9 +160,12 @@ class Direction:
         self._splices = splices
         self._rest: Optional[memoryview] = None
         self._moved = moved
-        self.state = READING
+        self.state: DirectionState = READING
         self.error: Optional[OSError] = None
-        self.source_lost = False
+
+    def happens(self, what: Happening) -> None:
+        """Go to the state that this leads to."""
+        self.state = TRANSITIONS[self.state][what]
 
     def pump(self) -> bool:
         """Read once and write once; False when the state changed."""
@@ -119,7 +185,7 @@ class Direction:
             lost = pipe and pipe.source_error()
             if lost:
                 return self._lose_source(lost)
-            self.state = FINISHING
+            self.happens(SOURCE_ENDED)
             return False
         return self.deliver(size)
 
@@ -128,10 +194,10 @@ class Direction:
         if size > self._touched:
             self._touched = size
         if self.state is DISCARDING:
-            self.error = self.error or GONE
+            self.error = self.error or BROKEN_PIPE
             return True
         taken = self._offer(self.view[:size])
-        if taken and size >= BULK_READ and self._splices and not self._pipe:
+        if taken and size >= self._bulk_read and self._splices and not self._pipe:
             self._open_pipe(*self._splices)
         return taken
 
@@ -143,7 +209,7 @@ class Direction:
             self._rest = None
         if self._pipe and self._pipe.held and not self._drain(self._pipe):
             return
-        self.state = READING
+        self.happens(REST_TAKEN)
 
     def lose_sink(self, error: Optional[OSError]) -> None:
         """The sink takes nothing any more: what is read from now on is dropped.
@@ -151,12 +217,11 @@ class Direction:
         Without an error it left in peace, unless something waits for it or still comes.
         """
         if not error and (self._rest is not None or (self._pipe and self._pipe.held)):
-            error = GONE
+            error = BROKEN_PIPE
         self.error = error or self.error
         self._rest = None
         self.close_pipe()
-        if self.state is not ENDED:
-            self.state = DISCARDING
+        self.happens(SINK_LOST)
 
     def close_pipe(self) -> None:
         """Drop what is in the pipe, if there is one, and copy from now on."""
@@ -186,7 +251,7 @@ class Direction:
         if sent == size:
             return True
         self._rest = data[sent:]
-        self.state = WRITING
+        self.happens(SINK_FULL)
         return False
 
     def _drain(self, pipe: Pipe) -> bool:
@@ -202,7 +267,7 @@ class Direction:
                 return True
         if pipe.refused:
             return self._copy_out(pipe)
-        self.state = WRITING
+        self.happens(SINK_FULL)
         return False
 
     def _copy_out(self, pipe: Pipe) -> bool:
@@ -225,5 +290,5 @@ class Direction:
 
     def _lose_source(self, error: OSError) -> bool:
         self.error = error
-        self.source_lost = True
+        self.happens(SOURCE_LOST)
         return False

@@ -14,12 +14,13 @@ from typing import Dict, Tuple
 class Seen(enum.Enum):
     """What was seen of one side.
 
+    CLOSED: it ended its direction.
     BROKEN: an error when reading from it, when writing to it, or pending on its socket; or it was
     gone before it had taken what came for it.
     """
 
     OPEN = enum.auto()
-    ENDED = enum.auto()
+    CLOSED = enum.auto()
     BROKEN = enum.auto()
 
 
@@ -42,17 +43,17 @@ class End(enum.Enum):
     CUT = "proxy ends now"
 
 
-OPEN, ENDED, BROKEN = Seen
+OPEN, CLOSED, BROKEN = Seen
 # docs/reference.md has the same, in words. That the endpoint ended alone is no end: the client may
 # go on. A client that ended alone is wholly gone, and nothing waits for it.
 ENDS: Dict[Tuple[Seen, Seen], Tuple[End, End]] = {
     # client, endpoint: where the client was first, where the endpoint was
-    (ENDED, OPEN): (End.CLIENT_CLOSED, End.CLIENT_CLOSED),
-    (ENDED, ENDED): (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED),
+    (CLOSED, OPEN): (End.CLIENT_CLOSED, End.CLIENT_CLOSED),
+    (CLOSED, CLOSED): (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED),
     (BROKEN, OPEN): (End.CLIENT_RESET, End.CLIENT_RESET),
-    (BROKEN, ENDED): (End.CLIENT_RESET, End.CLIENT_RESET),
+    (BROKEN, CLOSED): (End.CLIENT_RESET, End.CLIENT_RESET),
     (OPEN, BROKEN): (End.ENDPOINT_RESET, End.ENDPOINT_RESET),
-    (ENDED, BROKEN): (End.ENDPOINT_RESET, End.ENDPOINT_RESET),
+    (CLOSED, BROKEN): (End.ENDPOINT_RESET, End.ENDPOINT_RESET),
     (BROKEN, BROKEN): (End.CLIENT_RESET, End.ENDPOINT_RESET),
 }
 CLEAN = (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED)

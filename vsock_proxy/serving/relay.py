@@ -7,8 +7,8 @@ poll() no system call. Level-triggered, so nothing has to be read until EAGAIN. 
 with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
 
 The client is a vsock or Unix socket, the upstream a TCP socket, and they differ in how they tell
-that the peer is wholly gone: see _lose_client(). What was seen of both sides makes the outcome, by
-the table of outcome.py. The kernel keeps one error for each socket, and tells it once, to
+that the peer is wholly gone: see _has_client_gone(). What was seen of both sides makes the outcome,
+by the table of outcome.py. The kernel keeps one error for each socket, and tells it once, to
 whatever call comes first: so it is asked for before another error takes its place.
 """
 
@@ -28,22 +28,24 @@ from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 from vsock_proxy.serving import splicing
 from vsock_proxy.serving.direction import (
-    DISCARDING,
+    BROKEN_PIPE,
+    BULK_READ,
     DONTWAIT,
+    END_PASSED_ON,
     ENDED,
     FINISHING,
-    GONE,
+    LOST,
     OVER,
     READING,
+    READS,
     WORTH_RETURNING,
     WRITING,
     Cells,
     Direction,
 )
-from vsock_proxy.serving.outcome import BROKEN, OPEN, End, Outcome, Seen, Side, judge
-from vsock_proxy.serving.outcome import ENDED as HAS_ENDED
+from vsock_proxy.serving.outcome import BROKEN, CLOSED, OPEN, End, Outcome, Seen, Side, judge
 from vsock_proxy.serving.presence import Presence, presence_of
-from vsock_proxy.serving.silence import Held, Timers
+from vsock_proxy.serving.silence import Held, Silence
 
 CAN_SPLICE = splicing.available()
 # Once one direction has ended, seconds without a byte until the other is ended too.
@@ -68,7 +70,7 @@ Wait = Callable[[select.poll, Optional[float]], List[Tuple[int, int]]]
 
 
 # The outcome of an undisturbed day is made once, not once a connection.
-CLIENT_CLOSED = Outcome(judge(HAS_ENDED, OPEN, Side.CLIENT))
+CLIENT_CLOSED = Outcome(judge(CLOSED, OPEN, Side.CLIENT))
 
 
 def _wait(poll: select.poll, timeout: Optional[float]) -> List[Tuple[int, int]]:
@@ -80,15 +82,16 @@ class Relay:
 
     def __init__(
         self,
-        idle_timeout: float = 0.0,
         half_close_timeout: float = HALF_CLOSE_TIMEOUT,
+        bulk_read: int = BULK_READ,
         on_lasting: Callable[[], None] = lambda: None,
         on_half_close: Callable[[], None] = lambda: None,
         wait: Wait = _wait,
     ) -> None:
         """
-        idle_timeout: seconds without a byte in either direction that end a connection; 0: never.
-        half_close_timeout: the same once one direction has ended.
+        half_close_timeout: seconds without a byte that end a connection of which one direction
+            has ended.
+        bulk_read: bytes in one read from which on a direction splices, where it can.
         on_lasting: called once when a connection turns out not to be over in a moment.
         on_half_close: called when one direction has ended and the other goes on.
         wait: calls poll(); what it raises ends run().
@@ -96,20 +99,13 @@ class Relay:
         # Bytes delivered to the endpoint and to the client are added to these; shared memory may
         # take their place.
         self.moved: Cells = array("Q", (0, 0))
-        self._idle_timeout, self._half_close_timeout = idle_timeout, half_close_timeout
-        self._timers = Timers(idle_timeout, half_close_timeout)
+        self._silence = Silence(half_close_timeout)
         self._on_lasting = on_lasting
         self._on_half_close = on_half_close
         self._wait = wait
-        self._up = Direction(UP)
-        self._down = Direction(DOWN)
+        self._up = Direction(UP, bulk_read)
+        self._down = Direction(DOWN, bulk_read)
         self._heard = 0
-
-    def limit_silence(self, idle_timeout: float) -> None:
-        """Have another idle_timeout from the next connection on."""
-        if idle_timeout != self._idle_timeout:
-            self._idle_timeout = idle_timeout
-            self._timers = Timers(idle_timeout, self._half_close_timeout)
 
     def look(self, client: socket.SocketType) -> Presence:
         """Whether a client is still there. What it has said is read, and run() delivers it first.
@@ -126,8 +122,26 @@ class Relay:
             return Presence.GONE
         return Presence.SPOKEN if self._heard else presence_of(client)
 
-    def run(self, client: socket.SocketType, upstream: socket.SocketType) -> Outcome:
-        """Relay until the connection has ended; the sockets are left to the caller to close."""
+    def run(
+        self, client: socket.SocketType, upstream: socket.SocketType, idle_timeout: float = 0.0
+    ) -> Outcome:
+        """Relay until the connection has ended; the sockets are left to the caller to close.
+
+        idle_timeout: seconds without a byte in either direction that end it; 0: none do.
+        """
+        self._begin(client, upstream, idle_timeout)
+        try:
+            outcome = None if self._begin_up() else self._settle(0)
+            return (
+                outcome or self._relay(range(MOMENT_WAITS), self._handle_first) or self._relay_on()
+            )
+        finally:
+            self._up.end()
+            self._down.end()
+
+    def _begin(
+        self, client: socket.SocketType, upstream: socket.SocketType, idle_timeout: float
+    ) -> None:
         self._client, self._upstream = client, upstream
         self._client_fd, self._upstream_fd = source, sink = client.fileno(), upstream.fileno()
         self._client_tells = client.family == AF_UNIX
@@ -141,19 +155,12 @@ class Relay:
         self._client_gone = self._hurries = False
         self._first_end: Optional[Side] = None
         self._faults: Dict[Side, OSError] = {}
-        self._timers.begin()
+        self._idle_timeout = idle_timeout
+        self._silence.begin(idle_timeout)
         self._poll = poll = select.poll()
         # In this order, so that an error of the endpoint is seen before the client's end.
         poll.register(sink, IN)
         poll.register(source, IN)
-        try:
-            outcome = None if self._begin_up() else self._settle(0)
-            return (
-                outcome or self._relay(range(MOMENT_WAITS), self._handle_first) or self._relay_on()
-            )
-        finally:
-            self._up.end()
-            self._down.end()
 
     def _begin_up(self) -> bool:
         heard, self._heard = self._heard, 0
@@ -162,13 +169,13 @@ class Relay:
 
     def _relay(self, rounds: Iterable[object], handle: Handle) -> Optional[Outcome]:
         """Relay until the connection has ended, waiting at most so often."""
-        wait, poll, timers = self._wait, self._poll, self._timers
+        wait, poll, silence = self._wait, self._poll, self._silence
         for _ in rounds:
-            events = wait(poll, timers.pause)
+            events = wait(poll, silence.pause)
             if events:
                 outcome = handle(events)
-                if timers.quiet:
-                    timers.wake()
+                if silence.quiet:
+                    silence.wake()
             else:
                 outcome = self._endure()
             if outcome:
@@ -177,7 +184,7 @@ class Relay:
 
     def _relay_on(self) -> Outcome:
         """Relay until the connection has ended."""
-        if not self._timers.lasting:
+        if not self._silence.lasting:
             self._last()
         self._hurry()
         outcome = self._relay(itertools.repeat(None), self._handle)
@@ -185,7 +192,7 @@ class Relay:
         return outcome
 
     def _last(self) -> None:
-        self._timers.last()
+        self._silence.last()
         self._on_lasting()
 
     def _hurry(self) -> None:
@@ -222,14 +229,14 @@ class Relay:
         opposite = self._down if direction is self._up else self._up
         if opposite.state is WRITING and event & (OUT | FAULT):
             opposite.flush()
-        if direction.state in (READING, DISCARDING):
+        if direction.state in READS:
             if event & (IN | FAULT):
                 direction.pump()
         elif event & FAULT:
             if direction is self._up:
-                self._lose_client(event)
+                self._lose_client()
             elif not self._up.error:
-                self._up.lose_sink(_pending_error(self._upstream) or GONE)
+                self._up.lose_sink(_take_error(self._upstream) or BROKEN_PIPE)
 
     def _settle(self, event: int) -> Optional[Outcome]:
         """After a change of state: pass ends on, see whether all is over, wait for what is next."""
@@ -245,7 +252,7 @@ class Relay:
             self._note_faults()
         if up.state is ENDED and down.state is ENDED:
             self._ask_for_errors()
-        if up.source_lost or down.source_lost or (up.state in OVER and down.state in OVER):
+        if up.state is LOST or down.state is LOST or (up.state in OVER and down.state in OVER):
             return self._outcome()
         if self._first_end is None and (up.state is ENDED or down.state is ENDED):
             self._first_end = Side.CLIENT if up.state is ENDED else Side.ENDPOINT
@@ -254,62 +261,69 @@ class Relay:
         return None
 
     def _finish_up(self, event: int) -> None:
-        self._up.state = ENDED
+        self._up.happens(END_PASSED_ON)
         # Where nothing is left to come down, closing the socket says it, one call cheaper.
-        if self._down.state in OVER or self._lose_client(event):
+        if self._down.state in OVER:
+            return
+        if self._has_client_gone(event):
+            self._lose_client()
             return
         try:
             self._upstream.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._up.lose_sink(_pending_error(self._upstream) or error)
+            self._up.lose_sink(_take_error(self._upstream) or error)
 
     def _finish_down(self) -> None:
-        self._down.state = ENDED
+        self._down.happens(END_PASSED_ON)
         if self._up.state in OVER:
             return
         try:
             self._client.shutdown(socket.SHUT_WR)
         except OSError:
             # It is gone. All that came for it was sent before, and its own end is still to be read.
-            self._down.error = _pending_error(self._client)
+            self._down.error = _take_error(self._client)
 
-    def _lose_client(self, event: int) -> bool:
-        """Whether the client is wholly gone, so that nothing sent to it would arrive.
+    def _has_client_gone(self, event: int) -> bool:
+        """Whether the client, which has ended, is wholly gone: nothing sent to it would arrive.
 
-        On a Unix socket POLLHUP tells, and the pending error tells whether it left bytes unread. On
-        vsock, poll() does not tell a half-close from a full one, and a killed guest reads as a
-        plain end; the pending error and an empty send() tell (vsock_connectible_sendmsg() in
-        net/vmw_vsock/af_vsock.c). Whether bytes were left unread, nothing tells there.
+        On a Unix socket POLLHUP tells. On vsock, poll() does not tell a half-close from a full one,
+        and a killed guest reads as a plain end; an empty send() tells
+        (vsock_connectible_sendmsg() in net/vmw_vsock/af_vsock.c).
         """
-        error = _pending_error(self._client) if event & ERR else None
-        if not error and not event & HUP:
-            try:
-                self._client.send(b"", DONTWAIT)
-                return False
-            except BlockingIOError:
-                return False
-            except OSError:
-                error = _pending_error(self._client)
+        if event & FAULT:
+            return True
+        try:
+            self._client.send(b"", DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def _lose_client(self) -> None:
+        """The client is wholly gone.
+
+        The pending error tells whether it left bytes unread; not on vsock, where nothing does.
+        """
         self._client_gone = True
-        self._down.lose_sink(error)
-        return True
+        self._down.lose_sink(_take_error(self._client))
 
     def _ask_for_errors(self) -> None:
         """Once both have ended: no call tells of a reset that came after an end any more."""
-        self._up.error = self._up.error or _pending_error(self._upstream)
-        self._down.error = self._down.error or _pending_error(self._client)
+        self._up.error = self._up.error or _take_error(self._upstream)
+        self._down.error = self._down.error or _take_error(self._client)
         self._note_faults()
 
     def _note_faults(self) -> None:
         """Keep the first error of each side, in the order in which they were seen."""
         up, down, faults = self._up, self._down, self._faults
-        if up.source_lost and up.error and up.error.errno == errno.ENOTCONN:
+        if up.state is LOST and up.error and up.error.errno == errno.ENOTCONN:
             # What vsock says of a connection that is gone; the cause may be pending.
-            up.error = _pending_error(self._client) or up.error
+            up.error = _take_error(self._client) or up.error
         if up.error:
-            faults.setdefault(Side.CLIENT if up.source_lost else Side.ENDPOINT, up.error)
+            faults.setdefault(Side.CLIENT if up.state is LOST else Side.ENDPOINT, up.error)
         if down.error:
-            faults.setdefault(Side.ENDPOINT if down.source_lost else Side.CLIENT, down.error)
+            faults.setdefault(Side.ENDPOINT if down.state is LOST else Side.CLIENT, down.error)
 
     def _outcome(self) -> Outcome:
         faults = self._faults
@@ -323,14 +337,14 @@ class Relay:
     def _watch(self) -> None:
         """Wait for what the states want, and never for a lasting event that nothing acts on."""
         up, down = self._up, self._down
-        client = IN if up.state in (READING, DISCARDING) else 0
-        upstream = IN if down.state in (READING, DISCARDING) else 0
+        client = IN if up.state in READS else 0
+        upstream = IN if down.state in READS else 0
         if down.state is WRITING:
             client |= OUT
         if up.state is WRITING:
             upstream |= OUT
         if up.state in OVER or down.state in OVER:
-            self._timers.half_close(up.state is ENDED and not self._client_tells)
+            self._silence.half_close(up.state is ENDED and not self._client_tells)
         # The client stays behind the endpoint, also where that was not waited for meanwhile.
         _register(self._poll, self._client_fd, 0, False)
         # Waiting for nothing still tells that a client has gone, or an endpoint that has ended.
@@ -339,18 +353,19 @@ class Relay:
 
     def _endure(self) -> Optional[Outcome]:
         """Nothing has happened for a while: do what is due."""
-        now, timers = time.monotonic(), self._timers
-        if not timers.quiet:
-            timers.fall_quiet(now)
-        if timers.lasts(now):
+        now, silence = time.monotonic(), self._silence
+        if not silence.quiet:
+            silence.fall_quiet(now)
+        if silence.lasts(now):
             self._last()
         outcome = None
-        if timers.asks(now) and self._lose_client(0):
+        if silence.asks(now) and self._has_client_gone(0):
+            self._lose_client()
             outcome = self._settle(0)
-        elif timers.looks(now) and timers.look(now, self._held()):
-            idle = timers.limit == self._idle_timeout
+        elif silence.looks(now) and silence.look(now, self._held()):
+            idle = silence.limit == self._idle_timeout
             outcome = Outcome(End.IDLE if idle else End.HALF_CLOSED_IDLE)
-        timers.set_next(now)
+        silence.set_next(now)
         return outcome
 
     def _held(self) -> Held:
@@ -372,10 +387,10 @@ def _seen(broken: bool, direction: Direction) -> Seen:
     """What was seen of the source of a direction."""
     if broken:
         return BROKEN
-    return HAS_ENDED if direction.state is ENDED else OPEN
+    return CLOSED if direction.state is ENDED else OPEN
 
 
-def _pending_error(sock: socket.SocketType) -> Optional[OSError]:
+def _take_error(sock: socket.SocketType) -> Optional[OSError]:
     """Take the error that the kernel keeps for a socket."""
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return OSError(code, os.strerror(code)) if code else None

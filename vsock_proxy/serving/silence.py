@@ -1,4 +1,4 @@
-"""The timers of one connection: when what is due if nothing happens. The clock is handed in.
+"""The silence of one connection: what is due when, if nothing happens. The clock is handed in.
 
 A limit ends a connection in which nothing moves. Bytes also move when a side takes what the kernel
 holds for it, of which poll() tells only once much has gone, or never. So what the kernel holds is
@@ -33,8 +33,8 @@ NEVER = math.inf
 Held = Tuple[int, int]
 
 
-class Timers:
-    """What is due in a connection.
+class Silence:
+    """What is due in one connection after the other.
 
     limit: seconds of silence that end it; 0: none do.
     pause: milliseconds to wait for an event; None: as long as it takes.
@@ -58,17 +58,13 @@ class Timers:
         "quiet",
     )
 
-    def __init__(self, idle: float, half_close: float) -> None:
-        """
-        idle: the limit while both directions go on; 0: none.
-        half_close: the limit once one has ended, unless the other is shorter.
-        """
-        self._idle = idle
-        self._half_close = min(half_close, idle or half_close)
+    def __init__(self, half_close: float) -> None:
+        """half_close: the limit once one direction has ended, unless the other is shorter."""
+        self._half_close = half_close
 
-    def begin(self) -> None:
-        """Start over with another connection."""
-        self.limit = self._idle
+    def begin(self, idle: float) -> None:
+        """Start over with another connection. idle: the limit while both directions go on."""
+        self.limit = self._idle = idle
         self.lasting = self.quiet = self._asks = False
         self._held: Optional[Held] = None
         self._set_pause()
@@ -84,7 +80,7 @@ class Timers:
 
         To be called after an event, again where asks changes.
         """
-        self.limit = self._half_close
+        self.limit = min(self._half_close, self._idle or self._half_close)
         self._asks = asks
         self._set_pause()
 

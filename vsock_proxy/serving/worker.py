@@ -160,7 +160,7 @@ class Worker:
         self._duty, self._number = duty, number
         self._slot = duty.board.claim(number, os.getpid())
         self._relay.moved = self._slot[TOTAL_UP : TOTAL_DOWN + 1]
-        self._turn_to(duty.routes[0])
+        self._route = duty.routes[0]
         epoll = select.epoll()
         for route in duty.routes:
             epoll.register(route.listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
@@ -184,11 +184,6 @@ class Worker:
         for route in self._duty.routes:
             route.listener.close()
         self._slot[DRAINS] = True
-
-    def _turn_to(self, route: Route) -> None:
-        """The next connections are of this service."""
-        self._route = route
-        self._relay.limit_silence(route.idle_timeout)
 
     def _half_closed(self) -> None:
         self._slot[STATE] = HALF_CLOSED
@@ -228,7 +223,7 @@ class Worker:
         if board.all_busy():
             duty.alarm.raise_once()
         if route is not self._route:
-            self._turn_to(route)
+            self._route = route
         slot[STATE] = CONNECTING
         slot[SINCE] = began
         slot[PEER_CID], slot[PEER_PORT] = peer
@@ -308,7 +303,7 @@ class Worker:
         outcome = CUT
         upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         try:
-            outcome = self._relay.run(client, upstream)
+            outcome = self._relay.run(client, upstream, self._route.idle_timeout)
         except EndNow:
             pass
         self._keepalive.end()
