@@ -17,7 +17,7 @@ from vsock_proxy.observing.saturation import (
     Alarm,
     Watch,
 )
-from vsock_proxy.observing.scoreboard import DRAINS, Row, Scoreboard, State
+from vsock_proxy.observing.scoreboard import DRAINS, ROUTE, Row, Scoreboard, State
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -83,6 +83,7 @@ ROW = Row(
     state=State.RELAYING,
     drains=False,
     since=NOW - 2 * SECOND,
+    route=0,
     peer_cid=16,
     peer_port=1024,
     address=(0, 0xFFFF_0A00_0001),
@@ -145,6 +146,14 @@ def test_a_worker_that_was_told_to_end_has_a_successor_that_was_not() -> None:
     assert board.rows()[0].drains
     board.claim(1, 4712)
     assert not board.rows()[0].drains
+
+
+def test_a_new_worker_serves_the_first_service_until_it_says_otherwise() -> None:
+    board = board_of(BUSY)
+    board.slot(1)[ROUTE] = 2
+    assert board.rows()[0].route == 2
+    board.claim(1, 4712)
+    assert board.rows()[0].route == 0
 
 
 # All are busy

@@ -41,6 +41,7 @@ from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 PACKAGE = os.path.dirname(vsock_proxy.__file__)
 # What the test itself is about; a signal may come in them, but they are no part of a connection.
 ELSEWHERE = ("signals.py", "forking.py")
+SIGNALS = {"kill": signal.SIGKILL, "retire": signal.SIGTERM}
 UPLOAD, ANSWER = b"12345", b"123"
 PATIENCE = 10_000
 
@@ -52,7 +53,7 @@ class Injector:
         self._left = at
         self._grain = grain
         self._again = how == "again"
-        self._signal = signal.SIGKILL if how == "kill" else signal.SIGQUIT
+        self._signal = SIGNALS.get(how, signal.SIGQUIT)
 
     def trace(self, frame: FrameType, event: str, argument: object) -> object:
         """For sys.settrace()."""

@@ -46,15 +46,16 @@ UP_BEFORE, DOWN_BEFORE = range(7, 9)
 # by side for the relay to count in.
 SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(9, 17)
 TOTAL_UP, TOTAL_DOWN = range(17, 19)
-# Whether the worker ends when its connection does.
-DRAINS = 19
-FIELDS = 20
+# Whether the worker ends when its connection does, and which of its pool's services it serves, or
+# has served last.
+DRAINS, ROUTE = range(19, 21)
+FIELDS = 21
 # What the byte of a worker says,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
 IDLE, BUSY = bytes((IS_IDLE,)), bytes((IS_BUSY,))
 # and which byte behind those says what.
-WATCHED, SERVING = range(2)
-FLAGS = 2
+WATCHED, SERVING, RETIRED, SEVERAL = range(4)
+FLAGS = 4
 
 FAILURES = {
     REFUSED: "refused",
@@ -72,7 +73,7 @@ class Row:
 
     since is the time.monotonic_ns() when the worker began what it does: to wait, to serve the
     connection, or to be absent; 0 if it has never been there. failures are in the order of
-    FAILURES.
+    FAILURES. route is the place of the service in its pool.
     """
 
     number: int
@@ -80,6 +81,7 @@ class Row:
     state: State
     drains: bool
     since: int
+    route: int
     peer_cid: int
     peer_port: int
     address: Tuple[int, int]
@@ -119,6 +121,7 @@ class Scoreboard:
         slot[PID] = pid
         slot[STATE] = State.STARTING
         slot[DRAINS] = False
+        slot[ROUTE] = 0
         slot[SINCE] = time.monotonic_ns()
         self._mark(number, IS_IDLE)
         return slot
@@ -158,6 +161,24 @@ class Scoreboard:
     def serving(self, value: bool) -> None:
         self._map[self._busy_end + SERVING] = value
 
+    @property
+    def retired(self) -> bool:
+        """Whether another pool has taken this one's place; set before the workers are told so."""
+        return bool(self._map[self._busy_end + RETIRED])
+
+    @retired.setter
+    def retired(self, value: bool) -> None:
+        self._map[self._busy_end + RETIRED] = value
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several services, in this pool or in others: then they are named."""
+        return bool(self._map[self._busy_end + SEVERAL])
+
+    @several.setter
+    def several(self, value: bool) -> None:
+        self._map[self._busy_end + SEVERAL] = value
+
     def busy(self) -> int:
         """How many workers have a connection."""
         return self._map[self._busy_start : self._busy_end].count(IS_BUSY)
@@ -178,6 +199,7 @@ class Scoreboard:
             state=State(cells[STATE]),
             drains=bool(cells[DRAINS]),
             since=cells[SINCE],
+            route=cells[ROUTE],
             peer_cid=cells[PEER_CID],
             peer_port=cells[PEER_PORT],
             address=(cells[ADDRESS_HIGH], cells[ADDRESS_LOW]),

@@ -10,7 +10,8 @@ from vsock_proxy.serving.upstream import Upstream
 from vsock_proxy.settings import Endpoint
 
 
-@dataclass(frozen=True)
+# Two are never equal, so that one is found among others without comparing what they have.
+@dataclass(frozen=True, eq=False)
 class Route:
     """
     name: the listening port; the path where two services have the same.

@@ -10,6 +10,11 @@ On SIGTERM a worker closes its copies of the listeners at once, ends its connect
 goes; on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection,
 the kernel sends SIGTERM.
 
+A retired pool has a successor, whose workers wait on the same listeners. There SIGTERM must lose no
+client: one that comes wakes one worker and no other, even if a signal wakes that one too. Its
+epoll_wait() then tells of the listener all the same. So a worker that was told to end while it
+waited still accepts what epoll_wait() has told of, and closes its listeners only then.
+
 From before the first byte on, the upstream socket is set to reset the connection when it is closed,
 by whomever: by the kernel too, when the worker dies. Only for a clean end that is taken back.
 """
@@ -40,6 +45,7 @@ from vsock_proxy.observing.scoreboard import (
     GONE,
     PEER_CID,
     PEER_PORT,
+    ROUTE,
     SERVED,
     SINCE,
     STATE,
@@ -162,17 +168,21 @@ class Worker:
         self._relay.moved = self._slot[TOTAL_UP : TOTAL_DOWN + 1]
         self._route = duty.routes[0]
         epoll = select.epoll()
+        # In this order, which is that of telling what was there before: who is to end accepts none.
+        epoll.register(self._signals.reader, select.EPOLLIN)
+        epoll.register(self._lifeline.reader, select.EPOLLIN)
         for route in duty.routes:
             epoll.register(route.listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
-        epoll.register(self._lifeline.reader, select.EPOLLIN)
-        epoll.register(self._signals.reader, select.EPOLLIN)
         # Not before: a signal closes the listeners.
         self._signals.on_interrupt = self._interrupt
         self._rest()
         return epoll
 
     def _interrupt(self, number: int) -> None:
-        if number in (signal.SIGTERM, signal.SIGQUIT):
+        if number == signal.SIGTERM and self._duty.board.retired and self._slot[STATE] == IDLE:
+            # Between accept() and this state's end, _serve() closes the listeners.
+            self._stopping = True
+        elif number in (signal.SIGTERM, signal.SIGQUIT):
             self._stop()
         if number == signal.SIGQUIT:
             self._interruption.want()
@@ -223,10 +233,12 @@ class Worker:
         if board.all_busy():
             duty.alarm.raise_once()
         if route is not self._route:
-            self._route = route
+            self._route, slot[ROUTE] = route, duty.routes.index(route)
         slot[STATE] = CONNECTING
         slot[SINCE] = began
         slot[PEER_CID], slot[PEER_PORT] = peer
+        if self._stopping:
+            self._stop()
         try:
             self._serve_client(client, peer)
         finally:
