@@ -1,175 +1,314 @@
-"""What the resolver publishes and says, for what DNS answers in turn."""
+"""The resolver's process: many names, of which none waits for another."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
-from ipaddress import ip_network
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterator, List
 
 import pytest
 
-from vsock_proxy.config.allowlist import Allowlist, Entry
-from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable, make_address
-from vsock_proxy.endpoint.lookup import LookupFailed
+from tests.support import processes
+from tests.support.dns import Mood, NameServer
+from tests.support.namespaces import Namespace, why_not
+from tests.support.resolving import Resolving, Service
+from tests.support.timing import SLOWNESS, wait_until
+from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.policy import Policy
-from vsock_proxy.endpoint.resolver import LINES_PERIOD, MOST_LINES, Resolver
+from vsock_proxy.endpoint.resolution import Resolution
+from vsock_proxy.endpoint.resolver import Lookup, Resolver
+from vsock_proxy.process.signals import HANDLED
 from vsock_proxy.settings import Endpoint
 
-pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+pytestmark = [
+    pytest.mark.hybrid_only,
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+]
 
-NAME, PORT = "endpoint.test", 443
-# A lookup that fails is told by its reason.
-Answer = Union[str, Sequence[str]]
-HERE, THERE, ELSEWHERE, METADATA = "192.0.2.1", "192.0.2.2", "192.0.2.3", "169.254.169.254"
-MANY = [f"198.51.100.{number}" for number in range(MAX_ADDRESSES + 16)]
-GONE = "No address associated with hostname"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def address(host: str) -> Address:
-    return make_address(socket.AF_INET, (host, PORT))
-
-
-def policy(*hosts: str) -> Policy:
-    """One that permits these addresses, or the name if there are none."""
-    entries = tuple(Entry(PORT, network=ip_network(host)) for host in hosts)
-    return Policy(Endpoint(NAME, PORT), socket.AF_UNSPEC, not hosts, Allowlist("list", entries))
-
-
-def resolver(
-    table: AddressTable,
-    answers: Sequence[Answer],
-    permits: Policy,
-    clock: Optional[Callable[[], float]] = None,
-) -> Resolver:
-    """One that DNS answers so in turn."""
-    coming: Iterator[Answer] = iter(answers)
-
-    def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
-        answer = next(coming)
-        if isinstance(answer, str):
-            raise LookupFailed(answer)
-        return [address(host) for host in answer]
-
-    return Resolver(table, permits, 15.0, look_up, clock or Clock())
-
-
-def published(table: AddressTable) -> Tuple[str, ...]:
-    return tuple(known.sockaddr[0] for known in table.current())
+# A name server that does not answer keeps a lookup for so long.
+HANGING = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
+PORT = 443
+HERE, THERE = "192.0.2.1", "192.0.2.2"
+WELL, OTHER, HANGS = "well.test", "other.test", "hangs.test"
+NEVER = 1000.0
+NAMES = 25
+Start = Callable[..., Resolving]
 
 
 @pytest.fixture
-def table() -> AddressTable:
-    return AddressTable(PORT)
+def network(tmp_path: Path) -> Iterator[Namespace]:
+    namespace = Namespace(tmp_path, HANGING)
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def dns(network: Namespace) -> Iterator[NameServer]:
+    name_server = network.call(NameServer)
+    for name in (WELL, OTHER, HANGS):
+        name_server.set(name, HERE)
+    name_server.unanswered.add(HANGS)
+    yield name_server
+    name_server.close()
+
+
+@pytest.fixture
+def start(network: Namespace, dns: NameServer) -> Iterator[Start]:
+    """Starts a resolver, for services."""
+    resolvers: List[Resolving] = []
+
+    def begin(*services: Service) -> Resolving:
+        resolvers.append(Resolving(network, services))
+        return resolvers[-1]
+
+    yield begin
+    for resolver in resolvers:
+        resolver.close()
+
+
+def names(count: int) -> List[str]:
+    return [f"name{number}.test" for number in range(count)]
+
+
+def test_a_name_that_hangs_delays_neither_the_first_answer_nor_the_refresh_of_another(
+    start: Start, dns: NameServer
+) -> None:
+    began = time.monotonic()
+    resolver = start((HANGS, PORT, 0.1), (WELL, PORT, 0.1), (HANGS, 80, 0.1), (OTHER, PORT, 0.1))
+    assert resolver.ask("wait 1") == resolver.ask("wait 3") == f"{HERE}:{PORT}"
+    for address in (THERE, HERE):
+        dns.set(WELL, address)
+        wait_until(lambda: resolver.ask("show 1") == f"{address}:{PORT}", "it is refreshed")  # noqa: B023
+    assert resolver.ask("show 0") == resolver.ask("show 2") == ""
+    # Otherwise the name did not hang while this was seen.
+    assert time.monotonic() - began < 30
+    assert dns.asked[HANGS] <= 4
+
+
+def test_a_name_that_begins_to_hang_keeps_its_addresses(start: Start, dns: NameServer) -> None:
+    resolver = start((WELL, PORT, 0.1), (OTHER, PORT, 0.1))
+    resolver.ask("wait 0")
+    dns.unanswered.add(WELL)
+    dns.set(OTHER, THERE)
+    wait_until(lambda: resolver.ask("show 1") == f"{THERE}:{PORT}", "the other is refreshed")
+    assert resolver.ask("show 0") == f"{HERE}:{PORT}"
+
+
+def test_services_that_are_led_to_one_endpoint_share_a_lookup(
+    start: Start, dns: NameServer
+) -> None:
+    resolver = start((WELL, PORT, NEVER), (WELL, PORT, 50.0), (WELL, PORT, NEVER))
+    for number in range(3):
+        assert resolver.ask(f"wait {number}") == f"{HERE}:{PORT}"
+    # Of either family.
+    assert dns.asked[WELL] == 2
+    assert len(resolver.log.matching(f"{WELL} is {HERE}")) == 1
+    dns.set(WELL, THERE)
+    resolver.ask("nudge 2")
+    for number in range(3):
+        wait_until(
+            lambda: resolver.ask(f"show {number}") == f"{THERE}:{PORT}",  # noqa: B023
+            "all have the new address",
+        )
+    assert dns.asked[WELL] == 4
+
+
+def test_a_nudge_makes_one_name_be_looked_up_and_no_other(start: Start, dns: NameServer) -> None:
+    resolver = start((WELL, PORT, NEVER), (OTHER, PORT, NEVER))
+    resolver.ask("wait 0")
+    resolver.ask("wait 1")
+    dns.set(WELL, THERE)
+    resolver.ask("nudge 0")
+    wait_until(lambda: resolver.ask("show 0") == f"{THERE}:{PORT}", "it was looked up")
+    assert dns.asked[OTHER] == 2
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected", "lines"),
+    ("services", "title"),
     [
-        ([[HERE]], [HERE], [f"{NAME} is {HERE}"]),
-        ([[HERE, THERE], [THERE, HERE]], [HERE, THERE], [f"{NAME} is {HERE}, {THERE}"]),
-        ([[HERE], [THERE]], [THERE], [f"{NAME} is {HERE}"]),
-        ([GONE, GONE], [], [f"{NAME} does not resolve: {GONE}; clients wait until it does"]),
-        (
-            [[HERE], GONE, "Timeout", [HERE]],
-            [HERE],
-            [
-                f"{NAME} is {HERE}",
-                f"{NAME} does not resolve: {GONE}; keeping the 1 known before",
-                f"{NAME} resolves again",
-            ],
-        ),
-        (
-            [[HERE], [METADATA], ["169.254.0.1"], ["169.254.0.2"]],
-            [HERE],
-            [
-                f"{NAME} is {HERE}",
-                f"{NAME} resolves only to addresses that are not permitted: {METADATA}; keeping "
-                "the 1 known before",
-            ],
-        ),
-        (
-            [MANY[:65], MANY[1:66], MANY[2:80], MANY[:64]],
-            MANY[:64],
-            [
-                f"{NAME} is {', '.join(MANY[:8])} and 56 more",
-                f"{NAME} has 65 addresses; the first 64 are used, 1 are left out",
-                f"{NAME} has no more than 64 addresses again",
-            ],
-        ),
-        (
-            [[METADATA, HERE]],
-            [HERE],
-            [f"{NAME} is {HERE}"],
-        ),
+        ([(WELL, PORT)], f"resolver {WELL}"),
+        ([(WELL, PORT), (WELL, 80), (WELL, PORT)], f"resolver {WELL}"),
+        ([(WELL, PORT), (OTHER, PORT), (HANGS, PORT), (WELL, 80)], "resolver, 3 names"),
     ],
 )
-def test_what_dns_answers_is_published_and_said_once(
-    table: AddressTable,
-    caplog: pytest.LogCaptureFixture,
-    answers: Sequence[Answer],
-    expected: Sequence[str],
-    lines: Sequence[str],
+def test_its_title_has_the_name_or_how_many_there_are(
+    start: Start, services: List[tuple[str, int]], title: str
 ) -> None:
-    caplog.set_level("INFO")
-    resolving = resolver(table, answers, policy())
-    for _ in answers:
-        resolving.refresh()
-    assert published(table) == tuple(expected)
-    assert [record.getMessage() for record in caplog.records] == list(lines)
+    resolver = start(*((host, port, NEVER) for host, port in services))
+    wait_until(lambda: processes.title(resolver.pid) == f"vsock-proxy: {title}", "it is called so")
 
 
-FLAPPING = {
-    "fails and answers": [GONE, [HERE]],
-    "fails and is poisoned": [GONE, [METADATA]],
-    "fails in many ways, and answers": [GONE, "Timeout", [HERE], [METADATA], [THERE], MANY],
-    "has other addresses each time": [[HERE], [THERE], [ELSEWHERE]],
-    "has too many each time, and others": [MANY[:70], MANY[5:]],
-    "is poisoned by turns": [[METADATA], ["169.254.0.1"]],
-}
+def threads_switches(pid: int) -> int:
+    """How often any thread of a process gave up the processor of itself."""
+    found = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        (line,) = [
+            line
+            for line in status.read_text().splitlines()
+            if line.startswith("voluntary_ctxt_switches:")
+        ]
+        found += int(line.split()[1])
+    return found
 
 
-@pytest.mark.parametrize("answers", FLAPPING.values(), ids=FLAPPING.keys())
-def test_a_name_that_changes_all_the_time_makes_a_bounded_number_of_lines(
-    table: AddressTable, caplog: pytest.LogCaptureFixture, answers: Sequence[Answer]
+def test_between_lookups_no_thread_wakes(start: Start, dns: NameServer) -> None:
+    for name in names(NAMES):
+        dns.set(name, HERE)
+    resolver = start(*((name, PORT, NEVER) for name in names(NAMES)))
+    for number in range(NAMES):
+        resolver.ask(f"wait {number}")
+    pid = resolver.pid
+    assert len(os.listdir(f"/proc/{pid}/task")) == NAMES + 1
+
+    def settled() -> bool:
+        before = threads_switches(pid)
+        time.sleep(0.5)
+        return threads_switches(pid) == before
+
+    wait_until(settled, "all sleep")
+    before = threads_switches(pid)
+    time.sleep(1.5)
+    assert threads_switches(pid) == before
+
+
+@pytest.mark.alone
+def test_a_name_more_costs_a_tenth_of_a_process_more(start: Start, dns: NameServer) -> None:
+    anonymous = []
+    for count in (1, NAMES):
+        resolver = start(*((name, PORT, NEVER) for name in names(count)))
+        for number, name in enumerate(names(count)):
+            dns.set(name, HERE)
+            resolver.ask(f"nudge {number}")
+            resolver.ask(f"wait {number}")
+        anonymous.append(processes.anonymous_kib(resolver.pid))
+    assert (anonymous[1] - anonymous[0]) / (NAMES - 1) < 120, anonymous
+
+
+def test_when_the_master_is_gone_it_ends_at_once_though_names_hang(start: Start) -> None:
+    resolver = start((HANGS, PORT, NEVER), (WELL, PORT, NEVER), (HANGS, 80, NEVER))
+    resolver.ask("wait 1")
+    pid = resolver.pid
+    resolver.kill_master()
+    wait_until(lambda: not processes.is_alive(pid), "it is gone", 2)
+
+
+def test_signals_that_all_processes_get_change_nothing(start: Start, dns: NameServer) -> None:
+    resolver = start((WELL, PORT, 0.1), (OTHER, PORT, 0.1), (HANGS, PORT, 0.1))
+    resolver.ask("wait 1")
+    pid = resolver.pid
+    for number in (*HANDLED, signal.SIGUSR2, signal.SIGALRM) * 20:
+        os.kill(pid, number)
+    dns.set(OTHER, THERE)
+    wait_until(lambda: resolver.ask("show 1") == f"{THERE}:{PORT}", "it is refreshed")
+    assert processes.is_alive(pid)
+
+
+def test_killed_at_any_moment_it_leaves_every_table_whole_to_its_successor(
+    start: Start, dns: NameServer
 ) -> None:
-    caplog.set_level("DEBUG")
-    clock = Clock()
-    resolving = resolver(table, [*answers] * 100, policy(), clock=clock)
-    for _ in range(100 * len(answers)):
-        clock.now += 0.1
-        resolving.refresh()
-    periods = 1 + clock.now // LINES_PERIOD
-    assert len(caplog.records) <= 2 * MOST_LINES * periods
-    assert all(len(record.getMessage()) < 500 for record in caplog.records)
+    # Each answer is one of these, of different lengths.
+    lists = [(HERE,), (THERE, HERE), ("198.51.100.1", "198.51.100.2", "198.51.100.3")]
+    whole = {" ".join(f"{address}:{PORT}" for address in addresses) for addresses in lists}
+    count = 5
+    for name in names(count):
+        dns.set(name, *lists[0])
+    resolver = start(*((name, PORT, 0.1) for name in names(count)))
+    for number in range(count):
+        resolver.ask(f"wait {number}")
+    for turn in range(1, int(30 / SLOWNESS)):
+        for number, name in enumerate(names(count)):
+            dns.set(name, *lists[turn % 3])
+            resolver.ask(f"nudge {number}")
+        seen = {resolver.ask(f"show {number}") for number in range(count)}
+        assert seen <= whole
+        resolver.ask("replace")
+    last = " ".join(f"{address}:{PORT}" for address in lists[0])
+    for number, name in enumerate(names(count)):
+        dns.set(name, *lists[0])
+        wait_until(
+            lambda: resolver.ask(f"show {number}") == last,  # noqa: B023
+            "the last resolver has published",
+        )
 
 
-def test_what_was_not_said_for_the_bound_is_said_later(
-    table: AddressTable, caplog: pytest.LogCaptureFixture
+def test_lines_of_many_names_at_once_are_whole(start: Start, dns: NameServer) -> None:
+    dns.mood = Mood.SERVFAIL
+    resolver = start(*((name, PORT, 0.1) for name in names(NAMES)))
+    head, tail = r"^\S+Z warning resolver: name\d+\.test does", "clients wait until it does$"
+    resolver.log.wait_for(f"{head} not resolve: [^;]+; {tail}", count=NAMES)
+    dns.mood = Mood.ANSWERING
+    for name in names(NAMES):
+        dns.set(name, HERE)
+    found = rf"^\S+Z info resolver: name\d+\.test is {HERE}$"
+    resolver.log.wait_for(found, count=NAMES)
+    resolver.log.wait_for(r"^\S+Z info resolver: name\d+\.test resolves again$", count=NAMES)
+    assert len(resolver.log.lines) == 3 * NAMES
+
+
+# Without a network
+
+
+def lookups(*hosts: str) -> List[Lookup]:
+    nothing = Allowlist("list", ())
+    return [
+        Lookup(
+            AddressTable(PORT),
+            Policy(Endpoint(host, PORT), socket.AF_UNSPEC, True, nothing),
+            NEVER,
+        )
+        for host in hosts
+    ]
+
+
+@pytest.fixture
+def threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    yield monkeypatch
+    threading.stack_size(0)
+
+
+def test_threads_that_cannot_be_started_are_said_and_tried_again(
+    threads_as_before: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
-    clock = Clock()
-    flapping: List[Answer] = [GONE, [HERE]] * (MOST_LINES // 2)
-    resolving = resolver(table, [*flapping, GONE, GONE], policy(), clock=clock)
-    for _ in range(len(flapping) + 1):
-        resolving.refresh()
-    assert caplog.records[-1].getMessage() == f"{NAME} resolves again"
-    clock.now += LINES_PERIOD
-    resolving.refresh()
-    assert "does not resolve" in caplog.records[-1].getMessage()
+    lifeline, writer = os.pipe()
+    tries: List[float] = []
+
+    def start(thread: threading.Thread) -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 4:
+            os.close(writer)
+        if len(tries) != 1:
+            raise RuntimeError("can't start new thread")
+
+    threads_as_before.setattr(threading.Thread, "start", start)
+    Resolver(lookups(WELL, OTHER, HANGS)).run(lifeline)
+    os.close(lifeline)
+    # The first has one, and the second was tried three times.
+    assert len(tries) == 4
+    assert tries[-1] - tries[1] > 1.5
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot start a thread for each name, 2 of 3 are missing; raise the limit of processes "
+        "with TasksMax= in the unit or ulimit -u; trying again every second"
+    ]
 
 
-@pytest.mark.parametrize(("known", "seconds"), [([], 1.0), ([HERE], 15.0)])
-def test_the_next_lookup_is_soon_as_long_as_somebody_waits_for_it(
-    table: AddressTable, known: Sequence[str], seconds: float
+def test_a_fault_in_one_thread_ends_the_process_so_that_another_is_started(
+    threads_as_before: pytest.MonkeyPatch,
 ) -> None:
-    if known:
-        table.publish([address(host) for host in known])
-    assert resolver(table, [], policy()).pause() == seconds
+    def fail(resolution: Resolution, lifeline: int) -> None:
+        raise AssertionError
+
+    threads_as_before.setattr(Resolution, "run", fail)
+    lifeline, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        Resolver(lookups(WELL, OTHER)).run(lifeline)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == os.EX_SOFTWARE
+    os.close(lifeline)
+    os.close(writer)

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import struct
 import threading
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Counter, Dict, List, Optional, Set, Tuple
 
 from tests.support.timing import wait_until
 
@@ -37,6 +37,9 @@ class NameServer:
     def __init__(self) -> None:
         self.mood = Mood.ANSWERING
         self.questions = 0
+        # Names of which it says nothing at all, and of each how often it was asked.
+        self.unanswered: Set[str] = set()
+        self.asked: Counter[str] = Counter()
         # What becomes of an answer before it is sent.
         self.garble: Optional[Callable[[bytes], bytes]] = None
         self._names: Dict[str, Tuple[str, ...]] = {}
@@ -69,7 +72,9 @@ class NameServer:
             if not question:
                 return
             self.questions += 1
-            if self.mood is not Mood.SILENT:
+            name = _asked(question)[0]
+            self.asked[name] += 1
+            if self.mood is not Mood.SILENT and name not in self.unanswered:
                 answer = self._answer(question)
                 garble = self.garble
                 self._socket.sendto(garble(answer) if garble else answer, client)

@@ -25,9 +25,14 @@ LookUp = Callable[[Endpoint, socket.AddressFamily], List[Address]]
 
 def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
     """All addresses of a name that can be used. Raises LookupFailed."""
+    host = endpoint.host
     try:
         found = socket.getaddrinfo(
-            endpoint.host, endpoint.port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+            host.encode() if host.isascii() else host,
+            endpoint.port,
+            family,
+            socket.SOCK_STREAM,
+            socket.IPPROTO_TCP,
         )
     except OSError as error:
         raise LookupFailed(error.strerror or str(error)) from None

@@ -1,167 +1,109 @@
-"""The child that keeps the endpoint's addresses fresh, so that no worker ever waits for DNS.
+"""The process that looks up the names of all services, each in a thread of its own.
 
-A lookup may block for half a minute and can fail at any time; here that harms nothing: the last
-known good addresses stay published until there are better ones.
+A lookup blocks, for half a minute if a name server hangs, and nothing interrupts it. So each name
+has a thread, and none waits for another. These are the only threads of the program: this process
+never forks. It may be killed at any moment, for the tables are whole whenever that happens; that is
+how it ends when what it should look up changes.
 
-Who answers for a name can make it change as often as it likes. The log says what is the case when
-that changes, and no more than so many lines a minute; what was not said then is said later, unless
-it is over by then.
+Threads here share next to nothing. Each writes to the tables of its own endpoint. The lines that
+they log pass one lock, that of the log's handler, and so does the count of those that cannot be
+written. Signals are for the main thread, which only waits for the end of the master.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
+import os
 import select
-import time
-from collections import deque
-from typing import Callable, Deque, Sequence, Tuple
+import threading
+from dataclasses import dataclass
+from typing import Dict, List, Sequence
 
-from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable
-from vsock_proxy.endpoint.lookup import LookUp, LookupFailed, look_up
+from vsock_proxy.endpoint.addresses import AddressTable
+from vsock_proxy.endpoint.lookup import Question
 from vsock_proxy.endpoint.policy import Policy
+from vsock_proxy.endpoint.resolution import Resolution
+from vsock_proxy.process.signals import block, unblock
 
-# As long as nothing is known yet, clients are waiting.
-FIRST_RETRY = 1.0
-# Workers that cannot connect ask for a lookup; seconds between two of those.
-NUDGE_INTERVAL = 1.0
-# Of each kind of line, so many in so many seconds.
-MOST_LINES = 10
-LINES_PERIOD = 60.0
-# Of a list of addresses, the log has so many.
-MOST_SHOWN = 8
+# Bytes. The usual 8 MiB are so large that the kernel may give a thread a huge page of 2 MiB.
+STACK_SIZE = 512 << 10
+# Milliseconds until a thread that could not be started is tried again.
+START_AGAIN_MS = 1000
 
 log = logging.getLogger(__name__)
 
 
-class Condition(enum.Enum):
-    """How the last lookup ended, as far as it is worth a line."""
+@dataclass(frozen=True)
+class Lookup:
+    """What one service wants to be looked up, every so many seconds."""
 
-    WELL = enum.auto()
-    UNRESOLVED = enum.auto()
-    NOT_PERMITTED = enum.auto()
-    TOO_MANY = enum.auto()
+    table: AddressTable
+    policy: Policy
+    interval: float
 
 
 class Resolver:
-    """Looks the name up again and again, until the master is gone."""
+    """What the process does."""
 
-    def __init__(
-        self,
-        table: AddressTable,
-        policy: Policy,
-        interval: float,
-        look_up: LookUp = look_up,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._table = table
-        self._policy = policy
-        self._interval = interval
-        self._look_up = look_up
-        self._clock = clock
-        self._known = frozenset(table.current())
-        self._said = Condition.WELL
-        self._troubles = _Pace()
-        self._news = _Pace()
+    def __init__(self, lookups: Sequence[Lookup]) -> None:
+        """lookups: at least one. Those that ask for the same share a thread and its answers."""
+        by_question: Dict[Question, List[Lookup]] = {}
+        for lookup in lookups:
+            question = lookup.policy.endpoint, lookup.policy.family
+            by_question.setdefault(question, []).append(lookup)
+        hosts = {endpoint.host for endpoint, _ in by_question}
+        self.title = (
+            f"resolver {hosts.pop()}" if len(hosts) == 1 else f"resolver, {len(hosts)} names"
+        )
+        self._resolutions = [
+            Resolution(
+                [lookup.table for lookup in group],
+                group[0].policy,
+                min(lookup.interval for lookup in group),
+            )
+            for group in by_question.values()
+        ]
 
     def run(self, lifeline: int) -> None:
         """Serve until the lifeline ends."""
-        nudges = self._table.nudges
+        if len(self._resolutions) == 1:
+            self._resolutions[0].run(lifeline)
+            return
+        threading.stack_size(STACK_SIZE)
         poll = select.poll()
-        poll.register(nudges, select.POLLIN)
         poll.register(lifeline, select.POLLIN)
-        self._table.announce()
-        while True:
-            self.refresh()
-            looked_up = time.monotonic()
-            ready = [fd for fd, _ in poll.poll(int(self.pause() * 1000))]
-            if lifeline in ready:
-                return
-            if nudges in ready:
-                self._table.take_nudges()
-                _pause(lifeline, looked_up + NUDGE_INTERVAL - time.monotonic())
+        missing = list(self._resolutions)
+        self._start(missing, lifeline)
+        if missing:
+            log.error(
+                "cannot start a thread for each name, %d of %d are missing; raise the limit of "
+                "processes with TasksMax= in the unit or ulimit -u; trying again every second",
+                len(missing),
+                len(self._resolutions),
+            )
+        while not poll.poll(START_AGAIN_MS if missing else None):
+            self._start(missing, lifeline)
 
-    def pause(self) -> float:
-        """Seconds until the next lookup."""
-        return self._interval if self._known else min(FIRST_RETRY, self._interval)
-
-    def refresh(self) -> None:
-        """Look up once, and publish what comes of it."""
+    def _start(self, missing: List[Resolution], lifeline: int) -> None:
+        """Start a thread for each that is missing, as far as that can be done."""
+        # A thread begins with the mask of who starts it.
+        block()
         try:
-            found = self._look_up(self._policy.endpoint, self._policy.family)
-        except LookupFailed as error:
-            self._say(Condition.UNRESOLVED, f"does not resolve: {error}; {self._remedy()}")
-            return
-        chosen = self._policy.choose(found)
-        if chosen:
-            self._publish(chosen)
-        else:
-            self._say(
-                Condition.NOT_PERMITTED,
-                f"resolves only to addresses that are not permitted: {_hosts(found)}; "
-                f"{self._remedy()}",
-            )
-
-    def _publish(self, chosen: Tuple[Address, ...]) -> None:
-        used = chosen[:MAX_ADDRESSES]
-        # Many services give their addresses in turn: another order is no news.
-        if frozenset(used) != self._known:
-            level = logging.DEBUG if self._known else logging.INFO
-            self._table.publish(used)
-            self._known = frozenset(used)
-            if log.isEnabledFor(level) and self._news.allow(self._clock()):
-                log.log(level, "%s is %s", self._policy.endpoint.host, _hosts(used))
-        if len(chosen) > len(used):
-            self._say(
-                Condition.TOO_MANY,
-                f"has {len(chosen)} addresses; the first {len(used)} are used, "
-                f"{len(chosen) - len(used)} are left out",
-            )
-        else:
-            was_full = self._said is Condition.TOO_MANY
-            self._say(
-                Condition.WELL,
-                f"has no more than {MAX_ADDRESSES} addresses again"
-                if was_full
-                else "resolves again",
-            )
-
-    def _remedy(self) -> str:
-        """What is done for lack of an answer."""
-        known = len(self._known)
-        return f"keeping the {known} known before" if known else "clients wait until it does"
-
-    def _say(self, condition: Condition, text: str) -> None:
-        """Log a condition when it begins, not each time it is met."""
-        if condition is self._said or not self._troubles.allow(self._clock()):
-            return
-        self._said = condition
-        level = logging.INFO if condition is Condition.WELL else logging.WARNING
-        log.log(level, "%s %s", self._policy.endpoint.host, text)
+            while missing:
+                target = missing[0]
+                threading.Thread(target=_run, args=(target, lifeline), daemon=True).start()
+                del missing[0]
+        except RuntimeError:
+            # No thread can be had now.
+            pass
+        finally:
+            unblock()
 
 
-class _Pace:
-    """A bound on lines that who answers for the name can cause at will."""
-
-    def __init__(self) -> None:
-        self._given: Deque[float] = deque(maxlen=MOST_LINES)
-
-    def allow(self, now: float) -> bool:
-        """Whether one more line keeps the bound; it is then counted."""
-        if len(self._given) == MOST_LINES and now - self._given[0] < LINES_PERIOD:
-            return False
-        self._given.append(now)
-        return True
-
-
-def _hosts(addresses: Sequence[Address]) -> str:
-    shown = ", ".join(address.sockaddr[0] for address in addresses[:MOST_SHOWN])
-    more = len(addresses) - MOST_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _pause(lifeline: int, seconds: float) -> None:
-    """Wait a little, so that refused connections do not become a flood of DNS queries."""
-    wait = select.poll()
-    wait.register(lifeline, select.POLLIN)
-    wait.poll(max(0, int(seconds * 1000)))
+def _run(resolution: Resolution, lifeline: int) -> None:
+    try:
+        resolution.run(lifeline)
+    except Exception:
+        # Not to hide it: this is the thread's last frame, and the master starts another process.
+        log.exception("internal error, please report it")
+        os._exit(os.EX_SOFTWARE)

@@ -27,7 +27,7 @@ from vsock_proxy.config import loading, metadata
 from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.policy import NotPermitted
-from vsock_proxy.endpoint.resolver import Resolver
+from vsock_proxy.endpoint.resolver import Lookup, Resolver
 from vsock_proxy.errors import TryAgainError, UnavailableError
 from vsock_proxy.observing import report
 from vsock_proxy.observing.copier import Copier
@@ -346,9 +346,10 @@ class Master:
         self._leave_master()
         self._listener.close()
         self._log.name("resolver", self._settings.workers + 1)
-        set_title(f"resolver {self._settings.service.endpoint.host}")
         interval = self._settings.service.options.resolve_interval
-        Resolver(self._table, self._policy, interval).run(self._lifeline.reader)
+        resolver = Resolver([Lookup(self._table, self._policy, interval)])
+        set_title(resolver.title)
+        resolver.run(self._lifeline.reader)
 
     def _be_reader(self) -> None:
         self._leave_master()

@@ -1,0 +1,174 @@
+"""Keeping the addresses of one endpoint fresh, so that no worker ever waits for DNS.
+
+A lookup may block for half a minute and can fail at any time; here that harms nothing: the last
+known good addresses stay published until there are better ones.
+
+Who answers for a name can make it change as often as it likes. The log says what is the case when
+that changes, and no more than so many lines a minute; what was not said then is said later, unless
+it is over by then.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import select
+import time
+from collections import deque
+from typing import Callable, Deque, Sequence, Tuple
+
+from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable
+from vsock_proxy.endpoint.lookup import LookUp, LookupFailed, look_up
+from vsock_proxy.endpoint.policy import Policy
+
+# As long as nothing is known yet, clients are waiting.
+FIRST_RETRY = 1.0
+# Workers that cannot connect ask for a lookup; seconds between two of those.
+NUDGE_INTERVAL = 1.0
+# Of each kind of line, so many in so many seconds.
+MOST_LINES = 10
+LINES_PERIOD = 60.0
+# Of a list of addresses, the log has so many.
+MOST_SHOWN = 8
+
+log = logging.getLogger(__name__)
+
+
+class Condition(enum.Enum):
+    """How the last lookup ended, as far as it is worth a line."""
+
+    WELL = enum.auto()
+    UNRESOLVED = enum.auto()
+    NOT_PERMITTED = enum.auto()
+    TOO_MANY = enum.auto()
+
+
+class Resolution:
+    """Looks one name up again and again, until the master is gone."""
+
+    def __init__(
+        self,
+        tables: Sequence[AddressTable],
+        policy: Policy,
+        interval: float,
+        look_up: LookUp = look_up,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """tables: those of all services that are led to this endpoint."""
+        self._tables = tables
+        self._policy = policy
+        self._interval = interval
+        self._look_up = look_up
+        self._clock = clock
+        self._said = Condition.WELL
+        self._troubles = _Pace()
+        self._news = _Pace()
+
+    def run(self, lifeline: int) -> None:
+        """Serve until the lifeline ends."""
+        poll = select.poll()
+        poll.register(lifeline, select.POLLIN)
+        for table in self._tables:
+            poll.register(table.nudges, select.POLLIN)
+            table.announce()
+        while True:
+            self.refresh()
+            looked_up = time.monotonic()
+            ready = [fd for fd, _ in poll.poll(int(self.pause() * 1000))]
+            if lifeline in ready:
+                return
+            if ready:
+                for table in self._tables:
+                    table.take_nudges()
+                _pause(lifeline, looked_up + NUDGE_INTERVAL - time.monotonic())
+
+    def pause(self) -> float:
+        """Seconds until the next lookup."""
+        if all(table.current() for table in self._tables):
+            return self._interval
+        return min(FIRST_RETRY, self._interval)
+
+    def refresh(self) -> None:
+        """Look up once, and publish what comes of it."""
+        try:
+            found = self._look_up(self._policy.endpoint, self._policy.family)
+        except LookupFailed as error:
+            self._say(Condition.UNRESOLVED, f"does not resolve: {error}; {self._remedy()}")
+            return
+        chosen = self._policy.choose(found)
+        if chosen:
+            self._publish(chosen)
+        else:
+            self._say(
+                Condition.NOT_PERMITTED,
+                f"resolves only to addresses that are not permitted: {_hosts(found)}; "
+                f"{self._remedy()}",
+            )
+
+    def _publish(self, chosen: Tuple[Address, ...]) -> None:
+        used = chosen[:MAX_ADDRESSES]
+        # Many services give their addresses in turn: another order is no news.
+        stale = [table for table in self._tables if frozenset(table.current()) != frozenset(used)]
+        if stale:
+            level = logging.DEBUG if self._known() else logging.INFO
+            for table in stale:
+                table.publish(used)
+            if log.isEnabledFor(level) and self._news.allow(self._clock()):
+                log.log(level, "%s is %s", self._policy.endpoint.host, _hosts(used))
+        if len(chosen) > len(used):
+            self._say(
+                Condition.TOO_MANY,
+                f"has {len(chosen)} addresses; the first {len(used)} are used, "
+                f"{len(chosen) - len(used)} are left out",
+            )
+        else:
+            was_full = self._said is Condition.TOO_MANY
+            self._say(
+                Condition.WELL,
+                f"has no more than {MAX_ADDRESSES} addresses again"
+                if was_full
+                else "resolves again",
+            )
+
+    def _known(self) -> Tuple[Address, ...]:
+        return self._tables[0].current()
+
+    def _remedy(self) -> str:
+        """What is done for lack of an answer."""
+        known = len(self._known())
+        return f"keeping the {known} known before" if known else "clients wait until it does"
+
+    def _say(self, condition: Condition, text: str) -> None:
+        """Log a condition when it begins, not each time it is met."""
+        if condition is self._said or not self._troubles.allow(self._clock()):
+            return
+        self._said = condition
+        level = logging.INFO if condition is Condition.WELL else logging.WARNING
+        log.log(level, "%s %s", self._policy.endpoint.host, text)
+
+
+class _Pace:
+    """A bound on lines that who answers for the name can cause at will."""
+
+    def __init__(self) -> None:
+        self._given: Deque[float] = deque(maxlen=MOST_LINES)
+
+    def allow(self, now: float) -> bool:
+        """Whether one more line keeps the bound; it is then counted."""
+        if len(self._given) == MOST_LINES and now - self._given[0] < LINES_PERIOD:
+            return False
+        self._given.append(now)
+        return True
+
+
+def _hosts(addresses: Sequence[Address]) -> str:
+    shown = ", ".join(address.sockaddr[0] for address in addresses[:MOST_SHOWN])
+    more = len(addresses) - MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _pause(lifeline: int, seconds: float) -> None:
+    """Wait a little, so that refused connections do not become a flood of DNS queries."""
+    wait = select.poll()
+    wait.register(lifeline, select.POLLIN)
+    wait.poll(max(0, int(seconds * 1000)))
