@@ -90,6 +90,15 @@ def test_what_is_wanted_breaks_off_a_wait_and_nothing_else() -> None:
         interruption.poll(select.poll(), 0)
 
 
+def test_what_is_wanted_breaks_off_a_function_before_it_begins() -> None:
+    interruption = Interruption()
+    interruption.want()
+    called: List[int] = []
+    with pytest.raises(EndNow):
+        interruption.during(called.append, 1)
+    assert not called
+
+
 def test_a_wait_that_ends_in_time_is_none_any_more() -> None:
     interruption = Interruption()
     assert interruption.poll(select.poll(), 0) == []

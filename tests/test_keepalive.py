@@ -163,6 +163,33 @@ def fill(sock: socket.socket) -> None:
         sock.send(bytes(65536))
 
 
+@pytest.mark.hybrid_only
+def test_a_look_puts_the_end_off_for_as_long_as_the_window_is_closed(alarms: None) -> None:
+    keepalive = KeepAlive(LIMIT)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        near.setblocking(False)
+        keepalive.begin(near)
+        assert milliseconds_after_a_look(keepalive, near) == LIMIT * 1000
+        fill(near)
+        wait_until(
+            lambda: milliseconds_after_a_look(keepalive, near) > LIMIT * 1000, "a later end", 20
+        )
+        while select.select([far], [], [], 0.5)[0]:
+            far.recv(1 << 20)
+        assert milliseconds_after_a_look(keepalive, near) == LIMIT * 1000
+        keepalive.end()
+    # A signal may come when there is nothing to look at any more.
+    keepalive.look()
+
+
+def milliseconds_after_a_look(keepalive: KeepAlive, sock: socket.socket) -> int:
+    keepalive.look()
+    return tcp_option(sock, socket.TCP_USER_TIMEOUT)
+
+
 @TAKES_NETWORKS
 @pytest.mark.alone
 def test_an_endpoint_that_is_lost_while_data_is_under_way_ends_the_connection_in_time(

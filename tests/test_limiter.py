@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import List, Sequence, Tuple
+from typing import List, Tuple
 
 import pytest
 
@@ -11,46 +11,51 @@ from vsock_proxy.observing.limiter import SECOND, Limiter
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
-# A monotonic clock that has been running for a while.
-NOW = 1_000 * SECOND
-TENTH = SECOND // 10
+# Places, moments in seconds, and whether a line may be written then.
 TABLE = {
-    "as many as there are places": ([0, 0, 0], [True, True, True]),
-    "one more is refused": ([0, 1, 2, 3], [True, True, True, False]),
-    "until the first is a second ago": (
-        [0, 1, 2, SECOND - 1, SECOND, SECOND],
-        [True, True, True, False, True, False],
+    "one a second": (
+        1,
+        [(0.0, True), (0.0, False), (0.999, False), (1.0, True), (1.5, False), (2.0, True)],
     ),
+    "each place is free a second after it was taken": (
+        2,
+        [(0.0, True), (0.5, True), (0.9, False), (1.0, True), (1.4, False), (1.5, True)],
+    ),
+    "all at once": (3, [(0.0, True)] * 3 + [(0.9, False)] * 3 + [(1.0, True)] * 3 + [(1.0, False)]),
     "what was refused takes no place": (
-        [0, 0, 0, *[TENTH] * 5, SECOND, SECOND, SECOND, SECOND],
-        [True, True, True, *[False] * 5, True, True, True, False],
+        3,
+        [(0.0, True)] * 3 + [(0.999, False)] * 9 + [(1.0, True)] * 3,
     ),
-    "one every third of a second": (
-        [index * (SECOND // 3 + 1) for index in range(8)],
-        [True] * 8,
+    "as seldom as they may be": (3, [(0.334 * index, True) for index in range(9)]),
+    "another process looked at the clock a little earlier": (
+        1,
+        [(5.0, True), (4.9, False), (6.0, True)],
     ),
-    "after a long silence all places are free": (
-        [0, 0, 0, 60 * SECOND, 60 * SECOND, 60 * SECOND, 60 * SECOND],
-        [True, True, True, True, True, True, False],
+    "after a long silence no more than ever": (
+        2,
+        [(0.0, True), (1000.0, True), (1000.0, True), (1000.0, False)],
     ),
 }
 
 
-@pytest.mark.parametrize(("times", "allowed"), TABLE.values(), ids=TABLE.keys())
-def test_a_second_has_as_many_lines_as_there_are_places(
-    times: Sequence[int], allowed: List[bool]
+@pytest.mark.parametrize(("places", "tries"), TABLE.values(), ids=TABLE.keys())
+def test_no_second_has_more_lines_than_there_are_places(
+    places: int, tries: List[Tuple[float, bool]]
 ) -> None:
-    limiter = Limiter(3)
-    assert [limiter.allow(NOW + time) for time in times] == allowed
+    limiter = Limiter(places)
+    # Not long after the machine was switched on.
+    start = SECOND // 2
+    for moment, allowed in tries:
+        assert limiter.allow(start + round(moment * SECOND)) is allowed, moment
 
 
-@pytest.mark.parametrize("lines", [1, 2, 200])
-def test_no_second_has_more_lines_than_the_bound_wherever_it_begins(lines: int) -> None:
-    limiter = Limiter(lines)
-    step = SECOND // (3 * lines)
-    written = [time for time in range(NOW, NOW + 5 * SECOND, step) if limiter.allow(time)]
-    assert len(written) > 3 * lines
-    assert all(later - earlier >= SECOND for earlier, later in zip(written, written[lines:]))
+@pytest.mark.parametrize("places", [1, 2, 200])
+def test_no_second_has_more_lines_than_there_are_places_wherever_it_begins(places: int) -> None:
+    limiter = Limiter(places)
+    step = SECOND // (3 * places)
+    written = [time for time in range(SECOND, 6 * SECOND, step) if limiter.allow(time)]
+    assert len(written) > 3 * places
+    assert all(later - earlier >= SECOND for earlier, later in zip(written, written[places:]))
 
 
 def test_the_places_are_those_of_all_processes() -> None:
@@ -60,31 +65,34 @@ def test_the_places_are_those_of_all_processes() -> None:
         if not pid:
             allowed = False
             try:
-                allowed = limiter.allow(NOW)
+                allowed = limiter.allow(SECOND)
             finally:
                 os._exit(not allowed)
         assert os.waitpid(pid, 0)[1] == 0
-    assert [limiter.allow(NOW), limiter.allow(NOW)] == [True, False]
+    assert [limiter.allow(SECOND), limiter.allow(SECOND)] == [True, False]
 
 
-# Where a worker is held up between its two stores: the place that has the turn, what all places
-# hold, and which of the lines are allowed that are asked for a tenth of a second later.
-HELD_UP: List[Tuple[str, int, List[int], List[bool]]] = [
-    ("the place was taken and the turn not passed on", 0, [NOW, 0, 0], [True, True, False]),
-    ("two were held up so", 0, [NOW, NOW + 1, 0], [False, False, False]),
-    ("all places are taken", 1, [NOW + 2, NOW, NOW + 1], [False, False, False]),
-]
+# Who is held up between its two stores
 
 
-@pytest.mark.parametrize(
-    ("turn", "taken", "allowed"), [row[1:] for row in HELD_UP], ids=[row[0] for row in HELD_UP]
-)
-def test_what_another_worker_was_held_up_in_is_mended_by_the_next_line(
-    turn: int, taken: List[int], allowed: List[bool]
+@pytest.mark.parametrize("places", [2, 3, 200])
+def test_a_worker_that_has_taken_a_place_and_not_passed_the_turn_on_holds_up_nobody(
+    places: int,
 ) -> None:
+    limiter = Limiter(places)
+    turn = limiter._cells[places]
+    assert limiter.allow(SECOND)
+    # As another worker finds it that looked before.
+    limiter._cells[places] = turn
+    allowed = [limiter.allow(SECOND + 1 + number) for number in range(places)]
+    assert allowed == [True] * (places - 1) + [False]
+
+
+def test_two_workers_that_have_not_passed_the_turn_on_hold_others_up_for_a_second_at_most() -> None:
     limiter = Limiter(3)
-    for place, time in enumerate([*taken, turn]):
-        limiter._cells[place] = time
-    assert [limiter.allow(NOW + TENTH) for _ in allowed] == allowed
-    # A second later all is right again.
-    assert [limiter.allow(NOW + 2 * SECOND) for _ in range(4)] == [True, True, True, False]
+    turn = limiter._cells[3]
+    assert limiter.allow(SECOND)
+    assert limiter.allow(SECOND + 1)
+    limiter._cells[3] = turn
+    assert not limiter.allow(SECOND + 2)
+    assert [limiter.allow(2 * SECOND + 1) for _ in range(4)] == [True, True, True, False]

@@ -12,7 +12,7 @@ import subprocess
 import termios
 import time
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Sequence
 
 import pytest
 
@@ -355,9 +355,21 @@ def test_an_error_at_start_does_not_wait_for_a_full_log(
     assert ended_with(arguments, sink.writer) == exit_code
 
 
-def ended_with(arguments: List[str], stderr: int) -> int:
+@reopening_fails
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_an_error_at_start_is_told_where_stderr_cannot_be_opened_anew_and_has_room(
+    kind: str, make_sink: MakeSink
+) -> None:
+    sink = make_sink(kind)
+    assert ended_with(["--no-such-option"], sink.writer, WITHOUT_PROC) == os.EX_USAGE
+    assert sink.read().startswith(b"vsock-proxy: there is no option --no-such-option")
+    sink.fill()
+    assert ended_with(["--no-such-option"], sink.writer, WITHOUT_PROC) == os.EX_USAGE
+
+
+def ended_with(arguments: List[str], stderr: int, wrapper: Sequence[str] = ()) -> int:
     done = subprocess.run(
-        command(*arguments),
+        [*wrapper, *command(*arguments)],
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from tests.support import board, processes
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, exchange, read_all, read_exactly, silent
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
+from vsock_proxy.process.signals import Interrupted, Signals
 
 MIB = 1 << 20
 TRANSFER = int(32 * MIB / SLOWNESS)
@@ -571,3 +572,29 @@ def test_the_end_comes_before_a_reload_that_was_asked_for_first(
     proxy.log.join()
     assert proxy.log.matching("SIGTERM: no new connections")
     assert not proxy.log.matching("allowlist read again")
+
+
+# In one process
+
+
+@pytest.mark.hybrid_only
+def test_no_signal_is_lost_by_a_pipe_that_is_full_of_others(signals: Signals) -> None:
+    assert signals.take() == []
+    # A pipe takes 65,536 bytes, of which each signal sends two.
+    for _ in range(40_000):
+        signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.take() == [signal.SIGHUP, signal.SIGUSR1]
+    assert signals.take() == []
+
+
+@pytest.mark.hybrid_only
+def test_only_a_signal_that_asks_for_the_end_breaks_off_what_takes_long(signals: Signals) -> None:
+    assert signals.unless_told_to_end(lambda: signal.raise_signal(signal.SIGHUP)) is None
+    with pytest.raises(Interrupted):
+        signals.unless_told_to_end(lambda: signal.raise_signal(signal.SIGTERM))
+    # It stays to be taken, so that what comes next is broken off too.
+    with pytest.raises(Interrupted):
+        signals.unless_told_to_end(list)
+    assert signals.take() == [signal.SIGTERM, signal.SIGHUP]
+    assert signals.unless_told_to_end(list) == []
