@@ -68,3 +68,21 @@ def test_a_process_that_was_waited_for_elsewhere_is_not_killed_again(signals: Si
         _, status = os.waitpid(apart.pid, 0)
         apart.buried(status)
         assert apart.result() == 1
+
+
+def test_one_that_is_abandoned_is_killed_and_left_to_be_buried(signals: Signals) -> None:
+    reader, writer = os.pipe()
+    apart = Apart(signals, "test", lambda: os.read(reader, 1))
+    apart.abandon()
+    _, status = os.waitpid(apart.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    os.close(reader)
+    os.close(writer)
+
+
+def test_one_that_was_buried_is_not_killed_when_it_is_abandoned(signals: Signals) -> None:
+    apart = Apart(signals, "test", lambda: 1)
+    _, status = os.waitpid(apart.pid, 0)
+    apart.buried(status)
+    # To kill a process that is gone raises.
+    apart.abandon()

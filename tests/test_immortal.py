@@ -59,6 +59,14 @@ def test_what_there_is_serves_as_before() -> None:
     assert _run(BEFORE + AFTER + "print('ended')") == "ended\n"
 
 
-def test_without_ctypes_everything_stays_as_it_is() -> None:
-    lacking = "import sys\nsys.modules['_ctypes'] = None\n"
-    assert _run(lacking + BEFORE + "print(before == counts())") == "True\n"
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        "sys.modules['_ctypes'] = None",
+        "sys.maxsize = (1 << 31) - 1",
+        "import vsock_proxy.process.immortal as module; module.IMMORTAL -= 1",
+    ],
+    ids=["without ctypes", "on 32 bits", "counted in another way"],
+)
+def test_where_it_cannot_be_done_everything_stays_as_it_is(unknown: str) -> None:
+    assert _run(f"import sys\n{unknown}\n" + BEFORE + "print(before == counts())") == "True\n"
