@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support.clients import answers
+from tests.support.namespaces import why_not
 from tests.support.program import PROJECT, command
 from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.config import config_file
@@ -138,6 +139,10 @@ def test_a_pipe_without_end_is_too_large(fifo: Path) -> None:
     thread.join(LONG)
 
 
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    assert "embedded null" in refusal("a\0b")
+
+
 def test_a_terminal_at_which_nobody_types_is_given_up() -> None:
     controller, terminal = pty.openpty()
     assert "not written to its end" in refusal(os.ttyname(terminal), patience=0.1)
@@ -208,6 +213,23 @@ def test_the_program_reads_its_allowlist_from_a_pipe() -> None:
     )
     assert done.returncode == os.EX_CONFIG
     assert "10.0.0.1:443 is not permitted by /dev/fd/" in done.stderr
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_the_program_reads_its_allowlist_from_a_pipe_where_there_is_no_proc(fifo: Path) -> None:
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    with writing(fifo, TEXT):
+        done = subprocess.run(
+            [*hidden, *command("--config", str(fifo), "8000", "10.0.0.1", "443")],
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+    assert done.returncode == os.EX_CONFIG
+    assert f"10.0.0.1:443 is not permitted by {fifo}" in done.stderr
 
 
 def test_the_program_reads_its_allowlist_from_its_standard_input() -> None:

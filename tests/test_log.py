@@ -282,6 +282,40 @@ def test_where_stderr_cannot_be_opened_anew_nobody_waits_for_it_either_and_losse
 
 
 @reopening_fails
+def test_where_stderr_cannot_be_opened_anew_a_log_whose_reader_is_gone_costs_nothing_but_the_log(
+    make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = make_sink("pipe")
+    proxy = start_proxy(
+        start_server(), workers=2, ready=False, stderr=sink.writer, wrapper=WITHOUT_PROC
+    )
+    proxy.wait_for_workers(2, "idle")
+    sink.close_reader()
+    assert all(answers(proxy) for _ in range(10))
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait(timeout=3) == os.EX_OK
+
+
+@reopening_fails
+def test_where_stderr_cannot_be_opened_anew_a_reader_that_comes_back_has_every_line(
+    tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    sink = logs.fifo(tmp_path)
+    proxy = start_proxy(
+        start_server(), workers=2, ready=False, stderr=sink.writer, wrapper=WITHOUT_PROC
+    )
+    wait_until(lambda: b", 2 workers\n" in sink.read(), "the first line")
+    sink.close_reader()
+    assert all(answers(proxy) for _ in range(10))
+    proxy.read_log_from((tmp_path / "fifo").open())
+    sink.close()
+    # They wait before the log's process, which tries again.
+    proxy.log.wait_for(" ended: ", count=10)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait() == os.EX_OK
+
+
+@reopening_fails
 def test_a_log_process_that_stands_still_before_a_full_pipe_ends_with_the_proxy(
     make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:

@@ -83,6 +83,14 @@ def test_a_service_that_knows_no_tokens_is_asked_without_one(
     assert service.requests[1:] == [("GET", REGION, ""), ("GET", DOMAIN, "")]
 
 
+@pytest.mark.parametrize("token", ["", "two words", "a\r\nHost: b"])
+def test_a_token_that_cannot_be_shown_is_no_token(start_service: StartService, token: str) -> None:
+    service = start_service(token=token)
+    with pytest.raises(TryAgainError, match="a malformed token"):
+        look_up(["{region}"], [service.endpoint], patience=0)
+    assert service.paths() == ["/latest/api/token"]
+
+
 @pytest.mark.parametrize("status", [400, 403, 500])
 def test_a_refused_token_is_no_reason_to_ask_without_one(
     start_service: StartService, status: int

@@ -110,6 +110,19 @@ def test_while_metadata_are_awaited_a_signal_that_ends_does_so_at_once_with_exit
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
+def test_a_question_for_metadata_that_is_killed_is_one_line_that_says_so_and_exit_code_75(
+    start_waiting: Callable[..., Proxy],
+) -> None:
+    proxy = start_waiting()
+    for pid in proxy.children():
+        os.kill(pid, signal.SIGKILL)
+    assert proxy.wait() == os.EX_TEMPFAIL
+    proxy.log.wait_for(
+        r"no instance metadata for .region.: the process that asks for it: ended by signal 9 "
+    )
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("number", WAITS, ids=lambda number: number.name)
 def test_while_metadata_are_awaited_another_signal_waits(
     start_waiting: Callable[..., Proxy], metadata_that_hang: Server, number: signal.Signals

@@ -171,3 +171,30 @@ def test_who_counts_while_nobody_looks_wakes_the_master(pair: Tuple[FakeLog, Tel
     log.untold.count(LEFT_OUT)
     with pytest.raises(BlockingIOError):
         os.read(log.untold.reader, 10)
+
+
+def test_what_is_counted_while_nobody_looks_any_more_is_not_forgotten() -> None:
+    untold = CountedInBetween(1)
+    teller = Teller(FakeLog(untold))  # type: ignore[arg-type]
+    teller.begin(100.0)
+    # Twice is once: it is looked at already.
+    teller.begin(100.05)
+    assert run_until(teller, 100.1) == [100.1]
+    assert teller.due == pytest.approx(100.2)
+    assert untold.looked_at
+    for fd in (untold.reader, untold._writer):
+        os.close(fd)
+
+
+class CountedInBetween(Untold):
+    """A worker counts just before the master looks no more, and so does not wake it."""
+
+    @property
+    def looked_at(self) -> bool:
+        return Untold.looked_at.fget(self)  # type: ignore[attr-defined, no-any-return]
+
+    @looked_at.setter
+    def looked_at(self, value: bool) -> None:
+        if not value:
+            self.count(LEFT_OUT)
+        Untold.looked_at.fset(self, value)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ class Behaviour:
     """What the service answers; token_status other than 200 means that it gives no tokens."""
 
     token_status: int = 200
+    token: str = TOKEN
     values: Dict[str, str] = field(
         default_factory=lambda: {REGION: "eu-west-1", DOMAIN: "amazonaws.com"}
     )
@@ -70,7 +71,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path != "/latest/api/token":
             self._answer(404, "")
         else:
-            self._answer(behaviour.token_status, TOKEN)
+            self._answer(behaviour.token_status, behaviour.token)
 
     def do_GET(self) -> None:
         behaviour = self._begin("X-aws-ec2-metadata-token")
