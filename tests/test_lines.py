@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import List
+import logging
+import socket
+import threading
+from typing import Iterator, List
 
 import pytest
 
-from vsock_proxy.observing.stderr import MOST, pieces
+from vsock_proxy.observing.logs import Log
+from vsock_proxy.observing.stderr import MOST, Stderr, pieces
+from vsock_proxy.observing.untold import UNWRITTEN, Untold
 
 LONG = "x" * (MOST - 1)
 
@@ -30,3 +35,42 @@ LONG = "x" * (MOST - 1)
 def test_a_text_becomes_pieces_of_whole_lines(text: str, expected: List[str]) -> None:
     assert [piece.decode() for piece in pieces(text)] == expected
     assert all(len(piece) <= MOST for piece in pieces(text))
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
+    """The logger of all, which is afterwards as it was."""
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    logger = logging.getLogger()
+    handlers, level = list(logger.handlers), logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_lines_of_many_threads_are_whole_and_each_is_written_or_counted(
+    root: logging.Logger,
+) -> None:
+    ours, theirs = socket.socketpair()
+    stderr, untold = Stderr(), Untold(1)
+    stderr.send_to(ours)
+    Log("info", stderr, untold).name("resolver", 0)
+    many, lines = 8, 2000
+
+    def write(number: int) -> None:
+        for line in range(lines):
+            root.warning("%d %d end", number, line)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(many)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ours.close()
+    with theirs, theirs.makefile() as stream:
+        written = list(stream)
+    assert all(line.endswith(" end\n") for line in written)
+    # More than there was room for.
+    assert untold.totals()[UNWRITTEN]
+    assert len(written) + untold.totals()[UNWRITTEN] == many * lines
