@@ -51,6 +51,7 @@ class Master:
             signals,
             self.poll,
             "list",
+            "the allowlist stays as it was",
             lambda: Wanted(self.read(), (self.service,), of_file=False),
             self._ask_known,
             lambda: None,
@@ -68,7 +69,7 @@ class Master:
         """Those taken over."""
         return [judged.policy.allowlist for (judged,) in self.taken]
 
-    def _take_over(self, judged: Tuple[Judged, ...]) -> bool:
+    def _take_over(self, wanted: Wanted, judged: Tuple[Judged, ...]) -> bool:
         self.taken.append(judged)
         return True
 

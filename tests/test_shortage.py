@@ -27,7 +27,7 @@ def lacking(code: int) -> OSError:
 def test_a_shortage_says_who_is_missing(
     missing: int, resolver: bool, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Shortage(4).lasts(missing, resolver, lacking(errno.EAGAIN), 0.0)
+    Shortage().lasts(missing, 4, resolver, lacking(errno.EAGAIN), 0.0)
     assert caplog.messages[0].startswith(text)
 
 
@@ -42,7 +42,7 @@ def test_a_shortage_says_who_is_missing(
 def test_a_shortage_says_why_and_what_to_do(
     code: int, advice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Shortage(4).lasts(1, False, lacking(code), 0.0)
+    Shortage().lasts(1, 4, False, lacking(code), 0.0)
     assert os.strerror(code) in caplog.text
     assert advice in caplog.text
 
@@ -58,9 +58,9 @@ def test_a_shortage_says_why_and_what_to_do(
 def test_a_shortage_that_lasts_is_told_once_a_minute(
     times: tuple[float, ...], lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shortage = Shortage(4)
+    shortage = Shortage()
     for now in times:
-        shortage.lasts(2, False, lacking(errno.EAGAIN), now)
+        shortage.lasts(2, 4, False, lacking(errno.EAGAIN), now)
     assert len(caplog.messages) == lines
 
 
@@ -68,11 +68,11 @@ def test_the_end_of_a_shortage_is_told_once_and_the_next_one_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    shortage = Shortage(4)
-    shortage.is_over()
+    shortage = Shortage()
+    shortage.is_over(4)
     assert not caplog.messages
-    shortage.lasts(2, False, lacking(errno.EAGAIN), 0.0)
-    shortage.is_over()
-    shortage.is_over()
-    shortage.lasts(2, False, lacking(errno.EAGAIN), 1.0)
+    shortage.lasts(2, 4, False, lacking(errno.EAGAIN), 0.0)
+    shortage.is_over(4)
+    shortage.is_over(4)
+    shortage.lasts(2, 4, False, lacking(errno.EAGAIN), 1.0)
     assert [message.split()[0] for message in caplog.messages] == ["cannot", "all", "cannot"]

@@ -76,7 +76,7 @@ def metadata_that_hang(start_server: StartServer) -> Server:
 
 @pytest.fixture
 def start_waiting(
-    start_proxy: StartProxy, start_server: StartServer, metadata_that_hang: Server
+    start_proxy: StartProxy, write_allowlist: Callable[..., Path], metadata_that_hang: Server
 ) -> Callable[..., Proxy]:
     """Starts a proxy that waits for the instance metadata."""
 
@@ -85,6 +85,7 @@ def start_waiting(
             (NAME, 443),
             wrapper=wrapper,
             ready=False,
+            config=write_allowlist(("*.amazonaws.com", 443)),
             environment={
                 **os.environ,
                 "VSOCK_PROXY_IMDS_ENDPOINT": f"http://127.0.0.1:{metadata_that_hang.port}",

@@ -96,7 +96,7 @@ def run(arguments: List[str], signals: Signals) -> int:
             return os.EX_OK
         settings = parse(arguments)
         # Imported late: a usage error need not wait for what only serving needs.
-        from vsock_proxy.supervision.master import serve
+        from vsock_proxy.supervision.start import serve
 
         return serve(settings, signals, stderr)
     except Interrupted:

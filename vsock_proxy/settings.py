@@ -54,9 +54,14 @@ class ServiceSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All times are seconds."""
+    """All times are seconds.
 
-    service: ServiceSettings
+    service: that of the command line; None: those of the file are served.
+    options: the defaults of each service.
+    """
+
+    service: Optional[ServiceSettings] = None
+    options: ServiceOptions = ServiceOptions()
     config: str = "/etc/nitro_enclaves/vsock-proxy.yaml"
     workers: int = 4
     drain_timeout: float = 30.0

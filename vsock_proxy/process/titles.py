@@ -13,10 +13,10 @@ def set_title(text: str) -> None:
 
 
 def set_master_title(text: str) -> None:
-    """Show this process as `vsock-proxy: master TEXT`, and by the command name `vsock-proxy`.
+    """Show this process as `vsock-proxy: TEXT`, and by the command name `vsock-proxy`.
 
     The command name (comm of proc(5)) is what pidof, killall and `pgrep -x` look for. A title sets
     it too, to its first 15 bytes; left so for all other processes, these find the master alone.
     """
-    set_title(f"master {text}")
+    set_title(text)
     setproctitle.setthreadtitle(PROGRAM)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from vsock_proxy.config.allowlist import Allowlist
@@ -48,11 +48,13 @@ class Wanted:
     """What the operator asks for, with placeholders filled in.
 
     of_file: whether these are the services of the file, or the one of the command line.
+    placeholders: what was filled in, by their names.
     """
 
     allowlist: Allowlist
     services: Tuple[ServiceSettings, ...]
     of_file: bool
+    placeholders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
     policies = [make_policy(service, wanted.allowlist) for service in services]
     found: List[Optional[Tuple[Address, ...]]] = []
     for name, service, policy in zip(names, services, policies):
-        with _naming(name):
+        with naming(name):
             found.append(_without_dns(service, policy, known.get(question_of(service), ())))
     questions = {question_of(one) for one, addresses in zip(services, found) if addresses is None}
     answers = ask(questions) if questions else {}
@@ -139,7 +141,7 @@ def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
         if addresses is not None:
             judged.append(Judged(service, policy, addresses))
             continue
-        with _naming(name):
+        with naming(name):
             judged.append(_by_answer(service, policy, answers[question_of(service)]))
     return tuple(judged)
 
@@ -197,7 +199,7 @@ def _by_answer(service: ServiceSettings, policy: Policy, answer: Answer) -> Judg
 
 
 @contextlib.contextmanager
-def _naming(service: str) -> Iterator[None]:
+def naming(service: str) -> Iterator[None]:
     """Let what is wrong be told of the service of that name; of none if the name is empty."""
     try:
         yield

@@ -53,15 +53,17 @@ class Reloading:
         signals: Signals,
         poll: select.poll,
         path: str,
+        kept: str,
         read: Callable[[], Wanted],
         known: Callable[[], Known],
         leave_master: Callable[[], None],
-        take_over: Callable[[Tuple[Judged, ...]], bool],
+        take_over: Callable[[Wanted, Tuple[Judged, ...]], bool],
         refuse: Callable[[NotPermitted], None],
         done: Callable[[], None],
     ) -> None:
         """
         poll: what the master sleeps in; told_by() is for what it finds.
+        kept: what is said where nothing changes.
         read: called in the child, to read the file.
         known: what is known of endpoints at the moment.
         leave_master: called in the child.
@@ -74,6 +76,7 @@ class Reloading:
         self._signals = signals
         self._poll = poll
         self._path = path
+        self._kept = kept
         self._read = read
         self._known = known
         self._leave_master = leave_master
@@ -118,7 +121,7 @@ class Reloading:
             if not is_retry:
                 self._complain(f"the process that read it {error}")
         except ProxyError as error:
-            log.error("%s; the allowlist stays as it was", error)
+            log.error("%s; %s", error, self._kept)
         else:
             self._judged(wanted, judged, is_retry)
         self._go_on(now, is_retry)
@@ -186,9 +189,9 @@ class Reloading:
                 self._say_what_it_waits_for(undecided[0])
             return
         self._waiting = None
-        if not self._take_over(judged):
+        if not self._take_over(wanted, judged):
             return
-        if not is_retry:
+        if not is_retry and not wanted.of_file:
             log.info("allowlist read again")
         if had_waited or (judged[0].by_dns and not wanted.of_file):
             log.info("%s permits %s, it is in force now", self._path, judged[0].policy.endpoint)
@@ -230,4 +233,4 @@ class Reloading:
             self._done()
 
     def _complain(self, problem: str) -> None:
-        log.error("allowlist %s: %s; the allowlist stays as it was", self._path, problem)
+        log.error("allowlist %s: %s; %s", self._path, problem, self._kept)

@@ -16,17 +16,15 @@ log = logging.getLogger(__name__)
 class Shortage:
     """What is said while fewer processes run than should."""
 
-    def __init__(self, workers: int) -> None:
-        """workers: how many there should be."""
-        self._workers = workers
+    def __init__(self) -> None:
         self._told: Optional[float] = None
 
-    def lasts(self, missing: int, resolver: bool, error: OSError, now: float) -> None:
-        """Processes could not be started: so many workers, and the resolver or not."""
+    def lasts(self, missing: int, workers: int, resolver: bool, error: OSError, now: float) -> None:
+        """Processes could not be started: so many of the workers, and the resolver or not."""
         if self._told is not None and now - self._told < TELL_INTERVAL:
             return
         self._told = now
-        lacking = [f"{missing} of {self._workers} workers"] if missing else []
+        lacking = [f"{missing} of {workers} workers"] if missing else []
         if resolver:
             lacking.append("the resolver")
         log.error(
@@ -36,8 +34,8 @@ class Shortage:
             f"{EXHAUSTED[error.errno]}; " if error.errno in EXHAUSTED else "",
         )
 
-    def is_over(self) -> None:
-        """All processes run."""
+    def is_over(self, workers: int) -> None:
+        """All processes run, among them so many workers."""
         if self._told is not None:
-            log.info("all %d workers run", self._workers)
+            log.info("all %d workers run", workers)
         self._told = None

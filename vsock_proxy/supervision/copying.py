@@ -1,0 +1,47 @@
+"""The master's side of the copier: it runs as long as there is anything to be logged."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, Optional
+
+from vsock_proxy.observing.copier import Copier
+from vsock_proxy.supervision.children import start_another
+from vsock_proxy.supervision.pacer import Pacer
+from vsock_proxy.supervision.timers import Timers
+
+# Seconds until one that could not be started is tried again.
+START_AGAIN = 1.0
+
+
+class Copying:
+    """Starts another copier in the place of one that has ended, where there is one."""
+
+    def __init__(
+        self, copier: Optional[Copier], timers: Timers, leave_master: Callable[[], None]
+    ) -> None:
+        """leave_master: called in the new process."""
+        self._copier = copier
+        self._timers = timers
+        self._leave_master = leave_master
+        self._pacer = Pacer()
+
+    def buried(self, pid: int, status: int) -> None:
+        """A child of this process has ended; it may be the copier."""
+        copier = self._copier
+        if copier is not None and pid == copier.pid:
+            copier.pid = None
+            start_another("log", status, self._pacer, self._timers, self._start)
+
+    def leave(self) -> None:
+        """In another child: close what only the master and the copier may hold."""
+        if self._copier is not None:
+            self._copier.leave()
+
+    def _start(self) -> None:
+        assert self._copier is not None
+        try:
+            self._copier.start(self._leave_master)
+        except OSError:
+            # There is no log to say it in.
+            self._timers.at(time.monotonic() + START_AGAIN, self._start)

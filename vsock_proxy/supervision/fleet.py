@@ -1,0 +1,281 @@
+"""The services in force and their pools, and how others take their place on a reload.
+
+What a reload brings is bound first; if that fails, nothing has changed. Then new pools start beside
+those that they replace. Once each has a worker that waits for clients, the old ones retire. So at
+every moment somebody accepts from each listener that stays, and no client of it is refused: the
+master never closes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from typing import Dict, Iterable, List, Sequence, Tuple
+
+from vsock_proxy.endpoint.resolver import Lookup
+from vsock_proxy.errors import UnavailableError, out_of
+from vsock_proxy.observing.scoreboard import Row
+from vsock_proxy.serving.listener import Listener, listener_name
+from vsock_proxy.serving.passed import Passed
+from vsock_proxy.settings import ServiceSettings
+from vsock_proxy.supervision.changes import Changes, compare
+from vsock_proxy.supervision.judging import Judged, Known, names_of, question_of
+from vsock_proxy.supervision.limits import ensure_files
+from vsock_proxy.supervision.pool import Composition, Means, Pool, divide, workers_in_words
+from vsock_proxy.supervision.service import Service, make_service
+from vsock_proxy.supervision.timers import Action
+
+# Seconds that a worker has to end a connection at once before it is killed.
+END_NOW_TIMEOUT = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """All services and all pools.
+
+    services: those in force.
+    pools: those that serve them.
+    """
+
+    def __init__(self, workers: int, drain_timeout: float, passed: Passed, means: Means) -> None:
+        """workers: how many serve those services that share a pool."""
+        self.services: List[Service] = []
+        self.pools: List[Pool] = []
+        self._workers = workers
+        self._drain_timeout = drain_timeout
+        self._passed = passed
+        self._means = means
+        # Whose places others take: those that wait for that, and all until their last worker ends.
+        self._to_retire: List[Pool] = []
+        self._former: List[Pool] = []
+        # The listeners of services that are gone, of which there may be connections.
+        self._gone: List[Listener] = []
+
+    @property
+    def serves(self) -> bool:
+        """Whether each pool has had a worker that waits for clients."""
+        return all(pool.serves for pool in self.pools)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no pool is yet to take the place of another."""
+        return not self._to_retire
+
+    @property
+    def all_pools(self) -> List[Pool]:
+        """Those in force, then those that are ending."""
+        return [*self.pools, *self._former]
+
+    @property
+    def running(self) -> int:
+        """How many workers there are."""
+        return sum(pool.running for pool in self.all_pools)
+
+    @property
+    def size(self) -> int:
+        """How many workers there should be."""
+        return sum(pool.size for pool in self.pools)
+
+    @property
+    def missing(self) -> int:
+        """How many of them are to be started."""
+        return sum(len(pool.missing) for pool in self.pools)
+
+    @property
+    def lookups(self) -> List[Lookup]:
+        """What a resolver is to do."""
+        return [
+            Lookup(service.table, service.policy, service.settings.options.resolve_interval)
+            for service in self.services
+            if service.is_looked_up
+        ]
+
+    def put_into_force(self, judged: Sequence[Judged]) -> Changes:
+        """Serve these and nothing else, once their workers are started; returns what is new.
+
+        No resolver may run meanwhile: it would publish by the policies from before.
+
+        Raises UnavailableError if a listener cannot be had; then nothing has changed.
+        """
+        before = {service.listener.name: service for service in self.services}
+        new = [one.settings for one in judged if listener_name(one.settings) not in before]
+        ensure_files(len(judged))
+        listeners = self._open(new)
+        try:
+            services = _services(judged, before, listeners)
+            pools = [self._pool(one) for one in divide(services, self._workers)]
+        except OSError as error:
+            for listener in listeners.values():
+                _close_for_good(listener)
+            raise out_of(error) or UnavailableError(f"cannot serve: {error.strerror}") from None
+        self.services = services
+        self._replace_pools(pools)
+        self._let_go(before.values())
+        for pool in self.all_pools:
+            pool.board.several = len(services) > 1
+        return compare(_asked(before.values()), _asked(services))
+
+    def known(self) -> Known:
+        """The addresses that are known of the endpoints."""
+        return {question_of(one.settings): one.table.current() for one in self.services}
+
+    def rows(self) -> List[Row]:
+        """What all workers do."""
+        return [row for pool in self.all_pools for row in pool.board.rows()]
+
+    @property
+    def busy(self) -> int:
+        """How many workers have a connection."""
+        return sum(pool.board.busy() for pool in self.all_pools)
+
+    @property
+    def title(self) -> str:
+        """What the master is called."""
+        if len(self.services) > 1:
+            return f"master, {len(self.services)} services"
+        (service,) = self.services
+        return f"master {service.settings.local_port} -> {service.settings.endpoint}"
+
+    def introduce(self) -> None:
+        """Say in the log what is served."""
+        for pool in self.pools:
+            pool.introduce()
+        if len(self.services) > 1:
+            log.info("%d services, %s", len(self.services), workers_in_words(self.size))
+
+    def rehearse(self) -> None:
+        """Before any fork: let the interpreter cache what workers have in common."""
+        self.pools[0].rehearse()
+
+    def start_missing(self) -> None:
+        """Start the workers that are not there. Raises OSError if one cannot be started."""
+        for pool in self.pools:
+            pool.start_missing()
+
+    def look(self) -> None:
+        """After anything has happened: retire what is replaced, forget what has ended."""
+        if self._to_retire and self.serves:
+            for pool in self._to_retire:
+                pool.retire()
+            self._to_retire = []
+            gone, self._gone = self._gone, []
+            if gone:
+                self._after(self._drain_timeout, lambda: self._end_those_of(gone))
+        ended = [pool for pool in self._former if pool.has_ended]
+        for pool in ended:
+            self._former.remove(pool)
+
+    def drain(self) -> None:
+        """No new connections; each worker ends with the one it has."""
+        for pool in self.all_pools:
+            pool.replace_no_more()
+        self.close()
+        self.send(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send all workers a signal."""
+        for pool in self.all_pools:
+            pool.send(number)
+
+    def close(self) -> None:
+        """Close all listeners for good."""
+        self.close_listeners()
+        for service in self.services:
+            service.listener.remove()
+
+    def close_listeners(self) -> None:
+        """Close this process's copies of all listeners."""
+        for service in self.services:
+            service.listener.close()
+        self._passed.leave()
+
+    def leave(self, kept: Iterable[Service] = ()) -> None:
+        """In a child: close what belongs to services that it does not serve."""
+        listeners = [service.listener for service in kept]
+        tables = [service.table for service in kept]
+        for service in self.services:
+            if service.listener not in listeners:
+                service.listener.close()
+            if service.table not in tables:
+                service.table.close()
+        self._passed.leave(listeners)
+
+    def _open(self, services: Iterable[ServiceSettings]) -> Dict[str, Listener]:
+        """A listener for each, by its name. Raises UnavailableError, and then leaves none."""
+        opened: Dict[str, Listener] = {}
+        try:
+            for settings in services:
+                listener = self._passed.open(settings)
+                opened[listener.name] = listener
+        except BaseException:
+            for listener in opened.values():
+                _close_for_good(listener)
+            raise
+        return opened
+
+    def _pool(self, composition: Composition) -> Pool:
+        """The one that there is, if nothing of it has changed, or a new one."""
+        same = (pool for pool in self.pools if pool.is_like(composition))
+        return next(same, None) or Pool(composition, self._means)
+
+    def _replace_pools(self, pools: List[Pool]) -> None:
+        left = [pool for pool in self.pools if pool not in pools]
+        self.pools = pools
+        for pool in left:
+            pool.replace_no_more()
+        self._to_retire += left
+        self._former += left
+
+    def _let_go(self, before: Iterable[Service]) -> None:
+        """Close what nothing needs any more of the services from before."""
+        listeners = [service.listener for service in self.services]
+        tables = [service.table for service in self.services]
+        for service in before:
+            if service.table not in tables:
+                service.table.close()
+            if service.listener not in listeners:
+                self._gone.append(service.listener)
+                _close_for_good(service.listener)
+
+    def _end_those_of(self, gone: List[Listener]) -> None:
+        """End connections that have outlived their service for too long."""
+        self._send_those_of(gone, signal.SIGQUIT)
+        self._after(END_NOW_TIMEOUT, lambda: self._send_those_of(gone, signal.SIGKILL))
+
+    def _send_those_of(self, gone: List[Listener], number: signal.Signals) -> None:
+        for pool in self._former:
+            pool.send_those_of(gone, number)
+
+    def _after(self, seconds: float, action: Action) -> None:
+        self._means.timers.at(time.monotonic() + seconds, action)
+
+
+def _services(
+    judged: Sequence[Judged], before: Dict[str, Service], listeners: Dict[str, Listener]
+) -> List[Service]:
+    """The services, each with what can be kept of the one from before that listens there too."""
+    names = names_of([one.settings for one in judged])
+    services = []
+    for one, name in zip(judged, names):
+        place = listener_name(one.settings)
+        known = before.get(place)
+        if known is None:
+            services.append(make_service(one, name, listeners[place]))
+        elif known.leads_elsewhere(one.settings):
+            services.append(make_service(one, name, known.listener))
+        else:
+            services.append(known.renewed(one, name))
+    return services
+
+
+def _asked(services: Iterable[Service]) -> Dict[str, Tuple[str, ServiceSettings]]:
+    """By where each listens, its name and what was asked for."""
+    return {one.listener.name: (one.name, one.settings) for one in services}
+
+
+def _close_for_good(listener: Listener) -> None:
+    if not listener.passed:
+        listener.close()
+        listener.remove()

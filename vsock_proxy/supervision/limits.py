@@ -1,0 +1,26 @@
+"""The limit of open files: raised at start, and on a reload, to what the services need."""
+
+from __future__ import annotations
+
+import resource
+
+from vsock_proxy.errors import UnavailableError
+
+# Descriptors that a process may need at one time, with some to spare, beside those of the services.
+NEEDED_FILES = 64
+# A listener and the two ends of a table's pipe, and as many again while a reload replaces them.
+FILES_OF_A_SERVICE = 6
+
+
+def ensure_files(services: int) -> None:
+    """Make sure that there can be so many services. Raises UnavailableError."""
+    needed = NEEDED_FILES + FILES_OF_A_SERVICE * services
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard < needed and hard != resource.RLIM_INFINITY:
+        raise UnavailableError(
+            f"the limit of open files is {hard}, {needed} are needed; raise it with "
+            "LimitNOFILE= in the unit or ulimit -n"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,0 +1,218 @@
+"""Some services and the workers that serve them.
+
+A service that says how many workers it wants has a pool of its own, in which nobody takes its
+places. The others share one.
+
+A pool never changes. Where a reload changes something of it, a new pool takes its place, with the
+same listeners as far as they stay; the old one retires as soon as the new one serves: its workers
+end, those that have a connection with that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterable, List, Sequence, Tuple
+
+from vsock_proxy.observing import report
+from vsock_proxy.observing.logs import Log
+from vsock_proxy.observing.saturation import Alarm, Watch
+from vsock_proxy.observing.scoreboard import Scoreboard, State
+from vsock_proxy.serving.listener import Listener
+from vsock_proxy.serving.worker import Duty, Worker
+from vsock_proxy.settings import ServiceSettings
+from vsock_proxy.supervision.children import Children, start_another
+from vsock_proxy.supervision.pacer import Pacer
+from vsock_proxy.supervision.service import Service
+from vsock_proxy.supervision.timers import Timers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a pool is made of. own: whether it is that of one service with workers of its own."""
+
+    services: Tuple[Service, ...]
+    workers: int
+    own: bool
+
+
+def divide(services: Sequence[Service], workers: int) -> List[Composition]:
+    """The services among their pools. workers: how many serve those that share a pool."""
+    sharing = tuple(service for service in services if service.settings.workers is None)
+    pools = [Composition(sharing, workers, False)] if sharing else []
+    for service in services:
+        if service.settings.workers is not None:
+            pools.append(Composition((service,), service.settings.workers, True))
+    return pools
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all pools have in common.
+
+    alarm: where workers tell that all of them are busy.
+    leave: called in a child, with the services that it keeps; closes what else is the master's.
+    wanting: called when workers are missing.
+    """
+
+    children: Children
+    timers: Timers
+    worker: Worker
+    log_output: Log
+    alarm: int
+    leave: Callable[[Iterable[Service]], None]
+    wanting: Callable[[], None]
+
+
+class Pool:
+    """One pool, from its first worker to the end of its last."""
+
+    def __init__(self, composition: Composition, means: Means) -> None:
+        self.composition = composition
+        self.board = Scoreboard(composition.workers)
+        self.missing = list(range(1, composition.workers + 1))
+        self._means = means
+        self._duty = Duty(
+            tuple(service.route() for service in composition.services),
+            self.board,
+            Alarm(self.board, means.alarm),
+            composition.own,
+        )
+        self.watch = Watch(self.board, means.alarm)
+        self._pacer = Pacer()
+        # By their numbers, the pids of those that run.
+        self._pids: Dict[int, int] = {}
+        self._replaces = True
+
+    def is_like(self, other: Composition) -> bool:
+        """Whether a pool of that composition would be no other than this."""
+        own = self.composition
+        return (own.workers, own.own, _asked(own)) == (other.workers, other.own, _asked(other))
+
+    @property
+    def serves(self) -> bool:
+        """Whether a worker has waited for connections."""
+        return self.board.serving
+
+    @property
+    def size(self) -> int:
+        """How many workers it should have."""
+        return self.composition.workers
+
+    @property
+    def running(self) -> int:
+        """How many workers it has."""
+        return len(self._pids)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was told to end, and all its workers have."""
+        return not self._replaces and not self._pids
+
+    def introduce(self) -> None:
+        """Say in the log what it serves, and with how many workers."""
+        services, workers = self.composition.services, workers_in_words(self.size)
+        share = "" if len(services) == 1 else "shares "
+        for service in services:
+            endpoint = service.settings.endpoint
+            log.info("%s -> %s, %s%s", service.listener.name, endpoint, share, workers)
+        if len(services) > self.size:
+            log.warning(
+                "%d services share %s: no more than %d of their connections are served at a time; "
+                "-w sets how many",
+                len(services),
+                workers,
+                self.size,
+            )
+
+    def rehearse(self) -> None:
+        """Before any fork: let the interpreter cache what its workers have in common."""
+        self._means.worker.rehearse(self._duty)
+
+    def start_missing(self) -> None:
+        """Start the workers that are not there. Raises OSError if one cannot be started."""
+        while self.missing:
+            self._start(self.missing[0])
+            del self.missing[0]
+
+    def replace_no_more(self) -> None:
+        """Another pool takes over, or all is to end: a worker that ends has no successor."""
+        self._replaces = False
+        self.missing.clear()
+        self.watch.end()
+
+    def retire(self) -> None:
+        """Another pool serves in its place: let each worker end, after the connection it has."""
+        self.board.retired = True
+        self.send(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send all workers a signal."""
+        # A pid stays that of our child, dead or not, until it was buried.
+        for pid in self._pids.values():
+            os.kill(pid, number)
+
+    def send_those_of(self, listeners: Iterable[Listener], number: signal.Signals) -> None:
+        """Send a signal to the workers that have a connection which came by one of these."""
+        places = [
+            index
+            for index, service in enumerate(self.composition.services)
+            if service.listener in listeners
+        ]
+        for worker, pid in self._pids.items():
+            row = self.board.row(worker)
+            if row.state not in (State.IDLE, State.STARTING, State.ABSENT) and row.route in places:
+                os.kill(pid, number)
+
+    def _start(self, number: int) -> None:
+        self._pids[number] = self._means.children.start(
+            lambda: self._be_worker(number), lambda status: self._buried(number, status)
+        )
+
+    def _be_worker(self, number: int) -> None:
+        means = self._means
+        means.leave(self.composition.services)
+        means.log_output.name(f"worker {self._name_of(number)}", number)
+        means.worker.run(self._duty, number)
+
+    def _name_of(self, number: int) -> str:
+        own = self.composition.own
+        return f"{self.composition.services[0].name}/{number}" if own else str(number)
+
+    def _buried(self, number: int, status: int) -> None:
+        del self._pids[number]
+        row = self.board.row(number)
+        route = self._duty.routes[row.route]
+        line = report.cut_short(row, route.endpoint, time.monotonic_ns())
+        if line is not None:
+            log.warning("%s", line)
+        self.board.vacate(number)
+        if self._replaces:
+            self.watch.suspect(time.monotonic())
+            start_another(
+                f"worker {self._name_of(number)}",
+                status,
+                self._pacer,
+                self._means.timers,
+                lambda: self._miss(number),
+            )
+
+    def _miss(self, number: int) -> None:
+        if self._replaces:
+            self.missing.append(number)
+            self._means.wanting()
+
+
+def workers_in_words(number: int) -> str:
+    """`1 worker`, `4 workers`."""
+    return f"{number} worker{'s' if number > 1 else ''}"
+
+
+def _asked(composition: Composition) -> Tuple[ServiceSettings, ...]:
+    """By what pools are compared: what the operator has asked for."""
+    return tuple(service.settings for service in composition.services)

@@ -1,0 +1,50 @@
+"""Starting what is not there: resolver and workers together, since what stops one stops all."""
+
+from __future__ import annotations
+
+import time
+
+from vsock_proxy.supervision.fleet import Fleet
+from vsock_proxy.supervision.resolving import Resolving
+from vsock_proxy.supervision.shortage import Shortage
+from vsock_proxy.supervision.timers import Timers
+
+# Seconds until what could not be started is tried again.
+START_AGAIN = 1.0
+
+
+class Starting:
+    """Starts processes, and tries again where there can be none."""
+
+    def __init__(self, fleet: Fleet, resolving: Resolving, timers: Timers) -> None:
+        self._fleet = fleet
+        self._resolving = resolving
+        self._timers = timers
+        self._shortage = Shortage()
+        self._tries_again = False
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start what is missing. One that cannot be started means that none can: try later."""
+        if self._stopped or self._tries_again:
+            return
+        fleet = self._fleet
+        try:
+            self._resolving.start()
+            fleet.start_missing()
+        except OSError as error:
+            self._shortage.lasts(
+                fleet.missing, fleet.size, self._resolving.is_missing, error, time.monotonic()
+            )
+            self._tries_again = True
+            self._timers.at(time.monotonic() + START_AGAIN, self._try_again)
+        else:
+            self._shortage.is_over(fleet.size)
+
+    def stop(self) -> None:
+        """Start nothing any more."""
+        self._stopped = True
+
+    def _try_again(self) -> None:
+        self._tries_again = False
+        self.start()

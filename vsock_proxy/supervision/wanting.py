@@ -1,0 +1,48 @@
+"""What the operator asks for: the command line, the file and the instance metadata together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import List, Mapping, Optional, Sequence, Tuple
+
+from vsock_proxy.config import loading, metadata
+from vsock_proxy.config.metadata import Search
+from vsock_proxy.settings import ServiceSettings, Settings
+from vsock_proxy.supervision.judging import Wanted, names_of, naming
+
+
+def want(
+    settings: Settings,
+    patience: float = loading.PATIENCE,
+    known: Optional[Mapping[str, str]] = None,
+    search: Optional[Search] = None,
+) -> Wanted:
+    """Read the file, and fill in {region} and {domain}.
+
+    patience: seconds for the writer of a pipe in the place of the file; 0: it must be a file.
+    known: the values that were found out before.
+    search: how to find out others.
+
+    Raises ConfigurationError, UsageError or TryAgainError.
+    """
+    configuration = loading.load(settings.config, patience)
+    of_file = settings.service is None
+    if settings.service is None:
+        services = configuration.services(settings.options, settings.workers)
+    else:
+        services = (settings.service,)
+    hosts = [service.endpoint.host for service in services]
+    values = metadata.values(metadata.placeholders(hosts), known, search=search)
+    filled = _filled(services, values, names_of(services) if of_file else [""])
+    return Wanted(configuration.allowlist, filled, of_file, values)
+
+
+def _filled(
+    services: Sequence[ServiceSettings], values: Mapping[str, str], names: Sequence[str]
+) -> Tuple[ServiceSettings, ...]:
+    filled: List[ServiceSettings] = []
+    for service, name in zip(services, names):
+        with naming(name):
+            host = metadata.fill(service.endpoint.host, values)
+        filled.append(replace(service, endpoint=replace(service.endpoint, host=host)))
+    return tuple(filled)
