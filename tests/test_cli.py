@@ -13,10 +13,18 @@ from tests.support.program import run
 from vsock_proxy import __version__
 from vsock_proxy.cli import USAGE, parse
 from vsock_proxy.errors import UsageError
+from vsock_proxy.settings import ServiceOptions, ServiceSettings, Settings
 
 pytestmark = pytest.mark.hybrid_only
 
 GOOD = ["8000", "kms.us-east-1.amazonaws.com", "443"]
+
+
+def service_of(words: List[str]) -> ServiceSettings:
+    """The one that a command line with arguments describes."""
+    service = parse(words).service
+    assert service is not None
+    return service
 
 
 def test_the_usage_text_fits_80_columns() -> None:
@@ -42,17 +50,19 @@ def test_help_is_given_wherever_it_is_asked_for() -> None:
 
 
 def test_defaults_are_those_of_the_usage_text() -> None:
-    settings = parse(GOOD)
-    assert settings.service.local_port == 8000
-    assert str(settings.service.endpoint) == "kms.us-east-1.amazonaws.com:443"
-    assert settings.service.options.family == socket.AF_UNSPEC
+    settings, service = parse(GOOD), service_of(GOOD)
+    assert service.local_port == 8000
+    assert str(service.endpoint) == "kms.us-east-1.amazonaws.com:443"
+    assert service.workers is None
+    assert service.options == settings.options
+    assert settings.options.family == socket.AF_UNSPEC
     assert settings.config == "/etc/nitro_enclaves/vsock-proxy.yaml"
     assert settings.workers == 4
-    assert settings.service.options.uds_path is None
-    assert settings.service.options.allowed_cids is None
-    assert settings.service.options.connect_timeout == 10
-    assert settings.service.options.idle_timeout == 0
-    assert settings.service.options.resolve_interval == 15
+    assert settings.options.uds_path is None
+    assert settings.options.allowed_cids is None
+    assert settings.options.connect_timeout == 10
+    assert settings.options.idle_timeout == 0
+    assert settings.options.resolve_interval == 15
     assert settings.drain_timeout == 30
     assert settings.log_level == "info"
 
@@ -61,8 +71,8 @@ def test_the_command_lines_of_aws_are_understood() -> None:
     assert parse(["-w", "20", *GOOD]).workers == 20
     assert parse(["--num_workers", "20", *GOOD]).workers == 20
     assert parse([*GOOD, "--num_workers=20"]).workers == 20
-    assert parse(["-4", *GOOD]).service.options.family == socket.AF_INET
-    assert parse([*GOOD, "--ipv6", "--config", "a.yaml"]).service.options.family == socket.AF_INET6
+    assert parse(["-4", *GOOD]).options.family == socket.AF_INET
+    assert parse([*GOOD, "--ipv6", "--config", "a.yaml"]).options.family == socket.AF_INET6
 
 
 @pytest.mark.parametrize(
@@ -76,13 +86,13 @@ def test_a_value_may_follow_its_option_in_every_usual_way(words: List[str]) -> N
 @pytest.mark.parametrize("words", [["-4w20"], ["-4w=20"], ["-4w", "20"]])
 def test_short_options_may_be_joined(words: List[str]) -> None:
     settings = parse([*words, *GOOD])
-    assert (settings.service.options.family, settings.workers) == (socket.AF_INET, 20)
+    assert (settings.options.family, settings.workers) == (socket.AF_INET, 20)
 
 
 def test_a_value_may_look_like_an_option() -> None:
     assert parse(["--config", "-4", *GOOD]).config == "-4"
     assert parse(["--config", "-w=3", *GOOD]).config == "-w=3"
-    assert parse(["--config=-46", *GOOD]).service.options.family == socket.AF_UNSPEC
+    assert parse(["--config=-46", *GOOD]).options.family == socket.AF_UNSPEC
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -117,6 +127,7 @@ def test_behind_two_hyphens_everything_is_an_argument() -> None:
         (["-5", *GOOD], "there is no option -5"),
         (["--num_worker", "x", *GOOD], "--num_workers must be an integer from 1 to 10000"),
         (["--vers"], "--help and --version cannot be abbreviated"),
+        (["--he", *GOOD], "--help and --version cannot be abbreviated"),
     ],
     ids=str,
 )
@@ -126,18 +137,45 @@ def test_what_is_wrong_with_the_options_is_said(words: List[str], message: str) 
     assert message in str(caught.value)
 
 
+def test_options_alone_are_the_defaults_of_the_services_of_the_file() -> None:
+    settings = parse(["-6", "-w", "7", "--allow-cid", "16", "--idle-timeout", "5"])
+    assert settings.service is None
+    assert settings.workers == 7
+    assert settings.options == ServiceOptions(
+        family=socket.AF_INET6, allowed_cids=frozenset({16}), idle_timeout=5
+    )
+    for words in ([], ["--"]):
+        assert parse(words) == Settings()
+
+
+@pytest.mark.parametrize("words", [["8000"], GOOD[:2], [*GOOD, "1"], ["-4", "--", "8000"], [""]])
+def test_arguments_that_do_not_fit_are_told_both_ways_to_serve(words: List[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(words)
+    assert str(caught.value) == (
+        "the arguments do not fit: expected [options] [-4 | -6] <local_port> <remote_addr> "
+        "<remote_port>, or options alone to serve the services of the file; see vsock-proxy --help"
+    )
+
+
+def test_a_unix_path_must_have_room_for_the_port_that_it_gets() -> None:
+    assert parse(["--uds-path", "x" * 105]).options.uds_path == "x" * 105
+    assert service_of(["--uds-path", "x" * 102, *GOOD]).path == "x" * 102 + "_8000"
+    for words in (["--uds-path", "x" * 106], ["--uds-path", "x" * 103, *GOOD]):
+        with pytest.raises(UsageError, match="must be a path that with _PORT is at most 107 bytes"):
+            parse(words)
+
+
 def test_seconds_may_be_fractions() -> None:
     settings = parse(["--connect-timeout", "0.5", "--idle-timeout=.25", *GOOD])
-    assert (settings.service.options.connect_timeout, settings.service.options.idle_timeout) == (
+    assert (settings.options.connect_timeout, settings.options.idle_timeout) == (
         0.5,
         0.25,
     )
 
 
 def test_cids_are_a_list() -> None:
-    assert parse(["--allow-cid", "16,17", *GOOD]).service.options.allowed_cids == frozenset(
-        {16, 17}
-    )
+    assert parse(["--allow-cid", "16,17", *GOOD]).options.allowed_cids == frozenset({16, 17})
 
 
 @pytest.mark.parametrize(
@@ -180,8 +218,8 @@ def test_cids_are_a_list() -> None:
         [*GOOD, "--allow-cid", "16", "--uds-path", "/x"],
         [*GOOD, "--no-such-option"],
         [*GOOD, "and more"],
+        ["8000"],
         ["8000", "a"],
-        [],
     ],
     ids=lambda words: " ".join(words).encode("ascii", "backslashreplace").decode()[:40] or "none",
 )
@@ -192,7 +230,7 @@ def test_a_bad_command_line_is_a_usage_error_of_one_line(words: List[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "words", [["x", "a", "1"], [*GOOD, "-4", "-6"], ["8000", "\udcff", "1"], []]
+    "words", [["x", "a", "1"], [*GOOD, "-4", "-6"], ["8000", "\udcff", "1"], ["8000"]]
 )
 def test_a_usage_error_is_one_line_on_stderr_and_exit_code_64(words: List[str]) -> None:
     done = run(*words)
@@ -226,6 +264,36 @@ def test_an_allowlist_that_is_not_there_is_exit_code_78() -> None:
         "vsock-proxy: allowlist /nonexistent.yaml: No such file or directory; "
         "name another file with --config\n"
     )
+
+
+def test_without_arguments_and_services_both_ways_to_serve_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("allowlist: []\n")
+    done = run("--config", str(file))
+    assert done.returncode == os.EX_USAGE
+    assert done.stderr == (
+        "vsock-proxy: there is nothing to serve: give <local_port> <remote_addr> <remote_port>, or "
+        f"list services in {file} (--config), 'services:' beside 'allowlist:'\n"
+    )
+
+
+def test_services_that_are_malformed_are_exit_code_78(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("allowlist: []\nservices:\n- {listen: 3, address: a, port: 1}\n")
+    done = run("--config", str(file))
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr == (
+        f"vsock-proxy: services {file}, line 3: listen is '3'; expected an integer from 4 to "
+        "4294967294\n"
+    )
+
+
+def test_with_arguments_services_are_not_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("services: [{listen: 3}]\nallowlist:\n- {address: 10.0.0.1, port: 443}\n")
+    done = run("--config", str(file), "8000", "10.0.0.2", "443")
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr.startswith("vsock-proxy: 10.0.0.2:443 is not permitted")
 
 
 def test_an_endpoint_that_is_not_permitted_is_exit_code_78_and_says_what_to_add(

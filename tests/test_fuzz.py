@@ -154,8 +154,9 @@ def test_any_command_line_is_settings_or_an_error_of_one_line(words: List[str]) 
         assert str(error)
     else:
         assert isinstance(parsed, Settings)
-        assert 3 < parsed.service.local_port < 2**32 - 1
-        assert 1 <= parsed.service.endpoint.port <= 65535
+        if parsed.service is not None:
+            assert 3 < parsed.service.local_port < 2**32 - 1
+            assert 1 <= parsed.service.endpoint.port <= 65535
         assert parsed.workers >= 1
 
 
@@ -173,6 +174,14 @@ def is_passable(word: str) -> bool:
         return b"\0" not in os.fsencode(word)
     except UnicodeEncodeError:
         return False
+
+
+@FEW
+@given(content=SERVICES)
+def test_the_program_takes_any_services(file: Path, content: bytes) -> None:
+    # The allowlist is empty, so that nothing is served. The metadata need not be asked for.
+    file.write_bytes(content)
+    assert_civil(["--config", str(file)], {**os.environ, "AWS_REGION": "eu-west-1"})
 
 
 @FEW

@@ -121,7 +121,9 @@ def test_what_can_be_no_host_is_no_endpoint(text: str) -> None:
 )
 def test_a_name_has_one_form(text: str, name: str) -> None:
     assert normal_name(text) == name
-    assert parse(["8000", text, "443"]).service.endpoint.host == text
+    service = parse(["8000", text, "443"]).service
+    assert service is not None
+    assert service.endpoint.host == text
 
 
 @pytest.mark.parametrize(

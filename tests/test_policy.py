@@ -70,6 +70,7 @@ def test_the_hint_for_an_endpoint_that_is_not_permitted_permits_it(
         return
     if "{" in host:
         return
+    assert asked is not None
     nothing = Allowlist(str(file), ())
     message = str(policy.not_permitted(policy.make_policy(asked, nothing)))
     hint = message[message.index("'- {") + 1 : -1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import time
 from pathlib import Path
@@ -433,6 +434,27 @@ def test_two_services_in_one_place_are_named_both(
         f"line {line}: a second service on {name}, the first is in line {first}; expected one for "
         "each"
     )
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+WITH_SERVICES = re.compile(r"^(?:# |    )services:\n(?:(?:# |    ).*\n)+", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "docs/reference.md",
+        "docs/vsock-proxy.yaml.5.rst",
+        "etc/nitro_enclaves/vsock-proxy.yaml",
+    ],
+)
+def test_what_is_shown_as_an_example_may_stand_in_the_file(file: Path, name: str) -> None:
+    (example,) = WITH_SERVICES.findall((PROJECT / name).read_text(encoding="utf-8"))
+    content = re.sub("^(# |    )", "", example, flags=re.MULTILINE)
+    found = services(file, content[len("services:") :])
+    assert found[0] == ServiceSettings(8000, Endpoint("kms.{region}.{domain}", 443), DEFAULTS)
+    assert found[1].workers == 16
 
 
 def many(count: int, more: str = "") -> str:

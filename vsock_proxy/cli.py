@@ -32,10 +32,11 @@ from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings, Settings
 
 USAGE = """\
-Relay the vsock connections of an enclave or microVM to one TCP endpoint.
+Relay the vsock connections of enclaves or microVMs to TCP endpoints.
 
 Usage:
   vsock-proxy [options] [-4 | -6] <local_port> <remote_addr> <remote_port>
+  vsock-proxy [options] [-4 | -6]
   vsock-proxy -h | --help
   vsock-proxy -V | --version
 
@@ -45,15 +46,19 @@ Arguments:
                  in it are filled in from the EC2 instance metadata
   <remote_port>  TCP port of the endpoint
 
+Without arguments, the services are served that the file of --config lists. The
+options are then the defaults of each.
+
 Words after -- are arguments, even if they begin with a hyphen.
 
 Options:
   -4, --ipv4             Use only IPv4 addresses of the endpoint.
   -6, --ipv6             Use only IPv6 addresses of the endpoint.
-  --config FILE          Allowlist of endpoints, YAML.
+  --config FILE          Allowlist of endpoints, and services, YAML.
                          [default: /etc/nitro_enclaves/vsock-proxy.yaml]
   -w N, --num_workers N  Maximum of simultaneous connections, which is the
-                         number of workers; further ones wait. [default: 4]
+                         number of workers; further ones wait. Services that
+                         have workers of their own do not count. [default: 4]
   --uds-path PATH        Hybrid vsock (Firecracker, Cloud Hypervisor): listen
                          on the Unix socket PATH_<local_port>, not on AF_VSOCK.
   --allow-cid CIDS       Serve only these guests, CIDs separated by commas
@@ -79,6 +84,8 @@ WITH_VALUE = frozenset(re.findall(r"(--[a-z0-9_-]+) [A-Z]", USAGE))
 SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
 # Among short options that are joined, the one that asks for a text; nothing behind it counts.
 ASKING = re.compile(r"-[46]*([hV])[46hV]*")
+# Written out they are seen before docopt is asked, which takes --vers for --version.
+ABBREVIATED = "--help and --version cannot be abbreviated"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Marks a word behind `--`; no word of a command line can hold it.
 NO_OPTION = "\0"
@@ -117,21 +124,33 @@ def run(arguments: List[str], signals: Signals) -> int:
 def parse(arguments: List[str]) -> Settings:
     """Check a command line. Raises UsageError, whose text names the word at fault."""
     words = _words(arguments)
-    if words["<local_port>"] is None:
-        # docopt takes --vers for --version.
-        raise UsageError("--help and --version cannot be abbreviated")
+    if words["--help"] or words["--version"]:
+        raise UsageError(ABBREVIATED)
     if not words["--config"]:
         raise UsageError("--config must be a path, not ''")
-    local_port = _value(words, "<local_port>", rules.VSOCK_PORT.parse)
+    options = _options(words)
+    return Settings(
+        None if words["<local_port>"] is None else _service(words, options),
+        options,
+        config=words["--config"],
+        workers=_value(words, "--num_workers", rules.WORKERS.parse),
+        drain_timeout=_value(words, "--drain-timeout", rules.DRAIN_TIMEOUT.parse),
+        log_level=_log_level(words["--log-level"]),
+    )
+
+
+def _options(words: Dict[str, Any]) -> ServiceOptions:
+    """What the options say of a service, wherever it is described."""
     uds_path = words["--uds-path"]
     if uds_path is not None:
-        _value(words, "--uds-path", lambda path: rules.check_uds_path(path, local_port))
+        # With the port that takes least; which one it is has yet to be seen.
+        _check_uds_path(uds_path, rules.VSOCK_PORT.minimum)
     allowed_cids = None
     if words["--allow-cid"] is not None:
         if uds_path is not None:
             raise UsageError("--allow-cid needs AF_VSOCK: a Unix socket does not tell the CID")
         allowed_cids = _cids(words["--allow-cid"])
-    options = ServiceOptions(
+    return ServiceOptions(
         family=_family(words),
         uds_path=uds_path,
         allowed_cids=allowed_cids,
@@ -139,17 +158,16 @@ def parse(arguments: List[str]) -> Settings:
         idle_timeout=_value(words, "--idle-timeout", rules.IDLE_TIMEOUT.parse),
         resolve_interval=_value(words, "--resolve-interval", rules.RESOLVE_INTERVAL.parse),
     )
-    endpoint = Endpoint(
-        _host(words["<remote_addr>"]),
-        _value(words, "<remote_port>", rules.TCP_PORT.parse),
-    )
-    return Settings(
-        ServiceSettings(local_port, endpoint, options),
-        config=words["--config"],
-        workers=_value(words, "--num_workers", rules.WORKERS.parse),
-        drain_timeout=_value(words, "--drain-timeout", rules.DRAIN_TIMEOUT.parse),
-        log_level=_log_level(words["--log-level"]),
-    )
+
+
+def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
+    """The one that the arguments describe."""
+    local_port = _value(words, "<local_port>", rules.VSOCK_PORT.parse)
+    if options.uds_path is not None:
+        _check_uds_path(options.uds_path, local_port)
+    host = _host(words["<remote_addr>"])
+    port = _value(words, "<remote_port>", rules.TCP_PORT.parse)
+    return ServiceSettings(local_port, Endpoint(host, port), options)
 
 
 def _asked_for(arguments: List[str]) -> Optional[str]:
@@ -223,6 +241,8 @@ def _what_docopt_means(options: List[str], text: str) -> str:
         if len(names) > 1:
             return f"{option} may be {' or '.join(names)}; write it out"
         given += names
+    if {"--help", "--version"} & set(given):
+        return ABBREVIATED
     if {"--ipv4", "--ipv6"} <= set(given):
         return "-4 and -6 exclude each other; give one of them, or neither for both families"
     reason = text.splitlines()[0] if text else ""
@@ -233,7 +253,7 @@ def _what_docopt_means(options: List[str], text: str) -> str:
             return f"{name} is given {given.count(name)} times; give it once"
     return (
         "the arguments do not fit: expected [options] [-4 | -6] <local_port> <remote_addr> "
-        "<remote_port>; see vsock-proxy --help"
+        "<remote_port>, or options alone to serve the services of the file; see vsock-proxy --help"
     )
 
 
@@ -281,6 +301,10 @@ def _log_level(text: str) -> str:
     if text not in LOG_LEVELS:
         raise UsageError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {text!r}")
     return text
+
+
+def _check_uds_path(path: str, local_port: int) -> None:
+    _fitting("--uds-path", path, lambda text: rules.check_uds_path(text, local_port))
 
 
 def _print(text: str) -> None:

@@ -56,8 +56,8 @@ class ServiceSettings:
 class Settings:
     """All times are seconds.
 
-    service: that of the command line; None: those of the file are served.
-    options: the defaults of each service.
+    service: that of the command line; None: those of the file are to be served.
+    options: those of the command line, the defaults of each service of the file.
     """
 
     service: Optional[ServiceSettings] = None
