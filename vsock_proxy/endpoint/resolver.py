@@ -1,9 +1,9 @@
 """The process that looks up the names of all services, each in a thread of its own.
 
 A lookup blocks, for half a minute if a name server hangs, and nothing interrupts it. So each name
-has a thread, and none waits for another. These are the only threads of the program: this process
-never forks. It may be killed at any moment, for the tables are whole whenever that happens; that is
-how it ends when what it should look up changes.
+has a thread, and none waits for another. Threads do no harm in a process that never forks. It may
+be killed at any moment, for the tables are whole whenever that happens; that is how it ends when
+what it should look up changes.
 
 Threads here share next to nothing. Each writes to the tables of its own endpoint. The lines that
 they log pass one lock, that of the log's handler, and so does the count of those that cannot be
