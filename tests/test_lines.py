@@ -53,9 +53,9 @@ def test_lines_of_many_threads_are_whole_and_each_is_written_or_counted(
     root: logging.Logger,
 ) -> None:
     ours, theirs = socket.socketpair()
-    stderr, untold = Stderr(), Untold(1)
+    stderr, untold = Stderr(), Untold()
     stderr.send_to(ours)
-    Log("info", stderr, untold).name("resolver", 0)
+    Log("info", stderr, untold).name("resolver")
     many, lines = 8, 2000
 
     def write(number: int) -> None:

@@ -53,7 +53,7 @@ def stderr() -> Scripted:
 
 @pytest.fixture
 def untold() -> Iterator[Untold]:
-    made = Untold(2)
+    made = Untold()
     yield made
     for fd in (made.reader, made._writer):
         os.close(fd)
@@ -67,7 +67,7 @@ def log(stderr: Scripted, untold: Untold, monkeypatch: pytest.MonkeyPatch) -> It
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
     made = Log("info", stderr, untold)  # type: ignore[arg-type]
-    made.name("master", 0)
+    made.name("master")
     yield made
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -212,7 +212,7 @@ def test_in_the_journal_each_line_begins_with_its_priority(
     inode = stat.st_ino if is_journal else stat.st_ino + 1
     monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{inode}")
     log = Log("info", stderr, untold)  # type: ignore[arg-type]
-    log.name("worker 2", 1)
+    log.name("worker 2")
     stderr.answers = [ALL, ALL, ALL]
     for level in (logging.INFO, logging.WARNING, logging.ERROR):
         logging.getLogger("test").log(level, "text")
@@ -231,8 +231,9 @@ def test_a_rehearsal_writes_nothing(log: Log, stderr: Scripted) -> None:
 
 
 def test_what_all_processes_have_counted_is_added_up(untold: Untold) -> None:
-    for row, number in ((0, 3), (1, 4), (0, 5)):
-        untold.belong_to(row)
+    block = untold.add(2)
+    for place, number in ((0, 3), (1, 4), (0, 5)):
+        untold.belong_to(block.row(place))
         untold.count(LEFT_OUT, number)
     untold.count(NOT_ACCEPTED, 1, errno.EMFILE)
     assert untold.totals()[LEFT_OUT] == 12
@@ -241,7 +242,7 @@ def test_what_all_processes_have_counted_is_added_up(untold: Untold) -> None:
 
 
 def test_a_pipe_that_is_full_or_has_no_reader_keeps_nobody_from_counting() -> None:
-    untold = Untold(1)
+    untold = Untold()
     # A pipe takes 65,536 bytes.
     for _ in range(70_000):
         untold.count(LEFT_OUT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -18,6 +18,7 @@ from vsock_proxy.observing.saturation import (
     Watch,
 )
 from vsock_proxy.observing.scoreboard import DRAINS, ROUTE, Row, Scoreboard, State
+from vsock_proxy.settings import Endpoint
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -95,6 +96,14 @@ ROW = Row(
     total_up=100,
     total_down=200,
 )
+
+
+def staff(
+    *rows: Row, services: Tuple[str, ...] = ("8000",), own: bool = False, retired: bool = False
+) -> report.Staff:
+    return report.Staff(services, own, retired, rows)
+
+
 SERVING = ["2.0", "16:1024", "10.0.0.1", "5", "6"]
 CONNECTING = ["2.0", "16:1024", "-", "5", "6"]
 WITHOUT = ["2.0", "-", "-", "0", "0"]
@@ -128,16 +137,88 @@ SHOWN: Dict[str, Tuple[Row, List[str]]] = {
 
 @pytest.mark.parametrize(("row", "cells"), SHOWN.values(), ids=SHOWN.keys())
 def test_a_row_says_what_its_worker_does(row: Row, cells: List[str]) -> None:
-    _, line, _ = report.table([row], NOW)
+    _, line, _ = report.table([staff(row)], NOW)
     assert line.split() == ["1", *cells, "7", "2"]
 
 
 def test_the_totals_are_of_all_workers_and_tell_each_cause() -> None:
     rows = [ROW, replace(ROW, up=0, down=0, failures=(0, 1, 0, 0, 2, 0), gone=0)]
-    assert report.totals(rows) == (
+    assert str(report.NOTHING.plus(rows)) == (
         "14 connections served, 5 failed (1 refused, 1 timed out, 0 unreachable, 0 unresolved, "
         "2 denied, 1 otherwise), 3 with the client gone before, 200 bytes up, 400 bytes down"
     )
+
+
+IDLE_ROW = replace(ROW, number=2, state=State.IDLE)
+ENDED_ROW = replace(ROW, number=3, state=State.ABSENT, pid=0)
+SHARED: Dict[str, Any] = {"services": ("8000", "8002")}
+OWN: Dict[str, Any] = {"services": ("8001",), "own": True}
+RETIRED: Dict[str, Any] = {**OWN, "retired": True}
+POOLS: Dict[str, Tuple[List[report.Staff], List[List[str]]]] = {
+    "one service, which shares its workers with none": (
+        [staff(ROW)],
+        [["worker", "pid"], ["1", "4711"]],
+    ),
+    "one service, which has workers of its own": (
+        [staff(ROW, **OWN)],
+        [["worker", "pid"], ["8001/1", "4711"]],
+    ),
+    "one service, of which a pool has replaced another": (
+        [staff(ROW), staff(replace(ROW, pid=4700, drains=True), ENDED_ROW, retired=True)],
+        [["worker", "pid"], ["1", "4711"], ["1", "4700"]],
+    ),
+    "services that share workers": (
+        [staff(replace(ROW, route=1), IDLE_ROW, ENDED_ROW, **SHARED)],
+        [["worker", "service"], ["1", "8002"], ["2", "-"], ["3", "-"]],
+    ),
+    "several pools": (
+        [staff(ROW, **SHARED), staff(ROW, IDLE_ROW, **OWN)],
+        [["worker", "service"], ["1", "8000"], ["8001/1", "8001"], ["8001/2", "8001"]],
+    ),
+    "several pools, of which one has replaced another": (
+        [staff(IDLE_ROW, **SHARED), staff(IDLE_ROW, **OWN), staff(ROW, ENDED_ROW, **RETIRED)],
+        [["worker", "service"], ["2", "-"], ["8001/2", "8001"], ["8001/1", "8001"]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("pools", "cells"), POOLS.values(), ids=POOLS.keys())
+def test_the_table_says_whose_worker_each_is_where_there_are_several_services(
+    pools: List[report.Staff], cells: List[List[str]]
+) -> None:
+    *lines, _ = report.table(pools, NOW)
+    assert [line.split()[:2] for line in lines] == cells
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_totals_are_of_all_pools_and_of_those_that_have_ended() -> None:
+    ended = report.NOTHING.plus([ROW]).plus([IDLE_ROW, ENDED_ROW])
+    *_, line = report.table([staff(ROW), staff(ROW, ENDED_ROW, **RETIRED)], NOW, ended)
+    assert line == str(report.NOTHING.plus([ROW] * 6))
+    assert line.startswith("42 connections served, 12 failed (6 refused, 0 timed out, ")
+    assert line.endswith(", 18 with the client gone before, 600 bytes up, 1200 bytes down")
+
+
+ENDPOINT = Endpoint("kms.example.org", 443)
+DIED = {
+    State.STARTING: None,
+    State.IDLE: None,
+    State.CONNECTING: (
+        "16:1024 closed: its worker died before there was a connection to kms.example.org:443"
+    ),
+    State.RELAYING: (
+        "16:1024 -> 10.0.0.1:443 ended: 5 bytes up, 6 bytes down, 2.000 s, worker died"
+    ),
+}
+
+
+@pytest.mark.parametrize(("state", "line"), DIED.items(), ids=str)
+def test_the_connection_of_a_worker_that_died_has_a_line_that_names_its_service(
+    state: State, line: Optional[str]
+) -> None:
+    row = replace(ROW, state=state)
+    assert report.cut_short(row, None, ENDPOINT, NOW) == line
+    assert report.cut_short(row, "8001", ENDPOINT, NOW) == (line and f"8001: {line}")
 
 
 def test_a_worker_that_was_told_to_end_has_a_successor_that_was_not() -> None:
@@ -162,13 +243,13 @@ def test_a_new_worker_serves_the_first_service_until_it_says_otherwise() -> None
 class Saturation:
     """Workers, the master's watch over them, and what it has warned of."""
 
-    def __init__(self, *workers: str) -> None:
+    def __init__(self, *workers: str, service: Optional[str] = None) -> None:
         self.board = board_of(*workers)
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self.alarm = Alarm(self.board, self._writer)
-        self.watch = Watch(self.board, self._reader)
+        self.watch = Watch(self.board, service)
         self.now = 1000.0
 
     def take_place(self, number: int) -> None:
@@ -185,7 +266,8 @@ class Saturation:
         until = self.now + seconds
         while True:
             try:
-                self.watch.begin(self.now)
+                os.read(self._reader, 4096)
+                self.watch.suspect(self.now)
             except BlockingIOError:
                 # No alarm.
                 pass
@@ -205,8 +287,8 @@ class Saturation:
 def saturate(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Saturation]]:
     made: List[Saturation] = []
 
-    def make(*workers: str) -> Saturation:
-        made.append(Saturation(*workers))
+    def make(*workers: str, service: Optional[str] = None) -> Saturation:
+        made.append(Saturation(*workers, service=service))
         return made[-1]
 
     caplog.set_level(logging.WARNING)
@@ -233,6 +315,67 @@ def test_all_busy_for_a_while_is_one_warning_of_how_many_they_are(
     assert warned(caplog) == ["all 2 workers are busy"]
     saturation.pass_time(WARNING_INTERVAL)
     assert len(warned(caplog)) == 2
+
+
+WARNINGS = [
+    (None, False, "all 2 workers are busy, further clients wait; -w sets how many there are"),
+    (
+        None,
+        True,
+        "all 2 workers that services share are busy, further clients wait; -w sets how many there "
+        "are, and workers: gives a service its own",
+    ),
+    (
+        "8001",
+        True,
+        "all 2 workers of 8001 are busy, further clients wait; workers: of the service sets how "
+        "many there are",
+    ),
+    (
+        "8001",
+        False,
+        "all 2 workers of 8001 are busy, further clients wait; workers: of the service sets how "
+        "many there are",
+    ),
+]
+
+
+@pytest.mark.parametrize(("service", "several", "warning"), WARNINGS)
+def test_the_warning_names_the_pool_and_what_sets_its_size(
+    service: Optional[str],
+    several: bool,
+    warning: str,
+    saturate: Callable[..., Saturation],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    saturation = saturate(BUSY, IDLE, service=service)
+    saturation.board.several = several
+    saturation.take_place(2)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert [record.getMessage() for record in caplog.records] == [warning]
+
+
+def test_an_alarm_of_another_pool_is_no_warning_of_this_one(
+    saturate: Callable[..., Saturation], caplog: pytest.LogCaptureFixture
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    saturation.watch.suspect(saturation.now)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert warned(caplog) == []
+    assert saturation.watch.due is None
+
+
+FLAGS = ("watched", "serving", "retired", "several")
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_each_flag_of_a_pool_is_one_of_its_own(flag: str) -> None:
+    board = board_of(BUSY, IDLE)
+    setattr(board, flag, True)
+    assert {name for name in FLAGS if getattr(board, name)} == {flag}
+    assert board.busy() == 1
+    setattr(board, flag, False)
+    assert not any(getattr(board, name) for name in FLAGS)
 
 
 def test_all_busy_for_a_moment_is_none_and_nobody_looks_afterwards(

@@ -20,7 +20,7 @@ from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid, Vsock
-from vsock_proxy.observing.scoreboard import Scoreboard
+from vsock_proxy.observing.report import Totals
 from vsock_proxy.supervision.systemd import (
     SHORTEST_INTERVAL,
     Notifier,
@@ -142,7 +142,7 @@ def test_a_systemd_that_has_gone_harms_nothing_and_is_complained_of_once(
     ],
 )
 def test_the_status_counts_services_only_if_there_are_several(services: int, text: str) -> None:
-    assert summary(services, 1, Scoreboard(2).rows()) == text
+    assert summary(services, 1, 2, Totals()) == text
 
 
 # The service

@@ -48,7 +48,7 @@ class FakeLog:
 
 @pytest.fixture
 def pair() -> Iterator[Tuple[FakeLog, Teller]]:
-    log = FakeLog(Untold(3))
+    log = FakeLog(Untold())
     yield log, Teller(log)  # type: ignore[arg-type]
     for fd in (log.untold.reader, log.untold._writer):
         os.close(fd)
@@ -88,13 +88,32 @@ def test_one_line_tells_what_all_processes_counted(
     kind: int, code: int, line: str, pair: Tuple[FakeLog, Teller]
 ) -> None:
     log, teller = pair
-    for row, number in ((0, 1), (1, 4), (2, 2)):
-        log.untold.belong_to(row)
+    block = log.untold.add(2)
+    log.untold.count(kind, 1, code)
+    for place, number in ((0, 4), (1, 2)):
+        log.untold.belong_to(block.row(place))
         log.untold.count(kind, number, code)
     teller.begin(100.0)
     assert run_until(teller, 110.0) == [100.1, 101.1]
     assert log.lines == [line]
     assert not log.untold.looked_at
+
+
+def test_what_the_workers_of_a_pool_counted_is_told_once_though_the_pool_has_ended(
+    pair: Tuple[FakeLog, Teller],
+) -> None:
+    log, teller = pair
+    first, second = log.untold.add(2), log.untold.add(1)
+    for row, number in ((first.row(1), 3), (second.row(0), 4)):
+        log.untold.belong_to(row)
+        log.untold.count(LEFT_OUT, number)
+    log.untold.drop(first)
+    teller.begin(100.0)
+    run_until(teller, 110.0)
+    log.untold.drop(second)
+    teller.begin(120.0)
+    run_until(teller, 130.0)
+    assert [line.split()[1] for line in log.lines] == ["7"]
 
 
 def test_what_goes_on_is_told_once_a_second(pair: Tuple[FakeLog, Teller]) -> None:
@@ -174,7 +193,7 @@ def test_who_counts_while_nobody_looks_wakes_the_master(pair: Tuple[FakeLog, Tel
 
 
 def test_what_is_counted_while_nobody_looks_any_more_is_not_forgotten() -> None:
-    untold = CountedInBetween(1)
+    untold = CountedInBetween()
     teller = Teller(FakeLog(untold))  # type: ignore[arg-type]
     teller.begin(100.0)
     # Twice is once: it is looked at already.

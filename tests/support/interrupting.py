@@ -96,7 +96,7 @@ class Site:
         alarm = os.pipe()[1]
         route = Route("8000", self.listener, settings.endpoint, Upstream(table, 5))
         self.duty = Duty((route,), self.board, Alarm(self.board, alarm))
-        self.worker = Worker(self.signals, Lifeline(), Untold(1))
+        self.worker = Worker(self.signals, Lifeline(), Untold())
         self.worker.rehearse(self.duty)
 
 

@@ -80,7 +80,7 @@ class _Master:
     def __init__(self, services: Sequence[Service]) -> None:
         self._signals = Signals()
         self._lifeline = Lifeline()
-        self._log = Log("info", Stderr(), Untold(2))
+        self._log = Log("info", Stderr(), Untold())
         nothing = Allowlist("list", ())
         self._lookups = [
             Lookup(
@@ -114,7 +114,7 @@ class _Master:
 
     def _be_resolver(self) -> None:
         os.close(self._lifeline.writer)
-        self._log.name("resolver", 1)
+        self._log.name("resolver")
         resolver = Resolver(self._lookups)
         set_title(resolver.title)
         resolver.run(self._lifeline.reader)

@@ -55,7 +55,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.signals = Signals()
-        self.worker = Worker(self.signals, Lifeline(), Untold(1))
+        self.worker = Worker(self.signals, Lifeline(), Untold())
         self.server = socket.create_server(("127.0.0.1", 0))
         self.endpoint = Endpoint(*self.server.getsockname())
         self.table = AddressTable(self.endpoint.port)

@@ -135,10 +135,14 @@ class Log:
             root.critical("%s: %d, %.3f", "rehearsal", 1, 1.0)
         root.handlers[:] = kept
 
-    def name(self, process: str, row: int) -> None:
-        """Say in every line from now on that it is of this process, and count in its cells."""
+    def name(self, process: str, cells: Optional[memoryview] = None) -> None:
+        """Say in every line from now on that it is of this process.
+
+        cells: where a child counts what it cannot write (Block.row() of untold.py).
+        """
         self._text.process = process
-        self.untold.belong_to(row)
+        if cells is not None:
+            self.untold.belong_to(cells)
 
     def write(self, level: int, text: str) -> int:
         """Write a line now, whatever the lowest level is; the errno if that cannot be done."""

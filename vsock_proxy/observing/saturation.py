@@ -2,7 +2,8 @@
 
 The worker that takes the last free place raises an alarm, one byte in a pipe. Only then does the
 master look, ten times a second, until a worker is idle again; when a second has passed first, it
-warns. It also looks when a worker has ended, since that may have been the last idle one.
+warns. It also looks when a worker has ended, since that may have been the last idle one. All pools
+share the pipe, so at an alarm the master looks at each of them.
 
 While it looks, workers raise no further alarm. It is the master that says so on the scoreboard, and
 never a worker: that might die, or be late, before or after its byte, and leave word that somebody
@@ -53,11 +54,12 @@ class Alarm:
 
 
 class Watch:
-    """The master's side."""
+    """The master's side, for one pool."""
 
-    def __init__(self, board: Scoreboard, reader: int) -> None:
+    def __init__(self, board: Scoreboard, service: Optional[str] = None) -> None:
+        """service: the name of the one that has these workers of its own; None: they are shared."""
         self._board = board
-        self._reader = reader
+        self._service = service
         self._since: Optional[float] = None
         self._next_look: Optional[float] = None
         self._last_warning = -WARNING_INTERVAL
@@ -68,13 +70,8 @@ class Watch:
         """When to look next, of time.monotonic(); None while nobody raised the alarm."""
         return self._next_look
 
-    def begin(self, now: float) -> None:
-        """An alarm was raised."""
-        os.read(self._reader, 4096)
-        self.suspect(now)
-
     def suspect(self, now: float) -> None:
-        """All may be busy: look for a while."""
+        """All may be busy, as an alarm was raised or a worker has ended: look for a while."""
         if self._since is None and not self._over:
             self._board.watched = True
             self._since = now
@@ -102,7 +99,12 @@ class Watch:
             self._warn()
 
     def _warn(self) -> None:
-        log.warning(
-            "all %d workers are busy, further clients wait; -w sets how many there are",
-            self._board.busy(),
-        )
+        workers = f"all {self._board.busy()} workers"
+        advice = "-w sets how many there are"
+        if self._service is not None:
+            workers += f" of {self._service}"
+            advice = "workers: of the service sets how many there are"
+        elif self._board.several:
+            workers += " that services share"
+            advice += ", and workers: gives a service its own"
+        log.warning("%s are busy, further clients wait; %s", workers, advice)

@@ -6,6 +6,9 @@ wakes the master by one byte in a pipe. The master then looks once a second unti
 come, and writes one line for all processes. While it looks, nobody wakes it; while nothing of the
 kind happens, nobody looks. Counts belong to the cells and not to the process, so they outlive it.
 
+The cells of the workers of one pool are a block, which is made before its first worker is forked,
+and given back when its last has ended. What was counted there stays in the totals.
+
 The rest of a line of which only a part could be written is kept here too. Until the master has
 written it, others write nothing, so that their lines do not end up in the middle of it.
 """
@@ -24,31 +27,58 @@ KINDS = 3
 CELL = 8
 
 
+class Block:
+    """Cells for so many processes, a row each; a row belongs to one process at a time."""
+
+    def __init__(self, processes: int) -> None:
+        self._cells = memoryview(mmap.mmap(-1, processes * KINDS * CELL)).cast("Q")
+
+    def row(self, place: int) -> memoryview:
+        """The cells of one process, a cell for each kind; the first place is 0."""
+        return self._cells[place * KINDS : (place + 1) * KINDS]
+
+    def totals(self) -> List[int]:
+        """How many there were of each kind."""
+        return [sum(self._cells[kind::KINDS]) for kind in range(KINDS)]
+
+
 class Untold:
-    """The shared cells. Made once, before the first fork.
+    """The shared cells. Made once, before the first fork, with those of the master.
 
     reader: a non-blocking descriptor for the master, readable when there is something to look at.
     """
 
-    def __init__(self, processes: int) -> None:
-        """processes: how many rows of cells there are; each belongs to one process at a time."""
-        rows = processes * KINDS
-        self._map = mmap.mmap(-1, (rows + KINDS + 2) * CELL + MOST)
-        cells = memoryview(self._map)[: (rows + KINDS + 2) * CELL].cast("Q")
-        self._rows, self._codes, self._state = cells[:rows], cells[rows:-2], cells[-2:]
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, (KINDS + 2) * CELL + MOST)
+        cells = memoryview(self._map)[: (KINDS + 2) * CELL].cast("Q")
+        self._codes, self._state = cells[:-2], cells[-2:]
         self._text = memoryview(self._map)[-MOST:]
-        self._own = 0
+        self._blocks: List[Block] = []
+        self._own = self.add(1).row(0)
+        # What was counted in blocks that were given back.
+        self._before = [0] * KINDS
         self.reader, self._writer = os.pipe()
         os.set_blocking(self.reader, False)
         os.set_blocking(self._writer, False)
 
-    def belong_to(self, row: int) -> None:
+    def add(self, processes: int) -> Block:
+        """In the master: cells for so many processes more, which are still to be forked."""
+        block = Block(processes)
+        self._blocks.append(block)
+        return block
+
+    def drop(self, block: Block) -> None:
+        """In the master: the processes have ended that counted there."""
+        self._before = [sum(both) for both in zip(self._before, block.totals())]
+        self._blocks.remove(block)
+
+    def belong_to(self, row: memoryview) -> None:
         """In a child: count in these cells from now on."""
-        self._own = row * KINDS
+        self._own = row
 
     def count(self, kind: int, number: int = 1, code: int = 0) -> None:
         """So many more of a kind."""
-        self._rows[self._own + kind] += number
+        self._own[kind] += number
         self.because(kind, code)
         self._wake()
 
@@ -67,7 +97,8 @@ class Untold:
 
     def totals(self) -> List[int]:
         """How many there were of each kind, since the start."""
-        return [sum(self._rows[kind::KINDS]) for kind in range(KINDS)]
+        counted = [self._before, *(block.totals() for block in self._blocks)]
+        return [sum(of_kind) for of_kind in zip(*counted)]
 
     def code(self, kind: int) -> int:
         """The errno that says why."""

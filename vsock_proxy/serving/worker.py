@@ -34,6 +34,7 @@ from typing import Tuple
 from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.observing.limiter import Limiter
 from vsock_proxy.observing.peers import UNIX_PEER, Peer, peer_name
+from vsock_proxy.observing.report import Staff, worker_name
 from vsock_proxy.observing.saturation import Alarm
 from vsock_proxy.observing.scoreboard import (
     ADDRESS_HIGH,
@@ -94,13 +95,22 @@ CUT = Outcome(End.CUT)
 class Duty:
     """What the workers of one pool have in common.
 
-    own: whether it is the pool of one service that has workers of its own.
+    own: whether it is the pool of one service that has workers of its own; they are called by it.
     """
 
     routes: Tuple[Route, ...]
     board: Scoreboard
     alarm: Alarm
     own: bool = False
+
+    def name_of(self, number: int) -> str:
+        """What a worker is called: `2`, or `8001/2`."""
+        return worker_name(self.routes[0].name if self.own else None, number)
+
+    def staff(self) -> Staff:
+        """The workers as they are now, to be shown in a table."""
+        names = tuple(route.name for route in self.routes)
+        return Staff(names, self.own, self.board.retired, tuple(self.board.rows()))
 
 
 class Worker:
@@ -199,16 +209,21 @@ class Worker:
         self._slot[STATE] = HALF_CLOSED
 
     def _connecting_lasts(self) -> None:
-        self._show(f"connecting [{peer_name(self._peer)} -> {self._route.endpoint}]")
+        self._show(f"connecting [{self._client()} -> {self._route.endpoint}]")
 
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
         self._keepalive.begin(self._connected)
         self._lifeline.signal_when_cut(signal.SIGTERM)
-        self._show(f"[{peer_name(self._peer)} -> {self._address}]")
+        self._show(f"[{self._client()} -> {self._address}]")
+
+    def _client(self) -> str:
+        """Who is served, and of which service if there are several."""
+        name = peer_name(self._peer)
+        return f"{self._route.name}: {name}" if self._duty.board.several else name
 
     def _show(self, text: str) -> None:
-        set_title(f"worker {self._number} {text}")
+        set_title(f"worker {self._duty.name_of(self._number)} {text}")
         self._shown = text
 
     def _rest(self) -> None:
@@ -350,6 +365,8 @@ class Worker:
         if not log.isEnabledFor(level):
             return
         if self._limiter.allow(time.monotonic_ns()):
+            if self._duty.board.several:
+                text, values = f"%s: {text}", (self._route.name, *values)
             log.log(level, text, *values)
         else:
             self._untold.count(LEFT_OUT)

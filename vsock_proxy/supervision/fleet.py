@@ -15,7 +15,7 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 from vsock_proxy.endpoint.resolver import Lookup
 from vsock_proxy.errors import UnavailableError, out_of
-from vsock_proxy.observing.scoreboard import Row
+from vsock_proxy.observing import report
 from vsock_proxy.serving.listener import Listener, listener_name
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.settings import ServiceSettings
@@ -50,6 +50,8 @@ class Fleet:
         # Whose places others take: those that wait for that, and all until their last worker ends.
         self._to_retire: List[Pool] = []
         self._former: List[Pool] = []
+        # What those have done of which no worker is left.
+        self._ended = report.NOTHING
         # The listeners of services that are gone, of which there may be connections.
         self._gone: List[Listener] = []
 
@@ -77,6 +79,11 @@ class Fleet:
     def size(self) -> int:
         """How many workers there should be."""
         return sum(pool.size for pool in self.pools)
+
+    @property
+    def places(self) -> int:
+        """How many connections there can be, with those that replaced workers still have."""
+        return self.size + sum(pool.running for pool in self._former)
 
     @property
     def missing(self) -> int:
@@ -121,9 +128,15 @@ class Fleet:
         """The addresses that are known of the endpoints."""
         return {question_of(one.settings): one.table.current() for one in self.services}
 
-    def rows(self) -> List[Row]:
-        """What all workers do."""
-        return [row for pool in self.all_pools for row in pool.board.rows()]
+    def table(self) -> List[str]:
+        """What all workers do, to be read by people."""
+        staffs = [pool.staff() for pool in self.all_pools]
+        return report.table(staffs, time.monotonic_ns(), self._ended)
+
+    @property
+    def totals(self) -> report.Totals:
+        """What was done since the start, also by workers and pools that have ended."""
+        return self._ended.plus(row for pool in self.all_pools for row in pool.board.rows())
 
     @property
     def busy(self) -> int:
@@ -166,6 +179,8 @@ class Fleet:
         ended = [pool for pool in self._former if pool.has_ended]
         for pool in ended:
             self._former.remove(pool)
+            self._ended = self._ended.plus(pool.board.rows())
+            pool.forget()
 
     def drain(self) -> None:
         """No new connections; each worker ends with the one it has."""

@@ -24,7 +24,6 @@ from typing import Callable, Dict, Iterable, List, Mapping, Optional, Protocol, 
 from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.endpoint.resolver import Resolver
 from vsock_proxy.errors import UnavailableError
-from vsock_proxy.observing import report
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.teller import Teller
@@ -90,6 +89,7 @@ class Master:
         self._poll = select.poll()
         self._timers = Timers()
         self._teller = Teller(log_output)
+        self._resolver_counts = log_output.untold.add(1)
         self._lifeline = Lifeline()
         self._alarm_reader, alarm = _non_blocking_pipe()
         self._children = Children(signals, self._obey, self._buried)
@@ -151,7 +151,7 @@ class Master:
         # Not before: a client may have been waiting for the first answer.
         self._resolving.end()
         self._teller.look(time.monotonic())
-        log.info("ended; %s", report.totals(self._fleet.rows()))
+        log.info("ended; %s", self._fleet.totals)
         return self._exit_code
 
     def _prepare(self) -> None:
@@ -219,7 +219,7 @@ class Master:
 
     def _summary(self) -> str:
         fleet = self._fleet
-        return summary(len(fleet.services), fleet.busy, fleet.rows())
+        return summary(len(fleet.services), fleet.busy, fleet.places, fleet.totals)
 
     # What signals ask for
 
@@ -233,7 +233,7 @@ class Master:
             self._reloading.ask(time.monotonic())
 
     def _show_by(self, number: signal.Signals) -> None:
-        for line in report.table(self._fleet.rows(), time.monotonic_ns()):
+        for line in self._fleet.table():
             log.info("%s", line)
 
     def _end_by(self, number: signal.Signals) -> None:
@@ -291,7 +291,7 @@ class Master:
 
     def _be_resolver(self) -> None:
         self._leave_with_tables()
-        self._log.name("resolver", 1)
+        self._log.name("resolver", self._resolver_counts.row(0))
         resolver = Resolver(self._fleet.lookups)
         set_title(resolver.title)
         resolver.run(self._lifeline.reader)

@@ -83,11 +83,13 @@ class Pool:
             Alarm(self.board, means.alarm),
             composition.own,
         )
-        self.watch = Watch(self.board, means.alarm)
+        self.watch = Watch(self.board, self._duty.routes[0].name if composition.own else None)
         self._pacer = Pacer()
         # By their numbers, the pids of those that run.
         self._pids: Dict[int, int] = {}
         self._replaces = True
+        # For each worker, the cells in which it counts what it cannot say.
+        self._counts = means.log_output.untold.add(composition.workers)
 
     def is_like(self, other: Composition) -> bool:
         """Whether a pool of that composition would be no other than this."""
@@ -113,6 +115,14 @@ class Pool:
     def has_ended(self) -> bool:
         """Whether it was told to end, and all its workers have."""
         return not self._replaces and not self._pids
+
+    def staff(self) -> report.Staff:
+        """Its workers, to be shown."""
+        return self._duty.staff()
+
+    def forget(self) -> None:
+        """Once it has ended: give back what was counted for its workers."""
+        self._means.log_output.untold.drop(self._counts)
 
     def introduce(self) -> None:
         """Say in the log what it serves, and with how many workers."""
@@ -177,25 +187,23 @@ class Pool:
     def _be_worker(self, number: int) -> None:
         means = self._means
         means.leave(self.composition.services)
-        means.log_output.name(f"worker {self._name_of(number)}", number)
+        row = self._counts.row(number - 1)
+        means.log_output.name(f"worker {self._duty.name_of(number)}", row)
         means.worker.run(self._duty, number)
-
-    def _name_of(self, number: int) -> str:
-        own = self.composition.own
-        return f"{self.composition.services[0].name}/{number}" if own else str(number)
 
     def _buried(self, number: int, status: int) -> None:
         del self._pids[number]
         row = self.board.row(number)
         route = self._duty.routes[row.route]
-        line = report.cut_short(row, route.endpoint, time.monotonic_ns())
+        name = route.name if self.board.several else None
+        line = report.cut_short(row, name, route.endpoint, time.monotonic_ns())
         if line is not None:
             log.warning("%s", line)
         self.board.vacate(number)
         if self._replaces:
             self.watch.suspect(time.monotonic())
             start_another(
-                f"worker {self._name_of(number)}",
+                f"worker {self._duty.name_of(number)}",
                 status,
                 self._pacer,
                 self._means.timers,

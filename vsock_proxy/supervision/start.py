@@ -45,8 +45,8 @@ def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
 
 
 def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optional[Copier]) -> int:
-    log_output = Log(settings.log_level, stderr, Untold(4096))
-    log_output.name("master", 0)
+    log_output = Log(settings.log_level, stderr, Untold())
+    log_output.name("master")
     notifier = Notifier(os.environ)
     passed = Passed(inherited_sockets(os.environ))
     try:

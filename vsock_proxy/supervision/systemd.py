@@ -18,10 +18,10 @@ import os
 import re
 import socket
 import time
-from typing import Dict, Iterable, List, MutableMapping, Optional
+from typing import Dict, List, MutableMapping, Optional
 
 from vsock_proxy.errors import UnavailableError
-from vsock_proxy.observing.scoreboard import Row
+from vsock_proxy.observing.report import Totals
 from vsock_proxy.process.kernel import AF_VSOCK
 
 FIRST_PASSED_FD = 3
@@ -113,17 +113,15 @@ class Notifier:
         self.send()
 
 
-def summary(services: int, busy: int, rows: Iterable[Row]) -> str:
+def summary(services: int, busy: int, workers: int, totals: Totals) -> str:
     """The status line: `3 services, 5 of 24 workers busy, 1207 connections served, 2 failed`.
 
     One service is not counted.
     """
-    known = list(rows)
-    served, failed = sum(row.served for row in known), sum(row.failed for row in known)
     several = f"{services} services, " if services > 1 else ""
     return (
-        f"{several}{busy} of {len(known)} workers busy, "
-        f"{served} connections served, {failed} failed"
+        f"{several}{busy} of {workers} workers busy, "
+        f"{totals.served} connections served, {totals.failed} failed"
     )
 
 
