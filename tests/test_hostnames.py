@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -143,8 +144,21 @@ def test_an_address_has_one_form(text: str, address: str) -> None:
 
 
 @pytest.mark.parametrize("region", ["16", "0x10"])
-def test_a_region_that_makes_a_number_of_the_name_is_a_usage_error(region: str) -> None:
+def test_a_region_that_makes_a_number_of_the_name_is_an_error(tmp_path: Path, region: str) -> None:
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        "allowlist: []\nservices:\n- {listen: 8000, address: 'kms.{region}', port: 443}\n"
+    )
+    words = ["--config", str(file)]
     environment = {**os.environ, "AWS_REGION": region}
-    done = run("8000", "kms.{region}", "443", environment=environment)
-    assert done.returncode == os.EX_USAGE
-    assert f"'kms.{region}' {ENDS_IN_NUMBER}" in done.stderr
+    said = (
+        "kms.{region} must become a host name or an IP address; "
+        f"'kms.{region}' {ENDS_IN_NUMBER}\n"
+    )
+    done = run(*words, "8000", "kms.{region}", "443", environment=environment)
+    assert (done.returncode, done.stderr) == (os.EX_USAGE, f"vsock-proxy: {said}")
+    done = run(*words, environment=environment)
+    assert (done.returncode, done.stderr) == (
+        os.EX_CONFIG,
+        f"vsock-proxy: service 8000: {said}",
+    )

@@ -423,6 +423,25 @@ def test_a_search_that_hangs_in_a_lookup_is_ended(
 # In the program
 
 
+def test_all_services_of_the_file_ask_once_together(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    service = start_service()
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        """
+allowlist: [{address: kms.eu-west-1.amazonaws.com, port: 443}]
+services:
+- {listen: 8000, address: 'kms.{region}.{domain}', port: 443}
+- {listen: 8001, address: 's3.{region}.{domain}', port: 443}
+- {listen: 8002, address: 'sts.{domain}', port: 443}
+"""
+    )
+    done = run("--config", str(file), environment={**os.environ, **asking(service)})
+    assert "service 8001: s3.eu-west-1.amazonaws.com:443 is not permitted" in done.stderr
+    assert service.paths() == ["/latest/api/token", REGION, DOMAIN]
+
+
 def test_the_expanded_name_is_what_the_allowlist_must_permit(
     start_service: StartService, write_allowlist: Callable[..., Path]
 ) -> None:
