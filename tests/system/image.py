@@ -42,7 +42,7 @@ ENABLED = (
 )
 WORLD = """\
 [Unit]
-Before=network-online.target nitro-enclaves-vsock-proxy.service
+Before=network-online.target nitro-enclaves-vsock-proxy.service vsock-proxy.service
 
 [Service]
 Type=notify
@@ -55,7 +55,7 @@ WantedBy=multi-user.target
 """
 COMMAND = (
     "python3 -m pytest -v -ra --color=no --durations=5 -p no:cacheprovider "
-    "tests/system/inside/installed_service.py"
+    "tests/system/inside/installed_service.py tests/system/inside/many_services.py"
 )
 TESTS = f"""\
 [Unit]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Callable, List, Optional
 
-from tests.system.inside.world import CERTIFICATE, KMS_NAME
+from tests.system.inside.world import KMS_NAME, certificate
 
 SERVICE = "nitro-enclaves-vsock-proxy.service"
 SOCKET = "nitro-enclaves-vsock-proxy.socket"
@@ -72,20 +72,20 @@ class Service:
         return run("journalctl", "--after-cursor", since, "--unit", self.name, "--output", "cat")
 
 
-def journal_now() -> str:
-    """The present end of what the service has logged.
+def journal_now(name: str = SERVICE) -> str:
+    """The present end of what a service has logged, which is not nothing.
 
     Not of all that was: --after-cursor with --unit skips an entry of the unit too many when the one
     that the cursor names is of another (journalctl of systemd 252).
     """
     run("journalctl", "--sync")
-    shown = run("journalctl", "--unit", SERVICE, "--lines", "1", "--show-cursor")
+    shown = run("journalctl", "--unit", name, "--lines", "1", "--show-cursor")
     return shown.rsplit("-- cursor: ", 1)[1].strip()
 
 
-def connect(port: int = PORT) -> ssl.SSLSocket:
-    """A guest's connection to KMS, its name checked."""
-    return secure(connect_only(port))
+def connect(port: int = PORT, name: str = KMS_NAME) -> ssl.SSLSocket:
+    """A guest's connection to KMS or another endpoint, its name checked."""
+    return secure(connect_only(port), name)
 
 
 def connect_only(port: int = PORT) -> socket.socket:
@@ -96,10 +96,10 @@ def connect_only(port: int = PORT) -> socket.socket:
     return client
 
 
-def secure(client: socket.socket) -> ssl.SSLSocket:
-    """A guest's connection from here on in TLS, the name of KMS checked."""
-    context = ssl.create_default_context(cafile=str(CERTIFICATE))
-    return context.wrap_socket(client, server_hostname=KMS_NAME)
+def secure(client: socket.socket, name: str = KMS_NAME) -> ssl.SSLSocket:
+    """A guest's connection from here on in TLS, the name of the endpoint checked."""
+    context = ssl.create_default_context(cafile=str(certificate(name)))
+    return context.wrap_socket(client, server_hostname=name)
 
 
 def echoes(client: ssl.SSLSocket, data: bytes) -> bool:
@@ -117,7 +117,8 @@ def echoes(client: ssl.SSLSocket, data: bytes) -> bool:
 class Load:
     """Guests that connect, exchange a little, end, and come again, until it is enough."""
 
-    def __init__(self, guests: int) -> None:
+    def __init__(self, guests: int, port: int = PORT, name: str = KMS_NAME) -> None:
+        self._where = port, name
         self.served = 0
         self.failures: List[str] = []
         self._enough = threading.Event()
@@ -150,7 +151,7 @@ class Load:
 
     def _failure(self) -> Optional[str]:
         try:
-            with connect() as client:
+            with connect(*self._where) as client:
                 whole = all(echoes(client, b"x" * 1000) for _ in range(3))
                 return None if whole else "the connection ended too early"
         except OSError as error:
