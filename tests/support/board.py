@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import dataclass
-from typing import List
+from typing import Dict, List, Optional
 
 from tests.support.program import Proxy
 
@@ -14,9 +14,10 @@ TOTALS = r"info master: \d+ connections served"
 
 @dataclass(frozen=True)
 class Row:
-    """One worker's line."""
+    """One worker's line. service: None where there is only one."""
 
     worker: str
+    service: Optional[str]
     pid: int
     state: str
     seconds: float
@@ -34,26 +35,25 @@ def ask(proxy: Proxy) -> List[Row]:
     proxy.send(signal.SIGUSR1)
     proxy.log.wait_for(TOTALS, count=asked + 1)
     texts = [line.split(" master: ", 1)[1] for line in list(proxy.log.lines) if " master: " in line]
-    heading = max(
-        index for index, text in enumerate(texts) if text.split()[:2] == ["worker", "pid"]
+    heading = max(index for index, text in enumerate(texts) if text.split()[:1] == ["worker"])
+    columns, *rows = [re.split(r" {2,}", text.strip()) for text in texts[heading:]]
+    return [_row(dict(zip(columns, cells))) for cells in rows if len(cells) == len(columns)]
+
+
+def _row(cells: Dict[str, str]) -> Row:
+    return Row(
+        worker=cells["worker"],
+        service=cells.get("service"),
+        pid=0 if cells["pid"] == "-" else int(cells["pid"]),
+        state=cells["state"],
+        seconds=0.0 if cells["for s"] == "-" else float(cells["for s"]),
+        client=cells["client"],
+        endpoint=cells["endpoint"],
+        up=int(cells["up"]),
+        down=int(cells["down"]),
+        served=int(cells["served"]),
+        failed=int(cells["failed"]),
     )
-    cells = [re.split(r" {2,}", text.strip()) for text in texts[heading + 1 :]]
-    return [
-        Row(
-            worker=row[0],
-            pid=0 if row[1] == "-" else int(row[1]),
-            state=row[2],
-            seconds=0.0 if row[3] == "-" else float(row[3]),
-            client=row[4],
-            endpoint=row[5],
-            up=int(row[6]),
-            down=int(row[7]),
-            served=int(row[8]),
-            failed=int(row[9]),
-        )
-        for row in cells
-        if row[0].isdigit() and len(row) == 10
-    ]
 
 
 def totals(proxy: Proxy) -> str:
