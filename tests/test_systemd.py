@@ -342,6 +342,16 @@ def test_what_cannot_be_served_is_exit_code_69(
     assert problem in proxy.log.lines[0]
 
 
+@pytest.mark.parametrize("first", ["NOTIFY_SOCKET", "LISTEN_FDS"])
+def test_titles_are_shown_also_if_a_variable_that_is_taken_out_is_the_first(
+    start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket, first: str
+) -> None:
+    variables = {"NOTIFY_SOCKET": systemd.address, "LISTEN_FDS": "0"}
+    environment = {first: variables[first], **service(systemd, **variables)}
+    proxy = start_proxy(start_server(), environment=environment)
+    proxy.wait_for_workers(4, "idle")
+
+
 @pytest.mark.parametrize("count", ["0", ""], ids=["none", "empty"])
 def test_no_passed_socket_means_that_one_is_bound(
     start_proxy: StartProxy, start_server: StartServer, count: str

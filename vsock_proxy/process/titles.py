@@ -7,6 +7,15 @@ import setproctitle
 PROGRAM = "vsock-proxy"
 
 
+def find_room() -> None:
+    """Find the place for titles, before anything is taken out of the environment.
+
+    setproctitle looks for it when it is first called, from the first variable on. Where that has
+    been taken out, there are no titles.
+    """
+    setproctitle.getproctitle()
+
+
 def set_title(text: str) -> None:
     """Show this process as `vsock-proxy: TEXT`."""
     setproctitle.setproctitle(f"{PROGRAM}: {text}")

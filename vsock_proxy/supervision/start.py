@@ -17,6 +17,7 @@ from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.observing.untold import Untold
 from vsock_proxy.process.signals import Interrupted, Signals
+from vsock_proxy.process.titles import find_room
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.settings import Settings
 from vsock_proxy.supervision.judging import Judged, Wanted, judge_at_start
@@ -47,6 +48,7 @@ def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
 def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optional[Copier]) -> int:
     log_output = Log(settings.log_level, stderr, Untold())
     log_output.name("master")
+    find_room()
     notifier = Notifier(os.environ)
     passed = Passed(inherited_sockets(os.environ))
     try:
