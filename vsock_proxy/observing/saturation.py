@@ -37,15 +37,16 @@ class Alarm:
         """All are busy: tell the master, unless it is looking already."""
         if self._board.watched:
             return
-        self._wake_master()
+        self.wake_master()
 
     def tell_serving(self) -> None:
         """A worker waits for connections: wake the master if it is the first."""
         if not self._board.serving:
             self._board.serving = True
-            self._wake_master()
+            self.wake_master()
 
-    def _wake_master(self) -> None:
+    def wake_master(self) -> None:
+        """Let it look at what has changed."""
         try:
             os.write(self._writer, b"\0")
         except (BlockingIOError, BrokenPipeError):

@@ -204,6 +204,9 @@ class Worker:
         for route in self._duty.routes:
             route.listener.close()
         self._slot[DRAINS] = True
+        if self._duty.board.retired:
+            # It waits until nobody holds a listener of the pools that others replace.
+            self._duty.alarm.wake_master()
 
     def _half_closed(self) -> None:
         self._slot[STATE] = HALF_CLOSED

@@ -28,6 +28,8 @@ from vsock_proxy.supervision.timers import Action
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0
+# Seconds after which a reload counts as done, whatever keeps its pools from taking over.
+CHANGE_TIMEOUT = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,16 @@ class Fleet:
         self._drain_timeout = drain_timeout
         self._passed = passed
         self._means = means
-        # Whose places others take: those that wait for that, and all until their last worker ends.
+        # Whose places others take: those that wait for that, those of which a worker may still have
+        # its listeners open, and all until their last worker has ended.
         self._to_retire: List[Pool] = []
+        self._retiring: List[Pool] = []
         self._former: List[Pool] = []
         # What those have done of which no worker is left.
         self._ended = report.NOTHING
-        # The listeners of services that are gone, of which there may be connections.
+        # The listeners of services that are gone, until those retire who accept from them.
         self._gone: List[Listener] = []
+        self._patient_until = 0.0
 
     @property
     def serves(self) -> bool:
@@ -61,9 +66,9 @@ class Fleet:
         return all(pool.serves for pool in self.pools)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether no pool is yet to take the place of another."""
-        return not self._to_retire
+    def is_changing(self) -> bool:
+        """Whether a reload is still being put into force; no longer than CHANGE_TIMEOUT."""
+        return bool(self._to_retire or self._retiring) and time.monotonic() < self._patient_until
 
     @property
     def all_pools(self) -> List[Pool]:
@@ -107,18 +112,18 @@ class Fleet:
         Raises UnavailableError if a listener cannot be had; then nothing has changed.
         """
         before = {service.listener.name: service for service in self.services}
-        new = [one.settings for one in judged if listener_name(one.settings) not in before]
         ensure_files(len(judged))
-        listeners = self._open(new)
+        listeners = self._open_new([one.settings for one in judged])
         try:
             services = _services(judged, before, listeners)
             pools = [self._pool(one) for one in divide(services, self._workers)]
         except OSError as error:
-            for listener in listeners.values():
-                _close_for_good(listener)
+            _close_for_good(set(listeners.values()) - set(self._gone))
             raise out_of(error) or UnavailableError(f"cannot serve: {error.strerror}") from None
         self.services = services
+        self._gone = [one for one in self._gone if one.name not in listeners]
         self._replace_pools(pools)
+        self._patient_until = time.monotonic() + CHANGE_TIMEOUT
         self._let_go(before.values())
         for pool in self.all_pools:
             pool.board.several = len(services) > 1
@@ -170,17 +175,23 @@ class Fleet:
     def look(self) -> None:
         """After anything has happened: retire what is replaced, forget what has ended."""
         if self._to_retire and self.serves:
-            for pool in self._to_retire:
-                pool.retire()
-            self._to_retire = []
-            gone, self._gone = self._gone, []
-            if gone:
-                self._after(self._drain_timeout, lambda: self._end_those_of(gone))
+            self._retire()
+        self._retiring = [pool for pool in self._retiring if not pool.has_let_go]
         ended = [pool for pool in self._former if pool.has_ended]
         for pool in ended:
             self._former.remove(pool)
             self._ended = self._ended.plus(pool.board.rows())
             pool.forget()
+
+    def _retire(self) -> None:
+        for pool in self._to_retire:
+            pool.retire()
+        self._retiring += self._to_retire
+        self._to_retire = []
+        gone, self._gone = self._gone, []
+        _close_for_good(gone)
+        if gone:
+            self._after(self._drain_timeout, lambda: self._end_those_of(gone))
 
     def drain(self) -> None:
         """No new connections; each worker ends with the one it has."""
@@ -197,36 +208,46 @@ class Fleet:
     def close(self) -> None:
         """Close all listeners for good."""
         self.close_listeners()
-        for service in self.services:
-            service.listener.remove()
+        for listener in self._listeners:
+            listener.remove()
 
-    def close_listeners(self) -> None:
-        """Close this process's copies of all listeners."""
-        for service in self.services:
-            service.listener.close()
-        self._passed.leave()
+    def close_listeners(self, kept: Sequence[Listener] = ()) -> None:
+        """Close this process's copies of all listeners but these."""
+        for listener in self._listeners:
+            if listener not in kept:
+                listener.close()
+        self._passed.leave(kept)
 
     def leave(self, kept: Iterable[Service] = ()) -> None:
         """In a child: close what belongs to services that it does not serve."""
-        listeners = [service.listener for service in kept]
-        tables = [service.table for service in kept]
+        services = list(kept)
+        self.close_listeners([service.listener for service in services])
+        tables = [service.table for service in services]
         for service in self.services:
-            if service.listener not in listeners:
-                service.listener.close()
             if service.table not in tables:
                 service.table.close()
-        self._passed.leave(listeners)
 
-    def _open(self, services: Iterable[ServiceSettings]) -> Dict[str, Listener]:
-        """A listener for each, by its name. Raises UnavailableError, and then leaves none."""
+    @property
+    def _listeners(self) -> List[Listener]:
+        """All that the master has open."""
+        return [*(service.listener for service in self.services), *self._gone]
+
+    def _open_new(self, services: Iterable[ServiceSettings]) -> Dict[str, Listener]:
+        """A listener for each that has none, by its name.
+
+        Raises UnavailableError, and then leaves none.
+        """
+        held = {service.listener.name for service in self.services}
+        # What is still to go may come back.
+        going = {listener.name: listener for listener in self._gone}
         opened: Dict[str, Listener] = {}
         try:
             for settings in services:
-                listener = self._passed.open(settings)
-                opened[listener.name] = listener
+                name = listener_name(settings)
+                if name not in held:
+                    opened[name] = going.get(name) or self._passed.open(settings)
         except BaseException:
-            for listener in opened.values():
-                _close_for_good(listener)
+            _close_for_good(set(opened.values()) - set(self._gone))
             raise
         return opened
 
@@ -252,7 +273,6 @@ class Fleet:
                 service.table.close()
             if service.listener not in listeners:
                 self._gone.append(service.listener)
-                _close_for_good(service.listener)
 
     def _end_those_of(self, gone: List[Listener]) -> None:
         """End connections that have outlived their service for too long."""
@@ -290,7 +310,8 @@ def _asked(services: Iterable[Service]) -> Dict[str, Tuple[str, ServiceSettings]
     return {one.listener.name: (one.name, one.settings) for one in services}
 
 
-def _close_for_good(listener: Listener) -> None:
-    if not listener.passed:
-        listener.close()
-        listener.remove()
+def _close_for_good(listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
+        if not listener.passed:
+            listener.close()
+            listener.remove()

@@ -38,7 +38,7 @@ from vsock_proxy.supervision.announcing import Announcing
 from vsock_proxy.supervision.changes import Changes
 from vsock_proxy.supervision.children import Children
 from vsock_proxy.supervision.copying import Copying
-from vsock_proxy.supervision.fleet import END_NOW_TIMEOUT, Fleet
+from vsock_proxy.supervision.fleet import CHANGE_TIMEOUT, END_NOW_TIMEOUT, Fleet
 from vsock_proxy.supervision.judging import Judged, Wanted
 from vsock_proxy.supervision.pool import Means
 from vsock_proxy.supervision.reloading import Reloading
@@ -130,6 +130,7 @@ class Master:
         )
         # Of {region} and {domain}, as far as they were found out.
         self._placeholders: Mapping[str, str] = {}
+        self._is_to_reload = False
         # Those of the last reload, until they are in force.
         self._changes: Optional[Changes] = None
         self._draining = False
@@ -176,7 +177,7 @@ class Master:
             self._obey()
             self._children.reap()
             self._fleet.look()
-            self._announce()
+            self._go_on()
             self._look()
             self._announcing.look()
 
@@ -204,18 +205,23 @@ class Master:
             if one.due is not None and one.due <= now:
                 one.look(now)
 
-    def _announce(self) -> None:
-        """Once each pool has a worker that serves: at the start, and after a reload."""
-        if self._draining or not self._fleet.serves:
+    def _go_on(self) -> None:
+        """See what has come about: all serve, a reload is over, another can begin."""
+        if self._draining:
             return
-        if not self._announcing.is_ready:
-            self._fleet.introduce()
+        fleet = self._fleet
+        if not self._announcing.is_ready and fleet.serves:
+            fleet.introduce()
             self._announcing.ready()
-        elif self._fleet.is_settled:
-            if self._changes is not None:
-                log.info("services read again: %s", self._changes)
-                self._changes = None
-            self._announcing.settled()
+        if fleet.is_changing:
+            return
+        if self._changes is not None:
+            log.info("services read again: %s", self._changes)
+            self._changes = None
+        self._announcing.settled()
+        if self._is_to_reload:
+            self._is_to_reload = False
+            self._reloading.ask(time.monotonic())
 
     def _summary(self) -> str:
         fleet = self._fleet
@@ -230,7 +236,7 @@ class Master:
     def _reload_by(self, number: signal.Signals) -> None:
         if not self._draining:
             self._announcing.reloading()
-            self._reloading.ask(time.monotonic())
+            self._is_to_reload = True
 
     def _show_by(self, number: signal.Signals) -> None:
         for line in self._fleet.table():
@@ -267,6 +273,8 @@ class Master:
             self._starting.start()
         if wanted.of_file:
             self._changes = changes
+        # Even if no worker does anything meanwhile.
+        self._after(CHANGE_TIMEOUT, lambda: None)
         self._passed.warn(wanted.services)
         set_master_title(self._fleet.title)
         return True

@@ -112,6 +112,11 @@ class Pool:
         return len(self._pids)
 
     @property
+    def has_let_go(self) -> bool:
+        """Whether each worker that is left has closed its listeners."""
+        return all(self.board.row(number).drains for number in self._pids)
+
+    @property
     def has_ended(self) -> bool:
         """Whether it was told to end, and all its workers have."""
         return not self._replaces and not self._pids
