@@ -57,6 +57,8 @@ def bound(tmp_path: Path) -> Iterator[Sockets]:
         (["vsock port 8000", "vsock port 8001"], [8001], ["vsock port 8000"]),
         (["vsock port 8000"], ["/run/v_8000"], ["vsock port 8000"]),
         (["Unix socket /run/v_8000"], ["/run/v_8000"], []),
+        # systemd has such a path in its simplest form.
+        (["Unix socket /run/v_8000"], ["/run/.//v_8000"], []),
         (["Unix socket /run/v_8000"], ["/run/w_8000", 8000], ["Unix socket /run/v_8000"]),
         (["vsock port 1", "vsock port 2"], [], ["vsock port 1", "vsock port 2"]),
     ],

@@ -13,7 +13,8 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from pathlib import PurePosixPath
+from typing import Optional, Tuple, Union
 
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
@@ -105,8 +106,11 @@ def _vsock_name(port: int) -> str:
     return f"vsock port {port}"
 
 
-def _unix_name(path: object) -> str:
-    return f"Unix socket {path}"
+def _unix_name(path: Union[str, bytes]) -> str:
+    # Bytes are an abstract address. A path is told from another without what makes no difference.
+    return (
+        f"Unix socket {path!r}" if isinstance(path, bytes) else f"Unix socket {PurePosixPath(path)}"
+    )
 
 
 def _listen_vsock(port: int) -> Listener:
