@@ -12,7 +12,7 @@ from tests.vm import kernel
 
 NEEDED = {**TO_BUILD_DEB, **TO_BUILD_PAGES}
 NEWER_VERSION = "99.0.0"
-TIMEOUT = 900
+TIMEOUT = 1200
 CONSOLE_LINES = 60
 
 pytestmark = pytest.mark.skipif(bool(missing(NEEDED)), reason=missing(NEEDED) or "can be built")
