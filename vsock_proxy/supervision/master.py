@@ -266,6 +266,8 @@ class Master:
     def _take_over(self, wanted: Wanted, judged: Sequence[Judged]) -> bool:
         try:
             changes = self._put_into_force(wanted, judged)
+            # What is new is shared by the children too.
+            gc.freeze()
         except UnavailableError as error:
             log.error("%s; the services stay as they were", error)
             return False
