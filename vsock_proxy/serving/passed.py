@@ -59,10 +59,9 @@ class Passed:
         left = unasked(self._sockets, services)
         if left:
             log.warning(
-                "systemd holds %s, but no service listens there now: clients wait there, and the "
-                "next start fails; %s",
+                "systemd holds %s, but no service listens there now: clients wait there; bring "
+                "the service back and reload, or stop and disable the .socket unit and restart",
                 ", ".join(left),
-                AGREE,
             )
 
     def open(self, service: ServiceSettings) -> Listener:
