@@ -10,13 +10,15 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 
 from tests.support.means import need_address
 from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, echo
+from tests.support.services import Service, ServicesFile
+from tests.support.systemd import NotifySocket
 from tests.support.transports import Hybrid, Vsock
 from vsock_proxy.process.signals import HANDLED, IGNORED, Signals
 
@@ -110,26 +112,11 @@ def start_server() -> Iterator[StartServer]:
 
 
 @pytest.fixture
-def start_proxy(transport: Transport, write_allowlist: Callable[..., Path]) -> Iterator[StartProxy]:
-    """Starts the proxy for an endpoint that its allowlist permits; ends with the test."""
+def launch(transport: Transport) -> Iterator[StartProxy]:
+    """Starts the proxy with these arguments; ends with the test."""
     proxies: List[Proxy] = []
 
-    def start(
-        endpoint: Server | tuple[str, int],
-        *options: str,
-        workers: int = 4,
-        ready: bool = True,
-        config: Optional[Path] = None,
-        **process: object,
-    ) -> Proxy:
-        host, port = (endpoint.host, endpoint.port) if isinstance(endpoint, Server) else endpoint
-        arguments = [
-            *("-w", str(workers)),
-            *("--config", str(config or write_allowlist((host, port)))),
-            *transport.options(),
-            *options,
-            *(str(transport.port), host, str(port)),
-        ]
+    def start(*arguments: str, ready: bool = True, **process: object) -> Proxy:
         proxy = Proxy(transport, arguments, **process)  # type: ignore[arg-type]
         proxies.append(proxy)
         if ready:
@@ -141,6 +128,68 @@ def start_proxy(transport: Transport, write_allowlist: Callable[..., Path]) -> I
         proxy.end()
         # pytest shows this where the test failed.
         print(f"the end of the log of {proxy.pid}:", *proxy.log.lines[-40:], sep="\n")
+
+
+@pytest.fixture
+def start_proxy(
+    launch: StartProxy, transport: Transport, write_allowlist: Callable[..., Path]
+) -> StartProxy:
+    """Starts the proxy for an endpoint that its allowlist permits; ends with the test."""
+
+    def start(
+        endpoint: Server | tuple[str, int],
+        *options: str,
+        workers: int = 4,
+        config: Optional[Path] = None,
+        **process: object,
+    ) -> Proxy:
+        host, port = (endpoint.host, endpoint.port) if isinstance(endpoint, Server) else endpoint
+        return launch(
+            *("-w", str(workers)),
+            *("--config", str(config or write_allowlist((host, port)))),
+            *transport.options(),
+            *options,
+            *(str(transport.port), host, str(port)),
+            **process,
+        )
+
+    return start
+
+
+@pytest.fixture
+def services_file(tmp_path: Path) -> Iterator[ServicesFile]:
+    """The file that start_services() writes."""
+    systemd = NotifySocket(str(tmp_path / "notify"))
+    yield ServicesFile(tmp_path / "services.yaml", systemd)
+    systemd.close()
+
+
+@pytest.fixture
+def start_services(
+    launch: StartProxy, transport: Transport, services_file: ServicesFile
+) -> StartProxy:
+    """Starts the proxy for several services, which its file names; ends with the test."""
+
+    def start(
+        *services: Service,
+        options: Sequence[str] = (),
+        workers: int = 4,
+        permitted: Optional[List[Tuple[str, int]]] = None,
+        **process: object,
+    ) -> Proxy:
+        services_file.write(services, permitted)
+        process.setdefault(
+            "environment", {**os.environ, "NOTIFY_SOCKET": services_file.systemd.address}
+        )
+        return launch(
+            *("-w", str(workers)),
+            *("--config", str(services_file.path)),
+            *transport.options(),
+            *options,
+            **process,
+        )
+
+    return start
 
 
 @pytest.fixture

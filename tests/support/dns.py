@@ -57,6 +57,11 @@ class NameServer:
         wanted = self.questions + count
         wait_until(lambda: self.questions >= wanted, f"{count} questions")
 
+    def wait_for_name(self, name: str) -> None:
+        """Wait until it is asked for once more."""
+        wanted = self.asked[name] + 1
+        wait_until(lambda: self.asked[name] >= wanted, f"a question for {name}", 40)
+
     def close(self) -> None:
         """Stop; from then on the port is closed. A second time does nothing."""
         if self._socket.fileno() < 0:

@@ -127,11 +127,11 @@ class Proxy:
 
     def wait_ready(self) -> None:
         """Wait until it accepts connections."""
-        self.log.wait_for(r"info master: .* -> .*, \d+ workers?$")
+        self.log.wait_for(r"info master: .*, \d+ workers?$")
 
-    def connect(self) -> socket.socket:
+    def connect(self, port: Optional[int] = None) -> socket.socket:
         """A client's connection to it."""
-        return self.transport.connect()
+        return self.transport.connect(port)
 
     def send(self, number: signal.Signals) -> None:
         """Send the master a signal."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import socket
 from pathlib import Path
-from typing import List
+from typing import List, Optional, Tuple, Union
 
 from tests.support.timing import SLOWNESS
 
-VMADDR_CID_LOCAL = 1
+VMADDR_CID_ANY, VMADDR_CID_LOCAL = 0xFFFFFFFF, 1
 CLIENT_TIMEOUT = 20.0
 
 
@@ -21,7 +21,7 @@ class Hybrid:
     def __init__(self, folder: Path) -> None:
         self.port = 8000
         self._prefix = folder / "v.sock"
-        self.path = folder / f"v.sock_{self.port}"
+        self.path = self.path_of(self.port)
         # What the proxy calls a client of this transport.
         self.peer_pattern = "unix"
 
@@ -29,12 +29,26 @@ class Hybrid:
         """What the proxy is started with for this transport."""
         return ["--uds-path", str(self._prefix)]
 
-    def connect(self) -> socket.socket:
+    def ports(self, count: int) -> List[int]:
+        """So many ports to listen on, the first of them that of the transport."""
+        return list(range(self.port, self.port + count))
+
+    def path_of(self, port: int) -> Path:
+        """The Unix socket that stands for a port."""
+        return self._prefix.with_name(f"{self._prefix.name}_{port}")
+
+    def connect(self, port: Optional[int] = None) -> socket.socket:
         """A client's connection."""
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(CLIENT_TIMEOUT * SLOWNESS)
-        client.connect(str(self.path))
-        return client
+        return connected(client, str(self.path_of(port or self.port)))
+
+    def occupy(self, port: int) -> socket.socket:
+        """Listen where the proxy is to listen."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.path_of(port)))
+        listener.listen()
+        return listener
 
 
 class Vsock:
@@ -51,9 +65,29 @@ class Vsock:
         """What the proxy is started with for this transport: nothing."""
         return []
 
-    def connect(self) -> socket.socket:
+    def ports(self, count: int) -> List[int]:
+        """So many ports to listen on, the first of them that of the transport."""
+        return list(range(self.port, self.port + count))
+
+    def connect(self, port: Optional[int] = None) -> socket.socket:
         """A client's connection."""
         client = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         client.settimeout(CLIENT_TIMEOUT * SLOWNESS)
-        client.connect((VMADDR_CID_LOCAL, self.port))
-        return client
+        return connected(client, (VMADDR_CID_LOCAL, port or self.port))
+
+    def occupy(self, port: int) -> socket.socket:
+        """Listen where the proxy is to listen."""
+        listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        listener.bind((VMADDR_CID_ANY, port))
+        listener.listen()
+        return listener
+
+
+def connected(client: socket.socket, address: Union[str, Tuple[int, int]]) -> socket.socket:
+    """The client, once it is connected; closed if it is not."""
+    try:
+        client.connect(address)
+    except OSError:
+        client.close()
+        raise
+    return client
