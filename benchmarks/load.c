@@ -9,7 +9,8 @@
  *         down      SIZE bytes from the backend on a standing connection
  *         hold      open COUNT connections, one block there and back on each while all are open, report, and keep
  *                   them open until the standard input ends (THREADS, SECONDS and SIZE are not used)
- * TARGET  unix:PATH, vsock:CID:PORT or tcp:PORT (of 127.0.0.1)
+ * TARGET  unix:PATH, vsock:CID:PORT or tcp:PORT (of 127.0.0.1), or several of them with commas between, which the
+ *         connections of each thread visit in turn
  *
  * Each thread repeats the operation until SECONDS are over or the threads together have done COUNT. Calls block and
  * nothing but the clock is asked per operation, so that the generator costs as little as it can. One line of JSON
@@ -43,6 +44,7 @@ enum {
     ERRORS_A_THREAD = 1000, /* after these a thread gives up: the result is void anyway */
     GRACE_SECONDS = 20, /* for a slow operation to end */
     HOLD_TIMEOUT_SECONDS = 30,
+    TARGETS = 64, /* at most */
 };
 
 enum mode { MODE_SHORT, MODE_PINGPONG, MODE_UP, MODE_DOWN, MODE_HOLD, MODES };
@@ -67,7 +69,8 @@ struct cause {
 
 struct plan {
     enum mode mode;
-    struct target target;
+    struct target targets[TARGETS];
+    int target_count;
     int threads;
     double seconds;
     long count;
@@ -77,6 +80,7 @@ struct plan {
 struct client {
     const struct plan *plan;
     pthread_barrier_t *start;
+    int turn; /* the target of the next connection */
     uint64_t begun, ended;
     atomic_long operations;
     long capacity;
@@ -116,7 +120,8 @@ static bool failed(struct client *client, const char *what, int number)
 
 static int open_connection(struct client *client)
 {
-    const struct target *target = &client->plan->target;
+    const struct target *target = &client->plan->targets[client->turn];
+    client->turn = (client->turn + 1) % client->plan->target_count;
     int fd = socket(target->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         failed(client, "socket", errno);
@@ -357,6 +362,7 @@ static int run_clients(const struct plan *plan)
         struct client *client = &clients[i];
         client->plan = plan;
         client->start = &start;
+        client->turn = i * plan->target_count / plan->threads;
         client->capacity = plan->count / plan->threads + (i < plan->count % plan->threads);
         client->microseconds_tenths = calloc((size_t)client->capacity + 1, sizeof *client->microseconds_tenths);
         memset(client->buffer, 'c', sizeof client->buffer);
@@ -436,6 +442,17 @@ static bool parse_target(const char *text, struct target *target)
     return false;
 }
 
+static bool parse_targets(char *text, struct plan *plan)
+{
+    char *place = NULL;
+    plan->target_count = 0;
+    for (char *one = strtok_r(text, ",", &place); one != NULL; one = strtok_r(NULL, ",", &place)) {
+        if (plan->target_count == TARGETS || !parse_target(one, &plan->targets[plan->target_count++]))
+            return false;
+    }
+    return plan->target_count > 0;
+}
+
 static bool parse(int argc, char **argv, struct plan *plan)
 {
     if (argc != 7)
@@ -448,7 +465,7 @@ static bool parse(int argc, char **argv, struct plan *plan)
     plan->seconds = atof(argv[4]);
     plan->count = atol(argv[5]);
     plan->size = strtoull(argv[6], NULL, 10);
-    return mode < MODES && parse_target(argv[2], &plan->target) && plan->threads > 0 && plan->count > 0;
+    return mode < MODES && parse_targets(argv[2], plan) && plan->threads > 0 && plan->count > 0;
 }
 
 int main(int argc, char **argv)

@@ -14,13 +14,14 @@ import machine
 import native
 import network
 import proxies
+import services
 from accounting import Accounting
 from proxies import Proxy, Site
 from results import VSOCK, Results
 from rounds import LOADS, MIB, Bench, Report, run_rounds
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("loads", "scale", "memory", "starts", "held", "switches")
+PARTS = ("loads", "scale", "memory", "starts", "held", "switches", "services")
 # Memory and the number of connections have nothing to do with the transport.
 VSOCK_PARTS = ("loads", "scale", "starts", "switches")
 BACKEND_THREADS = 64
@@ -112,7 +113,8 @@ def _measure(choice: Choice, report: Report, folder: Path, accounts: Accounting)
 
 
 def _most_connections(extent: Extent) -> int:
-    return max(*extent.counts, extent.held, footprint.HELD_FOR_MEMORY) + SPARE_THREADS
+    many = services.SERVICES * services.WORKERS_EACH
+    return max(*extent.counts, extent.held, footprint.HELD_FOR_MEMORY, many) + SPARE_THREADS
 
 
 @contextmanager
@@ -167,4 +169,7 @@ def _beside_the_traffic(
         results = replace(
             results, switches=footprint.measure_switches(bench, counts, extent.connections)
         )
+    if "services" in parts:
+        found = services.measure(bench, peers, extent.starts, extent.rounds)
+        results = replace(results, services=found)
     return results

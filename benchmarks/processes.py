@@ -26,7 +26,7 @@ def tree(root: int) -> List[int]:
 
 def workers(root: int) -> List[int]:
     """Those processes of this proxy that call themselves workers."""
-    return [pid for pid in tree(root) if _title(pid).startswith(WORKER_TITLE)]
+    return [pid for pid in tree(root) if title(pid).startswith(WORKER_TITLE)]
 
 
 def pss_kib(pid: int) -> int:
@@ -39,7 +39,8 @@ def voluntary_switches(pid: int) -> int:
     return _field(Path(f"/proc/{pid}/status"), "voluntary_ctxt_switches")
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
+    """What `ps` shows of it."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):

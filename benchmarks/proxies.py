@@ -43,23 +43,35 @@ class StartFailed(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a proxy listens: the Unix socket `path`_`port`; without a path, an AF_VSOCK port."""
+    """Where a proxy listens: the Unix socket `path`_`port`; without a path, an AF_VSOCK port.
+
+    count: so many ports one after the other, the first of which is `port`.
+    """
 
     port: int
     path: Optional[Path] = None
+    count: int = 1
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + self.count)
 
     @property
     def target(self) -> str:
         """As the load generator wants it."""
-        if self.path is None:
-            return f"vsock:{VMADDR_CID_LOCAL}:{self.port}"
-        return f"unix:{self.path}_{self.port}"
+        return ",".join(map(self._target, self.ports))
 
-    def connect(self) -> socket.socket:
+    def _target(self, port: int) -> str:
+        if self.path is None:
+            return f"vsock:{VMADDR_CID_LOCAL}:{port}"
+        return f"unix:{self.path}_{port}"
+
+    def connect(self, port: Optional[int] = None) -> socket.socket:
+        """A connection to one of the ports, the first if none is named."""
         family = socket.AF_VSOCK if self.path is None else socket.AF_UNIX
-        address: Address = (VMADDR_CID_LOCAL, self.port)
+        address: Address = (VMADDR_CID_LOCAL, port or self.port)
         if self.path is not None:
-            address = f"{self.path}_{self.port}"
+            address = f"{self.path}_{port or self.port}"
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(START_TIMEOUT)
@@ -81,8 +93,9 @@ class Site:
     accounts: Accounting
     ports: Iterator[int]
 
-    def new_place(self) -> Place:
-        return Place(next(self.ports), None if self.vsock else self.folder / "s")
+    def new_place(self, count: int = 1) -> Place:
+        ports = [next(self.ports) for _ in range(count)]
+        return Place(ports[0], None if self.vsock else self.folder / "s", count)
 
 
 def new_site(vsock: bool, folder: Path, python: str, source: Path, accounts: Accounting) -> Site:
@@ -95,12 +108,16 @@ Command = Callable[[Site, Place, int], List[str]]
 
 @dataclass(frozen=True)
 class Proxy:
-    """A name for the tables, the command, the checkout if not this one, the loads if not all."""
+    """A name for the tables, the command, the checkout if not this one, the loads if not all.
+
+    services: on how many ports it listens.
+    """
 
     name: str
     command: Command
     source: Optional[Path] = None
     loads: Optional[Tuple[str, ...]] = None
+    services: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,12 +135,12 @@ class Running:
     def name(self) -> str:
         return self.proxy.name
 
-    def await_connection(self) -> socket.socket:
-        """The first connection that succeeds."""
+    def await_connection(self, port: Optional[int] = None) -> socket.socket:
+        """The first connection that succeeds, to the first port if none is named."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
-                return self.place.connect()
+                return self.place.connect(port)
             except OSError as error:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     said = self.log.read_text(errors="replace").strip().split("\n")[-1]
@@ -150,16 +167,56 @@ def ours(
     name: str = OURS,
     source: Optional[Path] = None,
     loads: Optional[Tuple[str, ...]] = None,
+    host: str = "127.0.0.1",
 ) -> Proxy:
+    """host: the endpoint as the command line has it; it must be this machine."""
+
     def command(site: Site, place: Place, backend_port: int) -> List[str]:
-        config = site.folder / f"allowlist-{backend_port}.yaml"
-        config.write_text(f"allowlist:\n- {{address: 127.0.0.1, port: {backend_port}}}\n")
-        where = [] if place.path is None else ["--uds-path", str(place.path)]
-        options = ["--config", str(config), "-w", str(workers), "--log-level", level, *where]
-        endpoint = [str(place.port), "127.0.0.1", str(backend_port)]
-        return [site.python, "-m", "vsock_proxy", *options, *endpoint]
+        config = site.folder / f"allowlist-{host}-{backend_port}.yaml"
+        # Another process may be reading it.
+        if not config.exists():
+            config.write_text(f"allowlist:\n- {{address: {host}, port: {backend_port}}}\n")
+        endpoint = [str(place.port), host, str(backend_port)]
+        return [*_program(site, place, config, workers, level), *endpoint]
 
     return Proxy(name, command, source, loads)
+
+
+def ours_for(services: int, workers: int, each: Optional[int], name: str, host: str) -> Proxy:
+    """One process for many services: each with workers of its own, or `workers` for all."""
+
+    def command(site: Site, place: Place, backend_port: int) -> List[str]:
+        write_services(site, place, dict.fromkeys(place.ports, backend_port), each, host)
+        return _program(site, place, services_file(site, place), workers, "warning")
+
+    return Proxy(name, command, services=services)
+
+
+def services_file(site: Site, place: Place) -> Path:
+    return site.folder / f"services-{place.port}.yaml"
+
+
+def write_services(
+    site: Site, place: Place, backends: Dict[int, int], each: Optional[int], host: str
+) -> None:
+    """Write the file of the services: the backend's port for each port that is listened on."""
+    allowed = [f"- {{address: {host}, port: {port}}}\n" for port in sorted({*backends.values()})]
+    own = "" if each is None else f", workers: {each}"
+    services = [
+        f"- {{listen: {listen}, address: {host}, port: {port}{own}}}\n"
+        for listen, port in backends.items()
+    ]
+    text = "".join(["allowlist:\n", *allowed, "services:\n", *services])
+    new = site.folder / "services.new"
+    new.write_text(text)
+    # At once, lest it is read when a part of it is there.
+    new.rename(services_file(site, place))
+
+
+def _program(site: Site, place: Place, config: Path, workers: int, level: str) -> List[str]:
+    where = [] if place.path is None else ["--uds-path", str(place.path)]
+    options = ["-4", "--config", str(config), "-w", str(workers), "--log-level", level, *where]
+    return [site.python, "-m", "vsock_proxy", *options]
 
 
 def socat() -> Proxy:
@@ -199,7 +256,7 @@ def missing_peers() -> Dict[str, str]:
 @contextmanager
 def started(site: Site, proxy: Proxy, backend_port: int) -> Iterator[Running]:
     """Start a proxy and end it, with whatever it has left behind."""
-    place = site.new_place()
+    place = site.new_place(proxy.services)
     log = site.folder / f"log-{place.port}"
     with site.accounts.group() as group, log.open("wb") as output:
         begun = time.monotonic()
@@ -215,7 +272,8 @@ def started(site: Site, proxy: Proxy, backend_port: int) -> Iterator[Running]:
             yield Running(proxy, place, process, group, begun, log)
         finally:
             _end(process)
-            Path(f"{place.path}_{place.port}").unlink(missing_ok=True)
+            for port in place.ports:
+                Path(f"{place.path}_{port}").unlink(missing_ok=True)
 
 
 def _proxyd_program() -> str:

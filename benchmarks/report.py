@@ -6,6 +6,7 @@ from collections import defaultdict
 from statistics import median
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+import services
 import summary
 import targets
 from footprint import Held, Memory, Start, Switches
@@ -69,6 +70,12 @@ METHOD = """\
   row of its own.
 - **Memory** is the proportional set size (`smaps_rollup`), which counts a page shared by n
   processes as one n-th of it.
+- **Many services** have an endpoint given by name (`localhost`), so that lookups are part of it.
+  The peers are a process for each service. systemd-socket-proxyd has had one connection before
+  its memory is read, since it is started by that. A reload is timed from SIGHUP until a client,
+  one after the other, is answered by the one endpoint that is new; meanwhile each service has a
+  live connection, and each must go on. Wake-ups are voluntary context switches: a process that
+  waits can do nothing before it is switched to.
 - **Start** is from before the fork and exec to the first connection that succeeds, tried every
   half millisecond. systemd-socket-proxyd is started by the first connection; until then
   systemd-socket-activate holds the socket.
@@ -170,6 +177,9 @@ def _beside_the_traffic(results: Results) -> Iterator[str]:
     if results.switches:
         yield "### Context switches of the workers\n"
         yield _switches(results.switches)
+    if results.services:
+        yield f"### {services.SERVICES} services\n"
+        yield from _services(results.services)
 
 
 def _scale(samples: Sequence[Sample]) -> str:
@@ -243,6 +253,48 @@ def _switches(records: Iterable[Switches]) -> str:
     rows = [(f"-w {s.workers}", f"{s.connections}", f"{s.a_connection:.2f}") for s in records]
     head = ("", "connections, one by one", "switches a connection, of all workers together")
     return _table(head, rows)
+
+
+def _services(found: services.Found) -> Iterator[str]:
+    memory = [
+        (
+            each.proxy,
+            str(each.programs),
+            each.state,
+            str(each.processes),
+            f"{each.in_all / KIB_A_MIB:.1f}",
+        )
+        for each in found.memory
+    ]
+    yield _table(("", "programs", "state", "processes", "MiB PSS in all"), memory)
+    starts: Dict[str, List[float]] = defaultdict(list)
+    for start in found.starts:
+        starts[start.proxy].append(start.seconds)
+    yield _table(("", "ms until all ports accept", "starts"), list(_times(starts)))
+    reloads: Dict[str, List[float]] = defaultdict(list)
+    for reload in found.reloads:
+        reloads[reload.proxy].append(reload.seconds)
+    yield _table(
+        ("", "ms from SIGHUP to the answer of a new endpoint", "reloads"), list(_times(reloads))
+    )
+    idle = [
+        (each.proxy, str(each.processes), f"{each.seconds:.0f}", str(each.woken), str(each.lookups))
+        for each in found.idle
+    ]
+    yield _table(("", "processes", "idle for s", "wake-ups", "those for lookups"), idle)
+    rates = []
+    for name in (services.LISTENER, services.LISTENERS):
+        own = summary.of(found.rates, "short", name)
+        ratio = summary.ratio(found.rates, "short", summary.rate, name, services.LISTENER)
+        rates.append((name, _number(summary.median_of(own, summary.rate), 0), str(ratio or "")))
+    yield _table(
+        (f"{services.SHARED} workers", "connections/s", f"rate: to {services.LISTENER}"), rates
+    )
+
+
+def _times(found: Dict[str, List[float]]) -> Iterator[Sequence[str]]:
+    for proxy, seconds in found.items():
+        yield proxy, f"{median(seconds) * 1e3:.0f}", str(len(seconds))
 
 
 def _busy(results: Results) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import services
 from footprint import Held, Memory, Start, Switches
 from rounds import Sample
 
@@ -30,6 +31,7 @@ class Results:
     starts: List[Start] = field(default_factory=list)
     held: List[Held] = field(default_factory=list)
     switches: List[Switches] = field(default_factory=list)
+    services: Optional[services.Found] = None
 
     def to_json(self) -> str:
         """One line, so that it can be told from what else is printed."""
@@ -37,7 +39,7 @@ class Results:
 
 
 def from_record(record: Dict[str, Any]) -> Results:
-    lists = {
+    parts: Dict[str, Any] = {
         "samples": [Sample(**each) for each in record["samples"]],
         "scale": [Sample(**each) for each in record["scale"]],
         "memory": [Memory(**each) for each in record["memory"]],
@@ -45,7 +47,9 @@ def from_record(record: Dict[str, Any]) -> Results:
         "held": [Held(**each) for each in record["held"]],
         "switches": [Switches(**each) for each in record["switches"]],
     }
-    return Results(**{**record, **lists})
+    if record.get("services") is not None:
+        parts["services"] = services.from_record(record["services"])
+    return Results(**{**record, **parts})
 
 
 def load(path: Path) -> Dict[str, Results]:

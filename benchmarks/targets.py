@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
-from typing import Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional
 
+import services
 import summary
 from footprint import FRESH, HAS_SERVED, Memory, with_workers
 from proxies import OURS, PROXYD, SOCAT
 from results import HYBRID, Results
-from rounds import LOADS
+from rounds import LOADS, Sample
 
 KIB_A_MIB = 1024
 MIN_ROUNDS = 5
@@ -64,6 +65,13 @@ SERVED_AT_MOST_MIB = 1.3
 HELD_AT_MOST_SECONDS = 3.0
 START_AT_MOST_SECONDS = 0.120
 WAKE_UPS_MORE_AT_MOST = 1.0
+# Where each object is counted (until CPython 3.12 made many immortal), each use may cost a page.
+COUNTED_UNTIL = (3, 12)
+OWN_POOLS_AT_MOST_MIB = {True: 150.0, False: 115.0}
+ONE_POOL_AT_MOST_MIB = {True: 52.0, False: 40.0}
+ALL_ACCEPT_AT_MOST_SECONDS = 0.250
+RELOAD_AT_MOST_SECONDS = 0.100
+LISTENERS_AT_LEAST = 0.95
 
 
 def figures(results: Results) -> List[Figure]:
@@ -75,22 +83,25 @@ def figures(results: Results) -> List[Figure]:
             _memory(results, "memory at -w 100, having served", HAS_SERVED, SERVED_AT_MOST_MIB),
             *_held(results),
             _start(results),
+            *_services(results),
         ]
     return [*(_bound(results, bound) for bound in VSOCK_BOUNDS), _wake_ups(results)]
 
 
 def all_errors(results: Results) -> List[str]:
     """Every error of a run in words; a run with any is void."""
-    found = [
-        f"{count} x {what}"
-        for what, count in summary.errors([*results.samples, *results.scale]).items()
-    ]
+    found = [f"{count} x {what}" for what, count in summary.errors(_all_samples(results)).items()]
     for held in results.held:
         found += [
             f"{count} x {held.proxy}, connections held open: {what}"
             for what, count in held.errors.items()
         ]
     return found
+
+
+def _all_samples(results: Results) -> List[Sample]:
+    rates = results.services.rates if results.services else []
+    return [*results.samples, *results.scale, *rates]
 
 
 def _exact(found: summary.Ratio) -> str:
@@ -156,9 +167,76 @@ def _start(results: Results) -> Figure:
     starts = [s.connected for s in results.starts if s.proxy == OURS and s.workers == 4]
     if not starts:
         return _not_measured(name, target)
-    seconds = median(starts)
-    spread = f"{seconds * 1e3:.0f} ms ({min(starts) * 1e3:.0f} to {max(starts) * 1e3:.0f})"
-    return Figure(name, target, spread, seconds <= START_AT_MOST_SECONDS)
+    return Figure(name, target, _spread(starts), median(starts) <= START_AT_MOST_SECONDS)
+
+
+def _services(results: Results) -> Iterator[Figure]:
+    many = f"{services.SERVICES} services"
+    own, shared = services.OWN_POOLS, services.ONE_POOL
+    each = f"{many} with {services.WORKERS_EACH} workers each"
+    sharing = f"{many} that share {services.SHARED} workers"
+    yield _services_memory(results, f"memory of {each}", own, OWN_POOLS_AT_MOST_MIB)
+    yield _services_memory(results, f"memory of {sharing}", shared, ONE_POOL_AT_MOST_MIB)
+    yield _services_start(results, f"start of {each} to accepting on all ports", own)
+    yield _services_reload(results, f"reload of one of {each}", own)
+    yield _services_idle(results, f"wake-ups of {each}, idle, but for lookups", own)
+    yield _listeners(results, f"short connections over {services.LISTENERS} of one pool")
+
+
+def _services_memory(results: Results, name: str, proxy: str, limits: Dict[bool, float]) -> Figure:
+    version = results.machine["Python"].split(".")
+    limit = limits[tuple(map(int, version[:2])) < COUNTED_UNTIL]
+    target = f"at most {limit:.0f} MiB PSS in all"
+    known = results.services.memory if results.services else []
+    sizes = [each.in_all for each in known if (each.proxy, each.state) == (proxy, FRESH)]
+    if not sizes:
+        return _not_measured(name, target)
+    return Figure(name, target, f"{sizes[0] / KIB_A_MIB:.1f} MiB", sizes[0] / KIB_A_MIB <= limit)
+
+
+def _services_start(results: Results, name: str, proxy: str) -> Figure:
+    target = f"at most {ALL_ACCEPT_AT_MOST_SECONDS * 1e3:.0f} ms"
+    known = results.services.starts if results.services else []
+    found = [each.seconds for each in known if each.proxy == proxy]
+    if not found:
+        return _not_measured(name, target)
+    return Figure(name, target, _spread(found), median(found) <= ALL_ACCEPT_AT_MOST_SECONDS)
+
+
+def _services_reload(results: Results, name: str, proxy: str) -> Figure:
+    target = f"at most {RELOAD_AT_MOST_SECONDS * 1e3:.0f} ms, others not disturbed"
+    known = results.services.reloads if results.services else []
+    found = [each for each in known if each.proxy == proxy]
+    if not found:
+        return _not_measured(name, target)
+    seconds = [each.seconds for each in found]
+    harm = sum(each.disturbed + each.replaced for each in found)
+    measured = f"{_spread(seconds)}, {harm or 'none'} disturbed"
+    return Figure(name, target, measured, median(seconds) <= RELOAD_AT_MOST_SECONDS and not harm)
+
+
+def _services_idle(results: Results, name: str, proxy: str) -> Figure:
+    known = results.services.idle if results.services else []
+    found = [each for each in known if each.proxy == proxy]
+    if not found:
+        return _not_measured(name, "none")
+    (idle,) = found
+    measured = f"{idle.woken} of {idle.processes} processes in {idle.seconds:.0f} s"
+    return Figure(name, "none", measured, not idle.woken)
+
+
+def _listeners(results: Results, name: str) -> Figure:
+    target = f"at least {LISTENERS_AT_LEAST:.2f} x those over one"
+    known = results.services.rates if results.services else []
+    found = summary.ratio(known, "short", summary.rate, services.LISTENERS, services.LISTENER)
+    if found is None:
+        return _not_measured(name, target)
+    return Figure(name, target, _exact(found), found.median >= LISTENERS_AT_LEAST)
+
+
+def _spread(seconds: List[float]) -> str:
+    least, greatest = min(seconds) * 1e3, max(seconds) * 1e3
+    return f"{median(seconds) * 1e3:.0f} ms ({least:.0f} to {greatest:.0f})"
 
 
 def _wake_ups(results: Results) -> Figure:
