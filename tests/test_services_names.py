@@ -1,0 +1,203 @@
+"""Several services whose endpoints are names: what DNS does to one of them is its own affair."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.clients import end_of
+from tests.support.dns import Mood, NameServer
+from tests.support.namespaces import Namespace, why_not
+from tests.support.program import Transport
+from tests.support.services import (
+    ServicesFile,
+    letter,
+    letter_at,
+    service,
+)
+from tests.support.timing import SLOWNESS, wait_until
+
+pytestmark = [
+    pytest.mark.hybrid_only,  # the network is of this machine's own
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+]
+
+# A name server that does not answer keeps a lookup for so long.
+HANGING = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
+ONE, TWO = "one.test", "two.test"
+HERE, THERE = "127.0.0.2", "127.0.0.3"
+# Of the range that THERE is not in.
+LISTED = "127.0.0.2/32"
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Namespace]:
+    namespace = Namespace(tmp_path, HANGING)
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def dns(network: Namespace) -> Iterator[NameServer]:
+    name_server = network.call(NameServer)
+    yield name_server
+    name_server.close()
+
+
+@pytest.fixture
+def start_inside(network: Namespace, start_server: StartServer) -> StartServer:
+    """Starts TCP servers inside the network."""
+    return lambda *arguments, **options: network.call(lambda: start_server(*arguments, **options))
+
+
+@pytest.fixture
+def start(network: Namespace, start_services: StartProxy) -> StartProxy:
+    """Starts the proxy inside the network."""
+    return lambda *services, **options: start_services(
+        *services, wrapper=network.wrapper, **options
+    )
+
+
+def test_a_service_that_only_dns_can_judge_waits_for_it_and_no_other_does(
+    start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
+) -> None:
+    one, two = transport.ports(2)
+    here = start_inside(letter(b"H"), host=HERE)
+    there = start_inside(letter(b"T"), host=THERE, port=here.port)
+    dns.mood = Mood.NXDOMAIN
+    permitted = [(LISTED, here.port), (THERE, there.port)]
+    # The second may be connected to as an address, and the first, by its name, as both.
+    proxy = start(
+        service(one, (ONE, here.port)), service(two, (THERE, here.port)), permitted=permitted
+    )
+    proxy.log.wait_for(
+        rf"warning master: service {one}: .* does not name {ONE}:{here.port}, so its addresses "
+        rf"must be judged, and {ONE} does not resolve: .*; its clients wait until it does$"
+    )
+    assert letter_at(proxy, two) == b"T"
+    with proxy.connect(one) as early:
+        early.sendall(b"?")
+        dns.set(ONE, HERE)
+        dns.mood = Mood.ANSWERING
+        assert early.recv(1) == b"H"
+
+
+def test_a_service_that_dns_judged_late_is_led_to_nothing_that_is_not_permitted(
+    start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
+) -> None:
+    one, two = transport.ports(2)
+    there = start_inside(letter(b"T"), host=THERE)
+    here = start_inside(letter(b"H"), host=HERE, port=there.port)
+    dns.mood = Mood.NXDOMAIN
+    proxy = start(
+        service(one, (ONE, there.port)),
+        service(two, here),
+        permitted=[(LISTED, there.port)],
+        options=["--connect-timeout", "1"],
+    )
+    dns.set(ONE, THERE)
+    dns.mood = Mood.ANSWERING
+    proxy.log.wait_for(f"{ONE} resolves only to addresses that are not permitted: {THERE}")
+    with proxy.connect(one) as client:
+        assert end_of(client) == b""
+    assert not there.accepted
+    assert letter_at(proxy, two) == b"H"
+
+
+def test_a_name_that_hangs_holds_up_neither_the_start_nor_a_reload_of_the_others(
+    start: StartProxy,
+    start_inside: StartServer,
+    dns: NameServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two, three = transport.ports(3)
+    here = start_inside(letter(b"H"), host=HERE)
+    dns.set(TWO, HERE)
+    dns.unanswered.add(ONE)
+    hangs, well = service(one, (ONE, here.port)), service(two, (TWO, here.port))
+    began = time.monotonic()
+    proxy = start(hangs, well, permitted=[(LISTED, here.port)])
+    assert letter_at(proxy, two) == b"H"
+    permitted = [(LISTED, here.port)]
+    services_file.write([hangs, well, service(three, (TWO, here.port))], permitted)
+    services_file.reload(proxy)
+    assert letter_at(proxy, three) == b"H"
+    # Each of them waited for 5 s, and neither until the name server was given up.
+    assert time.monotonic() - began < 20 * SLOWNESS
+    assert len(proxy.log.matching(f"service {one}: .*: no answer within 5 s; its clients")) == 2
+
+
+def test_a_reload_with_one_service_that_is_not_permitted_changes_nothing(
+    start: StartProxy,
+    start_inside: StartServer,
+    dns: NameServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two, three = transport.ports(3)
+    here = start_inside(letter(b"H"), host=HERE)
+    dns.set(ONE, HERE)
+    dns.set(TWO, THERE)
+    old = [service(one, (ONE, here.port)), service(two, here)]
+    permitted = [(LISTED, here.port)]
+    proxy = start(*old, permitted=permitted)
+    assert letter_at(proxy, one) == b"H"
+    pids = proxy.children()
+    services_file.write([*old, service(three, (TWO, here.port))], permitted)
+    line = services_file.reload_in_vain(proxy)
+    assert re.search(rf"service {three}: {TWO}:{here.port} is not permitted by ", line)
+    assert letter_at(proxy, one) == letter_at(proxy, two) == b"H"
+    assert sorted(proxy.children()) == sorted(pids)
+
+
+def test_a_reload_takes_from_one_service_the_address_that_it_may_not_be_led_to_any_more(
+    start: StartProxy,
+    start_inside: StartServer,
+    dns: NameServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    here = start_inside(letter(b"H"), host=HERE)
+    there = start_inside(letter(b"T"), host=THERE, port=here.port)
+    dns.set(ONE, HERE)
+    services = [service(one, (ONE, here.port)), service(two, there)]
+    proxy = start(*services)
+    assert letter_at(proxy, one) == b"H"
+    dns.mood = Mood.NXDOMAIN
+    services_file.write(services, [(THERE, here.port)])
+    services_file.reload(proxy)
+    proxy.log.wait_for(f"service {one}: .* must be judged, and {ONE} does not resolve")
+    accepted = len(here.accepted)
+    with proxy.connect(one) as waits:
+        waits.sendall(b"?")
+        assert letter_at(proxy, two) == b"T"
+        dns.set(ONE, THERE)
+        dns.mood = Mood.ANSWERING
+        assert waits.recv(1) == b"T"
+    assert len(here.accepted) == accepted
+
+
+def test_one_resolver_keeps_all_names_and_is_replaced_when_it_dies(
+    start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
+) -> None:
+    one, two = transport.ports(2)
+    here = start_inside(letter(b"H"), host=HERE)
+    dns.set(ONE, HERE)
+    dns.set(TWO, HERE)
+    proxy = start(service(one, (ONE, here.port)), service(two, (TWO, here.port)))
+    assert letter_at(proxy, one) == letter_at(proxy, two) == b"H"
+    title = "vsock-proxy: resolver, 2 names"
+    (old,) = [pid for pid in proxy.children() if processes.title(pid) == title]
+    os.kill(old, 9)
+    proxy.log.wait_for("resolver ended, signal 9 .Killed.; starting another")
+    wait_until(lambda: proxy.titles().count(title) == 1, "another resolver")
+    assert letter_at(proxy, one) == letter_at(proxy, two) == b"H"
