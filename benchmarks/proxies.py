@@ -27,6 +27,8 @@ BASELINE = "vsock-proxy, baseline"
 SOCAT = "socat"
 PROXYD = "systemd-socket-proxyd"
 
+# An endpoint by name; without any server it is an address of this machine.
+NAME = "localhost"
 VMADDR_CID_LOCAL = 1
 START_TIMEOUT = 60.0
 END_TIMEOUT = 15.0
@@ -182,11 +184,11 @@ def ours(
     return Proxy(name, command, source, loads)
 
 
-def ours_for(services: int, workers: int, each: Optional[int], name: str, host: str) -> Proxy:
+def ours_for(services: int, workers: int, each: Optional[int], name: str) -> Proxy:
     """One process for many services: each with workers of its own, or `workers` for all."""
 
     def command(site: Site, place: Place, backend_port: int) -> List[str]:
-        write_services(site, place, dict.fromkeys(place.ports, backend_port), each, host)
+        write_services(site, place, dict.fromkeys(place.ports, backend_port), each)
         return _program(site, place, services_file(site, place), workers, "warning")
 
     return Proxy(name, command, services=services)
@@ -196,21 +198,30 @@ def services_file(site: Site, place: Place) -> Path:
     return site.folder / f"services-{place.port}.yaml"
 
 
-def write_services(
-    site: Site, place: Place, backends: Dict[int, int], each: Optional[int], host: str
-) -> None:
+def write_services(site: Site, place: Place, backends: Dict[int, int], each: Optional[int]) -> None:
     """Write the file of the services: the backend's port for each port that is listened on."""
-    allowed = [f"- {{address: {host}, port: {port}}}\n" for port in sorted({*backends.values()})]
+    ports = sorted({*backends.values()})
+    allowed = [f"- {{address: {NAME}, port: {port}}}\n" for port in ports]
     own = "" if each is None else f", workers: {each}"
     services = [
-        f"- {{listen: {listen}, address: {host}, port: {port}{own}}}\n"
-        for listen, port in backends.items()
+        f"- {{listen: {listen}, address: {_spelling(number)}, port: {port}{own}}}\n"
+        for number, (listen, port) in enumerate(backends.items())
     ]
     text = "".join(["allowlist:\n", *allowed, "services:\n", *services])
     new = site.folder / "services.new"
     new.write_text(text)
     # At once, lest it is read when a part of it is there.
     new.rename(services_file(site, place))
+
+
+def _spelling(number: int) -> str:
+    """The name, in small and capital letters by the bits of a number.
+
+    To /etc/hosts that is one name, but the proxy looks each up by itself, as it does others.
+    """
+    return "".join(
+        letter.upper() if number >> place & 1 else letter for place, letter in enumerate(NAME)
+    )
 
 
 def _program(site: Site, place: Place, config: Path, workers: int, level: str) -> List[str]:

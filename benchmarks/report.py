@@ -70,12 +70,13 @@ METHOD = """\
   row of its own.
 - **Memory** is the proportional set size (`smaps_rollup`), which counts a page shared by n
   processes as one n-th of it.
-- **Many services** have an endpoint given by name (`localhost`), so that lookups are part of it.
-  The peers are a process for each service. systemd-socket-proxyd has had one connection before
-  its memory is read, since it is started by that. A reload is timed from SIGHUP until a client,
-  one after the other, is answered by the one endpoint that is new; meanwhile each service has a
-  live connection, and each must go on. Wake-ups are voluntary context switches: a process that
-  waits can do nothing before it is switched to.
+- **Many services** have an endpoint given by name (`localhost`, in other capitals for each, so
+  that each is looked up by itself). The peers are a process for each service.
+  systemd-socket-proxyd has had a connection before its memory is read, since it is started by
+  that. A reload is timed from SIGHUP until a client, one after the other, is answered by the one
+  endpoint that is new; meanwhile each service has a live connection, and each must go on.
+  Wake-ups are voluntary context switches: a process that waits can do nothing before it is
+  switched to.
 - **Start** is from before the fork and exec to the first connection that succeeds, tried every
   half millisecond. systemd-socket-proxyd is started by the first connection; until then
   systemd-socket-activate holds the socket.

@@ -20,6 +20,7 @@ import processes
 from footprint import BLOCK, FRESH, HAS_SERVED, SERVED, SETTLE_SECONDS
 from native import run_load
 from proxies import (
+    NAME,
     OURS,
     STABLE_SECONDS,
     START_TIMEOUT,
@@ -37,7 +38,6 @@ from rounds import LOADS, Bench, Sample, run_rounds
 SERVICES = 25
 WORKERS_EACH = 4
 SHARED = 25
-NAME = "localhost"
 OWN_POOLS = f"{OURS}, {WORKERS_EACH} workers each"
 ONE_POOL = f"{OURS}, {SHARED} workers shared"
 FOR_EACH = f"{OURS}, -w {WORKERS_EACH}"
@@ -129,11 +129,11 @@ def measure(bench: Bench, peers: Sequence[Proxy], starts: int, rounds: int) -> F
 
 
 def own_pools() -> Proxy:
-    return ours_for(SERVICES, SHARED, WORKERS_EACH, OWN_POOLS, NAME)
+    return ours_for(SERVICES, SHARED, WORKERS_EACH, OWN_POOLS)
 
 
 def one_pool() -> Proxy:
-    return ours_for(SERVICES, SHARED, None, ONE_POOL, NAME)
+    return ours_for(SERVICES, SHARED, None, ONE_POOL)
 
 
 def describe(found: Found) -> Iterator[str]:
@@ -177,9 +177,13 @@ def _pids(fleet: Sequence[Running]) -> List[int]:
 
 
 def _await_stable(fleet: Sequence[Running]) -> None:
-    """All processes are there and have become quiet."""
-    _await_all(fleet)
+    """All processes are there and have become quiet; those of this proxy without a client."""
     deadline = time.monotonic() + START_TIMEOUT
+    if fleet[0].name.startswith(OURS):
+        while not all(map(_listens, fleet)) and time.monotonic() < deadline:
+            time.sleep(STABLE_SECONDS / 10)
+    else:
+        _await_all(fleet)
     count, since = 0, time.monotonic()
     while time.monotonic() < min(deadline, since + STABLE_SECONDS):
         time.sleep(STABLE_SECONDS / 10)
@@ -187,6 +191,11 @@ def _await_stable(fleet: Sequence[Running]) -> None:
         if now != count:
             count, since = now, time.monotonic()
     time.sleep(SETTLE_SECONDS)
+
+
+def _listens(running: Running) -> bool:
+    place = running.place
+    return all(os.path.exists(f"{place.path}_{port}") for port in place.ports)
 
 
 def _memory(bench: Bench, proxy: Proxy) -> Iterator[Memory]:
@@ -237,7 +246,7 @@ def _reload(bench: Bench, proxy: Proxy, each: Optional[int]) -> Reload:
             if not all(map(_echoes, live)):
                 raise StartFailed(f"{proxy.name} does not serve all of its ports")
             others = _other_workers(running, changed)
-            write_services(bench.site, place, backends, each, NAME)
+            write_services(bench.site, place, backends, each)
             began = time.monotonic()
             os.kill(running.process.pid, signal.SIGHUP)
             _await_new(place, changed, new)
@@ -296,7 +305,7 @@ def _idle(bench: Bench, proxy: Proxy) -> Idle:
 
 
 def _rates(bench: Bench, rounds: int) -> List[Sample]:
-    many = ours_for(SERVICES, SHARED, None, LISTENERS, NAME)
+    many = ours_for(SERVICES, SHARED, None, LISTENERS)
     return run_rounds(
         bench, [ours(SHARED, name=LISTENER, host=NAME), many], LOADS[:1], rounds, direct=False
     )
