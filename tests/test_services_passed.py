@@ -1,0 +1,154 @@
+"""Several services, and the listening sockets that systemd holds for some of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import List, Tuple
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support.program import Transport
+from tests.support.servers import echo
+from tests.support.services import (
+    ServicesFile,
+    is_refused,
+    letter,
+    letter_at,
+    pool_of,
+    say,
+    service,
+)
+from tests.support.systemd import passing
+from tests.support.transports import Hybrid
+
+
+def held(transport: Transport, *ports: int) -> List[str]:
+    """What makes the listeners of these ports ones that the proxy is passed."""
+    return passing(*(_socket(transport, port) for port in ports))
+
+
+def _socket(transport: Transport, port: int) -> Tuple[str, Path | str]:
+    if isinstance(transport, Hybrid):
+        return "unix-listener", transport.path_of(port)
+    return "vsock-listener", str(port)
+
+
+def test_each_passed_socket_is_the_services_of_its_address_and_others_are_bound(
+    start_services: StartProxy, start_server: StartServer, transport: Transport
+) -> None:
+    one, two, three = transport.ports(3)
+    proxy = start_services(
+        service(one, start_server(letter(b"A"))),
+        service(two, start_server(letter(b"B")), workers=1),
+        service(three, start_server(letter(b"C"))),
+        wrapper=held(transport, three, two),
+    )
+    assert [letter_at(proxy, port) for port in (one, two, three)] == [b"A", b"B", b"C"]
+
+
+def test_a_socket_that_no_service_of_the_file_asks_for_is_exit_code_69(
+    start_services: StartProxy, start_server: StartServer, transport: Transport
+) -> None:
+    one, two, three = transport.ports(3)
+    server = start_server()
+    proxy = start_services(
+        service(one, server),
+        service(two, server),
+        wrapper=held(transport, two, three),
+        ready=False,
+    )
+    assert proxy.wait() == os.EX_UNAVAILABLE
+    proxy.log.join()
+    (line,) = proxy.log.lines
+    assert f"{three}, but no service listens there" in line
+
+
+def test_a_client_of_a_passed_socket_is_served_by_the_reload_that_brings_its_service_back(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    stays, goes = (service(port, start_server(letter(b"A"))) for port in (one, two))
+    proxy = start_services(stays, goes, wrapper=held(transport, one, two))
+    services_file.reload(proxy, stays)
+    proxy.log.wait_for(rf"warning master: systemd holds .*{two}, but no service listens there now")
+    with proxy.connect(two) as waits:
+        waits.sendall(b"?")
+        # One that changes nothing does not give the socket up.
+        services_file.reload(proxy)
+        services_file.reload(proxy, stays, goes)
+        assert waits.recv(1) == b"A"
+    assert letter_at(proxy, two) == b"A"
+
+
+def test_a_service_that_was_bound_is_refused_after_its_removal_though_others_are_passed(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    stays, goes = (service(port, start_server(letter(b"A"))) for port in (one, two))
+    proxy = start_services(stays, goes, wrapper=held(transport, one))
+    services_file.reload(proxy, stays)
+    assert is_refused(proxy, two)
+    assert not proxy.log.matching("systemd holds")
+    assert letter_at(proxy, one) == b"A"
+
+
+@pytest.mark.hybrid_only  # /proc/net/unix tells which socket a path is
+def test_no_worker_holds_a_passed_socket_of_another_pool_or_of_no_service(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Hybrid,
+    services_file: ServicesFile,
+) -> None:
+    one, two, three = ports = transport.ports(3)
+    server = start_server(echo)
+    services = [service(port, server, workers=1) for port in ports]
+    proxy = start_services(*services, wrapper=held(transport, *ports))
+    sockets = {port: socket_of(transport.path_of(port)) for port in ports}
+    services_file.reload(proxy, services[0], {**services[1], "idle_timeout": 5})
+    proxy.wait_for_workers(2, "idle")
+    for port in (one, two):
+        (worker,) = pool_of(proxy, port)
+        assert [each for each in ports if sockets[each] in descriptors(worker)] == [port]
+    assert sockets[three] in descriptors(proxy.pid)
+
+
+def socket_of(path: Path) -> str:
+    """What a descriptor of the socket at a path is called in /proc."""
+    (inode,) = {
+        line.split()[6]
+        for line in Path("/proc/net/unix").read_text().splitlines()
+        if line.endswith(f" {path}")
+    }
+    return f"socket:[{inode}]"
+
+
+def descriptors(pid: int) -> List[str]:
+    """What a process has open."""
+    folder = Path(f"/proc/{pid}/fd")
+    return [os.readlink(fd) for fd in folder.iterdir()]
+
+
+def test_a_drain_serves_nobody_who_comes_later_to_a_passed_socket(
+    start_services: StartProxy, start_server: StartServer, transport: Transport
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    proxy = start_services(
+        service(one, server), service(two, server), wrapper=held(transport, one, two)
+    )
+    with proxy.connect(one) as live:
+        assert say(live) == b"A"
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for_workers(1)
+        assert is_refused(proxy, two)
+        assert say(live) == b"A"
+    assert proxy.wait() == os.EX_OK
