@@ -22,6 +22,7 @@ from tests.support.services import (
     service,
 )
 from tests.support.systemd import passing
+from tests.support.timing import wait_until
 from tests.support.transports import Hybrid
 
 
@@ -149,6 +150,6 @@ def test_a_drain_serves_nobody_who_comes_later_to_a_passed_socket(
         assert say(live) == b"A"
         proxy.send(signal.SIGTERM)
         proxy.wait_for_workers(1)
-        assert is_refused(proxy, two)
+        wait_until(lambda: is_refused(proxy, two), "new clients are refused")
         assert say(live) == b"A"
     assert proxy.wait() == os.EX_OK
