@@ -6,9 +6,12 @@ import contextlib
 import os
 import re
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Callable, Dict, List, Set
 
 import pytest
@@ -17,6 +20,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import end_of
 from tests.support.crowd import Crowd, End, answering
+from tests.support.namespaces import why_not
 from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.services import (
@@ -34,6 +38,13 @@ from tests.support.services import (
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
+# The limit of processes does not bind root, and another user cannot read what the tests run: this
+# one can. It has no other process, nor has a user of a test that runs at the same time.
+USER = 50_000 + os.getpid() % 10_000
+LIMITED_USER = [
+    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+]
 RELOADS = 20
 RATE = 100 / SLOWNESS
 # From one reload being in force to the next.
@@ -832,6 +843,110 @@ def test_reloads_leave_no_descriptor_and_no_process_behind(
     wait_until(lambda: processes.open_files(proxy.pid) == files, f"{files} descriptors again")
     assert sorted(processes.open_files(pid) for pid in proxy.workers()) == of_workers
     wait_until(lambda: len(proxy.children()) == 3, "two workers and the resolver are left")
+
+
+@pytest.mark.hybrid_only  # a path is no part of vsock
+def test_a_service_whose_path_is_another_is_another_service(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Hybrid,
+    services_file: ServicesFile,
+    tmp_path: Path,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    proxy = start_services(service(one, server), service(two, server), workers=2)
+    with proxy.connect(two) as live:
+        assert say(live) == b"A"
+        services_file.reload(
+            proxy, service(one, server), service(two, server, uds_path=str(tmp_path / "other"))
+        )
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / f"other_{two}"))
+            assert say(client) == b"A"
+        wait_until(lambda: is_refused(proxy, two), "the old path is gone")
+        assert not transport.path_of(two).exists()
+        assert say(live) == b"A"
+
+
+@pytest.mark.hybrid_only  # a path is no part of vsock
+def test_services_on_the_same_port_of_several_paths_are_named_by_their_path(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Hybrid,
+    services_file: ServicesFile,
+    tmp_path: Path,
+) -> None:
+    one, two = transport.ports(2)
+    first, second = start_server(letter(b"A")), start_server(letter(b"B"))
+    other = tmp_path / f"other_{one}"
+    services = [
+        service(one, first),
+        service(one, second, uds_path=str(tmp_path / "other"), workers=1),
+        service(two, first),
+    ]
+    proxy = start_services(*services, workers=1)
+    for _ in range(2):
+        assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(other))
+            assert say(client) == b"B"
+            proxy.wait_for_workers(1, f"worker {other}/1 [{other}: ")
+        services[1] = {**services[1], "idle_timeout": 900}
+        services_file.reload(proxy, *services)
+
+
+def limited_to(processes_allowed: int) -> List[str]:
+    """What to put before the program so that it has so many processes at most."""
+    return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_while_no_process_more_can_be_started_the_old_workers_serve_and_the_reload_waits(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+    # The master, four workers, and the process that reads the file.
+    proxy = start_services(
+        service(one, old), service(two, old, workers=2), workers=2, wrapper=limited_to(6)
+    )
+    all_idle(proxy, 4)
+    services_file.write([service(one, new), service(two, new, workers=2)])
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("error master: cannot start .* Resource temporarily unavailable")
+    for _ in range(20):
+        for port in (one, two):
+            assert letter_at(proxy, port) in (b"A", b"B")
+    subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)
+    wait_until(
+        lambda: [letter_at(proxy, port) for port in (one, two)] == [b"B", b"B"], "it is in force"
+    )
+    all_idle(proxy, 4)
+
+
+def test_when_the_master_is_killed_during_a_reload_no_process_and_no_listener_is_left(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    ports = transport.ports(3)
+    old, new = start_server(), start_server()
+    for milliseconds in (0, 5, 10, 20, 40):
+        proxy = start_services(*(service(port, old, workers=2) for port in ports))
+        services_file.write(service(port, new, workers=2) for port in ports)
+        seen = set(proxy.children())
+        proxy.send(signal.SIGHUP)
+        threading.Event().wait(milliseconds / 1000)
+        seen |= set(proxy.children())
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+        wait_until(lambda: not any(map(processes.is_alive, seen)), "no process is left")  # noqa: B023
+        assert all(is_refused(proxy, port) for port in ports)
 
 
 # Under load
