@@ -40,6 +40,7 @@ class Extent:
     held: int
     held_rounds: int
     connections: int
+    idle_seconds: float
 
 
 # Rather many rounds than long ones: where the scheduler puts a connection's processes can change a
@@ -53,6 +54,7 @@ FULL = Extent(
     held=1000,
     held_rounds=3,
     connections=2000,
+    idle_seconds=10.0,
 )
 # The emulated machine is some ten times slower, and too small for a thousand interpreters.
 VIRTUAL = replace(
@@ -67,6 +69,7 @@ SHORT = Extent(
     held=100,
     held_rounds=1,
     connections=100,
+    idle_seconds=1.0,
 )
 
 
@@ -170,6 +173,6 @@ def _beside_the_traffic(
             results, switches=footprint.measure_switches(bench, counts, extent.connections)
         )
     if "services" in parts:
-        found = services.measure(bench, peers, extent.starts, extent.rounds)
+        found = services.measure(bench, peers, extent.starts, extent.rounds, extent.idle_seconds)
         results = replace(results, services=found)
     return results

@@ -2,13 +2,13 @@
 
     python3 benchmarks/run.py           the hybrid socket; writes docs/benchmark.md, .svg, .json
     python3 benchmarks/run.py --vm      that, and AF_VSOCK in a virtual machine
-    python3 benchmarks/run.py --short   under a minute, to see that it works; writes nothing
+    python3 benchmarks/run.py --short   a round of everything, to see that it works; writes nothing
     python3 benchmarks/run.py --parts loads --only short,up --rounds 3
                                         while working on the speed; writes nothing
 
 By duty: `proxies` is what is measured, `rounds` the four loads, `footprint` memory, start and
-scale, `accounting` the CPU time, `network` a network for all, `measurement` all of them in order,
-`targets` the figures to reach, `report` and `plot` the outcome.
+scale, `services` many services, `accounting` the CPU time, `network` a network for all,
+`measurement` all of them in order, `targets` the figures to reach, `report` and `plot` the outcome.
 """
 
 from __future__ import annotations

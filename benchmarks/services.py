@@ -43,7 +43,6 @@ ONE_POOL = f"{OURS}, {SHARED} workers shared"
 FOR_EACH = f"{OURS}, -w {WORKERS_EACH}"
 LISTENERS = f"{SERVICES} listeners"
 LISTENER = "one listener"
-IDLE_SECONDS = 10.0
 RESOLVER_TITLE = "vsock-proxy: resolver"
 
 
@@ -113,14 +112,16 @@ def from_record(record: Dict[str, Any]) -> Found:
     )
 
 
-def measure(bench: Bench, peers: Sequence[Proxy], starts: int, rounds: int) -> Found:
+def measure(
+    bench: Bench, peers: Sequence[Proxy], starts: int, rounds: int, idle_seconds: float
+) -> Found:
     own = [own_pools(), one_pool()]
     everyone = [*own, ours(WORKERS_EACH, name=FOR_EACH, host=NAME), *peers]
     found = Found(
         memory=[memory for proxy in everyone for memory in _memory(bench, proxy)],
         starts=[_start(bench, proxy) for _ in range(starts) for proxy in everyone],
         reloads=[_reload(bench, *kind) for _ in range(starts) for kind in _kinds()],
-        idle=[_idle(bench, proxy) for proxy in own],
+        idle=[_idle(bench, proxy, idle_seconds) for proxy in own],
         rates=_rates(bench, rounds),
     )
     for line in describe(found):
@@ -291,17 +292,17 @@ def _echoes(connection: socket.socket) -> bool:
         return False
 
 
-def _idle(bench: Bench, proxy: Proxy) -> Idle:
+def _idle(bench: Bench, proxy: Proxy, seconds: float) -> Idle:
     with _fleet(bench, proxy) as fleet:
         _await_stable(fleet)
         pids = _pids(fleet)
         resolvers = [pid for pid in pids if processes.title(pid).startswith(RESOLVER_TITLE)]
         others = [pid for pid in pids if pid not in resolvers]
         before = [sum(map(processes.voluntary_switches, group)) for group in (others, resolvers)]
-        time.sleep(IDLE_SECONDS)
+        time.sleep(seconds)
         after = [sum(map(processes.voluntary_switches, group)) for group in (others, resolvers)]
     woken, lookups = (now - then for now, then in zip(after, before))
-    return Idle(proxy.name, len(pids), IDLE_SECONDS, woken, lookups)
+    return Idle(proxy.name, len(pids), seconds, woken, lookups)
 
 
 def _rates(bench: Bench, rounds: int) -> List[Sample]:
