@@ -159,23 +159,13 @@ def test_a_reading_that_fails_is_one_line(
     assert not master.taken
 
 
-def test_who_asks_during_a_reading_has_one_more_after_it(
-    master: Master, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader, writer = os.pipe()
-
-    def wait_for_a_byte() -> Allowlist:
-        os.read(reader, 1)
-        return LIST
-
-    master.read = wait_for_a_byte
-    for _ in range(5):
-        master.ask()
-    os.write(writer, b"xx")
+def test_it_says_whether_the_file_is_being_read(master: Master) -> None:
+    said = [master.reloading.is_reading]
+    master.ask()
+    said.append(master.reloading.is_reading)
     master.run_until_done()
-    assert master.lists == [LIST, LIST]
-    os.close(reader)
-    os.close(writer)
+    said.append(master.reloading.is_reading)
+    assert said == [False, True, False]
 
 
 def test_a_reading_that_is_stopped_is_over_at_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Dict, List, Set
+from typing import Callable, Dict, Iterator, List, Set
 
 import pytest
 
@@ -51,6 +52,7 @@ RATE = 100 / SLOWNESS
 BETWEEN = 0.5 * SLOWNESS
 # What came to an old worker before it was told to end is still served by it.
 HANDED_OVER = 0.2 * SLOWNESS
+READER = "vsock-proxy: reload"
 
 
 def all_idle(proxy: Proxy, count: int) -> List[int]:
@@ -674,7 +676,109 @@ def test_systemd_is_told_that_a_reload_is_over_once_it_is_served_and_also_if_it_
     assert letter_at(proxy, two) == b"B"
 
 
+def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    (one,) = transport.ports(1)
+    proxy = start_services(service(one, start_server(letter(b"A"))), workers=1)
+    all_idle(proxy, 1)
+    # One is left, to tell systemd, and not the two of a pipe.
+    files = processes.open_files(proxy.pid) + 1
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (files, files))
+    began = time.monotonic()
+    line = services_file.reload_in_vain(proxy)
+    # It must not wait for whatever wakes the master next.
+    assert time.monotonic() - began < 1.5 * SLOWNESS
+    assert "Too many open files" in line
+    assert "LimitNOFILE=" in line
+    assert letter_at(proxy, one) == b"A"
+
+
+@contextlib.contextmanager
+def metadata_that_hangs(services_file: ServicesFile) -> Iterator[Dict[str, str]]:
+    """The environment of a proxy that asks an instance metadata service which never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield {
+            **os.environ,
+            "NOTIFY_SOCKET": services_file.systemd.address,
+            "VSOCK_PROXY_IMDS_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
+        }
+
+
+def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    with metadata_that_hangs(services_file) as environment:
+        proxy = start_services(service(one, server), environment=environment)
+        services_file.write(
+            [service(one, server), service(two, ("kms.{region}.test", 443))],
+            [(server.host, server.port)],
+        )
+        line = services_file.reload_in_vain(proxy)
+    assert "no instance metadata for {region}" in line
+    assert "timed out" in line
+    assert letter_at(proxy, one) == b"A"
+
+
+def test_no_process_that_reads_outlives_a_master_that_is_killed(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    with metadata_that_hangs(services_file) as environment:
+        proxy = start_services(service(one, server), environment=environment)
+        services_file.write(
+            [service(one, server), service(two, ("kms.{region}.test", 443))],
+            [(server.host, server.port)],
+        )
+        proxy.send(signal.SIGHUP)
+        wait_until(lambda: READER in proxy.titles(), "the file is read")
+        pids = proxy.children()
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+        wait_until(lambda: not any(map(processes.is_alive, pids)), "none is left", timeout=2.0)
+
+
 # Reloads and other signals at the same time
+
+
+def test_a_reload_asked_for_during_another_begins_once_that_is_in_force(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    # It takes a while until so many workers have ended.
+    proxy = start_services(service(one, server), workers=80)
+    all_idle(proxy, 80)
+    # It takes a while to read so much.
+    services_file.write(
+        [service(one, server), service(two, server)],
+        [(server.host, server.port), *(("10.0.0.1", port) for port in range(1, 5000))],
+    )
+    proxy.send(signal.SIGHUP)
+    wait_until(lambda: READER in proxy.titles(), "the file is read")
+    services_file.write([service(one, server)])
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for(r"services read again: .* removed")
+    assert len(proxy.log.matching(r"services read again: .* added")) == 1
+    services_file.systemd.wait_for("^RELOADING=1\n")
+    services_file.systemd.wait_for("^RELOADING=1\n")
+    services_file.systemd.wait_for("^READY=1$")
+    assert is_refused(proxy, two)
 
 
 def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(

@@ -21,6 +21,7 @@ import signal
 import time
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Sequence, Tuple
 
+from vsock_proxy.config.metadata import look_up
 from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.endpoint.resolver import Resolver
 from vsock_proxy.errors import UnavailableError
@@ -41,7 +42,7 @@ from vsock_proxy.supervision.copying import Copying
 from vsock_proxy.supervision.fleet import CHANGE_TIMEOUT, END_NOW_TIMEOUT, Fleet
 from vsock_proxy.supervision.judging import Judged, Wanted
 from vsock_proxy.supervision.pool import Means
-from vsock_proxy.supervision.reloading import Reloading
+from vsock_proxy.supervision.reloading import METADATA_PATIENCE, Reloading
 from vsock_proxy.supervision.resolving import Resolving
 from vsock_proxy.supervision.service import Service
 from vsock_proxy.supervision.starting import Starting
@@ -123,10 +124,10 @@ class Master:
             else "the allowlist stays as it was",
             self._read_again,
             self._fleet.known,
-            self._leave_with_tables,
+            self._leave_to_read,
             self._take_over,
             self._refuse,
-            self._announcing.reloaded,
+            self._reloaded,
         )
         # Of {region} and {domain}, as far as they were found out.
         self._placeholders: Mapping[str, str] = {}
@@ -176,9 +177,9 @@ class Master:
                 self._told_by(fd, now)
             self._obey()
             self._children.reap()
+            self._look()
             self._fleet.look()
             self._go_on()
-            self._look()
             self._announcing.look()
 
     def _told_by(self, fd: int, now: float) -> None:
@@ -218,10 +219,11 @@ class Master:
         if self._changes is not None:
             log.info("services read again: %s", self._changes)
             self._changes = None
-        self._announcing.settled()
-        if self._is_to_reload:
+        if self._is_to_reload and not self._reloading.is_reading:
             self._is_to_reload = False
             self._reloading.ask(time.monotonic())
+        # Even if it could not be asked.
+        self._announcing.settled()
 
     def _summary(self) -> str:
         fleet = self._fleet
@@ -260,8 +262,13 @@ class Master:
     # A reload
 
     def _read_again(self) -> Wanted:
-        """In the child that reads."""
-        return want(self._settings, patience=0, known=self._placeholders)
+        """In the child that reads, which has not long."""
+        return want(
+            self._settings,
+            patience=0,
+            known=self._placeholders,
+            search=lambda names, urls, _: look_up(names, urls, METADATA_PATIENCE),
+        )
 
     def _take_over(self, wanted: Wanted, judged: Sequence[Judged]) -> bool:
         try:
@@ -280,6 +287,11 @@ class Master:
         self._passed.warn(wanted.services)
         set_master_title(self._fleet.title)
         return True
+
+    def _reloaded(self) -> None:
+        # Who asked during the reading has one more, as the file may have changed meanwhile.
+        if not self._is_to_reload:
+            self._announcing.reloaded()
 
     def _refuse(self, error: NotPermitted) -> None:
         log.error("%s; ending", error)
@@ -315,6 +327,11 @@ class Master:
         """In a child that accepts nobody, but may look up addresses."""
         self._fleet.close_listeners()
         self._leave()
+
+    def _leave_to_read(self) -> None:
+        """In the child that reads the file, which may hang."""
+        self._leave_with_tables()
+        self._lifeline.signal_when_cut(signal.SIGALRM)
 
     def _leave(self) -> None:
         self._close_ends()

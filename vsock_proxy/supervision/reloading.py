@@ -4,8 +4,7 @@ It is read, parsed and judged by a process of its own, which may take long, hang
 that is gone, or die of what is in the file, and harms nothing then. It has so much time; after that
 it is killed and not waited for, because what hangs in the kernel does not die at once.
 
-There is one reading at a time. Who asks meanwhile has one more after it, as the file may have
-changed since it was opened.
+There is one reading at a time.
 
 The command line's one service may be permitted only by its addresses, and DNS may not answer. What
 was read then waits: it is judged again and again, by such a process too, until DNS has answered or
@@ -21,7 +20,7 @@ import signal
 from typing import Callable, Optional, Tuple
 
 from vsock_proxy.endpoint.policy import NotPermitted
-from vsock_proxy.errors import ProxyError
+from vsock_proxy.errors import EXHAUSTED, ProxyError
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.supervision.judging import (
@@ -33,8 +32,10 @@ from vsock_proxy.supervision.judging import (
     warn_of_doubts,
 )
 
-# Seconds: for one reading, and between two attempts to judge what waits for DNS.
+# Seconds: for one reading; in that for the instance metadata, so that it can still say what it has
+# waited for; and between two attempts to judge what waits for DNS.
 TIMEOUT = 10.0
+METADATA_PATIENCE = 4.0
 JUDGE_AGAIN = 1.0
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Reloading:
         kept: what is said where nothing changes.
         read: called in the child, to read the file.
         known: what is known of endpoints at the moment.
-        leave_master: called in the child.
+        leave_master: called in the child, which SIGALRM ends.
         take_over: called with what is to be served from now on; returns whether it is, and says why
         if not.
         refuse: called if the service of the command line is not permitted any more.
@@ -84,23 +85,23 @@ class Reloading:
         self._refuse = refuse
         self._done = done
         self._reading: Optional[Apart[Found]] = None
-        self._again = False
         # What was read and waits for DNS, and whether the process under way judges that again.
         self._waiting: Optional[Wanted] = None
         self._is_retry = False
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the file is being read; not where what was read waits for DNS."""
+        return self._reading is not None and not self._is_retry
+
     def ask(self, now: float) -> None:
-        """Read the file, now or once more after the reading that is under way."""
-        if self._is_retry:
-            self._abandon()
-        if self._reading is not None:
-            self._again = True
-            return
-        self._again = False
+        """Read the file, which must not be read already."""
+        self._abandon()
         try:
             self._begin(self._read, now)
         except OSError as error:
-            self._complain(f"cannot start a process to read it: {error.strerror}")
+            advice = f"; {EXHAUSTED[error.errno]}" if error.errno in EXHAUSTED else ""
+            self._complain(f"cannot start a process to read it: {error.strerror}{advice}")
             self._go_on(now, is_retry=False)
 
     def told_by(self, fd: int, now: float) -> None:
@@ -146,7 +147,6 @@ class Reloading:
 
     def stop(self) -> None:
         """Read no more."""
-        self._again = False
         self._waiting = None
         self._abandon()
 
@@ -159,10 +159,10 @@ class Reloading:
         """Raises OSError if there can be no process."""
 
         def child() -> Found:
-            self._leave_master()
-            # It must not outlive a master that is killed.
+            # It must not outlive its time, even if the master does not live to end it.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(int(TIMEOUT) + 1)
+            self._leave_master()
             wanted = read()
             return wanted, judge_again(wanted, self._known())
 
@@ -224,9 +224,6 @@ class Reloading:
         self._is_retry = False
 
     def _go_on(self, now: float, is_retry: bool) -> None:
-        if self._again:
-            self.ask(now)
-            return
         if self._waiting is not None:
             self.due = now + JUDGE_AGAIN
         if not is_retry:
