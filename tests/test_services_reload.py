@@ -1053,6 +1053,25 @@ def test_when_the_master_is_killed_during_a_reload_no_process_and_no_listener_is
         assert all(is_refused(proxy, port) for port in ports)
 
 
+def test_more_services_than_workers_after_a_reload_is_said_once(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    ports = transport.ports(4)
+    server = start_server(letter(b"A"))
+    proxy = start_services(*(service(port, server) for port in ports[:2]), workers=2)
+    few = r"warning master: 3 services share 2 workers: .*-w"
+    services_file.reload(proxy, *(service(port, server) for port in ports[:3]))
+    proxy.log.wait_for(few)
+    # That changes another pool.
+    shared = [service(port, server) for port in ports[:3]]
+    services_file.reload(proxy, *shared, service(ports[3], server, workers=1))
+    services_file.reload(proxy)
+    assert len(proxy.log.matching(few)) == 1
+
+
 # Under load
 
 

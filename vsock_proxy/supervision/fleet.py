@@ -163,6 +163,11 @@ class Fleet:
         if len(self.services) > 1:
             log.info("%d services, %s", len(self.services), workers_in_words(self.size))
 
+    def warn_of_short_pools(self) -> None:
+        """Say which have fewer workers than services, unless that has been said."""
+        for pool in self.pools:
+            pool.warn_if_short()
+
     def rehearse(self) -> None:
         """Before any fork: let the interpreter cache what workers have in common."""
         self.pools[0].rehearse()

@@ -219,6 +219,7 @@ class Master:
         if self._changes is not None:
             log.info("services read again: %s", self._changes)
             self._changes = None
+            fleet.warn_of_short_pools()
         if self._is_to_reload and not self._reloading.is_reading:
             self._is_to_reload = False
             self._reloading.ask(time.monotonic())

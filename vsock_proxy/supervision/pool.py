@@ -88,6 +88,7 @@ class Pool:
         # By their numbers, the pids of those that run.
         self._pids: Dict[int, int] = {}
         self._replaces = True
+        self._has_warned = False
         # For each worker, the cells in which it counts what it cannot say.
         self._counts = means.log_output.untold.add(composition.workers)
 
@@ -136,14 +137,21 @@ class Pool:
         for service in services:
             endpoint = service.settings.endpoint
             log.info("%s -> %s, %s%s", service.listener.name, endpoint, share, workers)
-        if len(services) > self.size:
-            log.warning(
-                "%d services share %s: no more than %d of their connections are served at a time; "
-                "-w sets how many",
-                len(services),
-                workers,
-                self.size,
-            )
+        self.warn_if_short()
+
+    def warn_if_short(self) -> None:
+        """Say once that it has fewer workers than services, if so."""
+        services = len(self.composition.services)
+        if self._has_warned or services <= self.size:
+            return
+        self._has_warned = True
+        log.warning(
+            "%d services share %s: no more than %d of their connections are served at a time; "
+            "-w sets how many",
+            services,
+            workers_in_words(self.size),
+            self.size,
+        )
 
     def rehearse(self) -> None:
         """Before any fork: let the interpreter cache what its workers have in common."""
