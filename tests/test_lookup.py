@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import List
+from typing import Dict, List, Tuple
 
 import pytest
 
@@ -102,3 +102,57 @@ def test_the_addresses_of_this_machine_are_found() -> None:
     assert str(address) == "127.0.0.1:443"
     with pytest.raises(LookupFailed):
         look_up(*question("name.invalid"))
+
+
+# What the system's resolver answers, and what may be connected to of it
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+ANY = socket.AF_UNSPEC
+Answers = List[Tuple[int, Tuple[object, ...]]]
+A = (V4, ("192.0.2.1", PORT))
+B = (V4, ("192.0.2.2", PORT))
+X = (V6, ("2001:db8::1", PORT, 0, 0))
+MAPPED = (V6, ("::ffff:192.0.2.1", PORT, 0, 0))
+ZONED = (V6, ("fe80::1", PORT, 0, 7))
+# Of a Python without IPv6, of a family that is none of the internet, and what is no address.
+STRANGE: Answers = [(V6, (10, b"")), (socket.AF_UNIX, ("a", PORT)), (V4, ("name", PORT))]
+ANSWERS: Dict[str, Tuple[socket.AddressFamily, Answers, List[str]]] = {
+    "in their order": (ANY, [X, B, A], ["2001:db8::1", "192.0.2.2", "192.0.2.1"]),
+    "each once": (ANY, [A, B, A, A], ["192.0.2.1", "192.0.2.2"]),
+    "IPv4 mapped into IPv6 is IPv4": (ANY, [MAPPED, A], ["192.0.2.1"]),
+    "which is none where IPv6 is asked for": (V6, [MAPPED, X], ["2001:db8::1"]),
+    "with the index of the zone's interface": (ANY, [ZONED], ["fe80::1"]),
+    "none of what is strange": (ANY, [*STRANGE, A, *STRANGE], ["192.0.2.1"]),
+}
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
+    """Let the system's resolver answer so."""
+    found = [(family, socket.SOCK_STREAM, 6, "", sockaddr) for family, sockaddr in answers]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked: found)
+
+
+@pytest.mark.parametrize(("family", "answers", "hosts"), ANSWERS.values(), ids=ANSWERS.keys())
+def test_of_an_answer_there_is_what_can_be_connected_to(
+    family: socket.AddressFamily,
+    answers: Answers,
+    hosts: List[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answering(monkeypatch, answers)
+    found = look_up(*question("name.test", family))
+    assert [address.sockaddr[0] for address in found] == hosts
+
+
+@pytest.mark.parametrize("answers", [[], STRANGE, [MAPPED]], ids=["nothing", "strange", "mapped"])
+def test_an_answer_of_which_nothing_can_be_connected_to_is_a_failed_lookup(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, answers)
+    with pytest.raises(LookupFailed, match="no address of a family that can be used"):
+        look_up(*question("name.test", V6))
+
+
+def test_a_name_that_dns_cannot_hold_is_a_failed_lookup() -> None:
+    with pytest.raises(LookupFailed, match="not a valid host name"):
+        look_up(*question("\u00fc" * 100))

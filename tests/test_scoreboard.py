@@ -451,3 +451,17 @@ def test_an_alarm_that_comes_while_the_master_stops_looking_is_heard(
     saturation.take_place(2)
     saturation.pass_time(BUSY_FOR_LONG)
     assert warned(caplog) == ["all 2 workers are busy"]
+
+
+def test_an_alarm_harms_nobody_where_no_master_reads_it(
+    saturate: Callable[..., Saturation],
+) -> None:
+    saturation = saturate("idle")
+    # A pipe takes 65,536 bytes.
+    for _ in range(70_000):
+        saturation.alarm.wake_master()
+    saturation.take_place(1)
+    reader, writer = os.pipe()
+    os.close(reader)
+    Alarm(saturation.board, writer).raise_once()
+    os.close(writer)
