@@ -89,7 +89,7 @@ def _open() -> Tuple[Callable[[bytes], int], bool]:
     except OSError:
         return _write, True
     if stat.S_ISSOCK(mode):
-        return _sender(socket.SocketType(fileno=os.dup(STDERR))), True
+        return _sender(socket.socket(fileno=os.dup(STDERR))), True
     if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
         return _write, True
     try:
@@ -105,7 +105,7 @@ def _write(data: bytes) -> int:
     return os.write(STDERR, data)
 
 
-def _sender(sock: socket.SocketType) -> Callable[[bytes], int]:
+def _sender(sock: socket.socket) -> Callable[[bytes], int]:
     return lambda data: sock.send(data, socket.MSG_DONTWAIT)
 
 

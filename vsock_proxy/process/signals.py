@@ -18,11 +18,11 @@ setting each signal anew would cost every worker 100 KiB of pages of its own.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 import signal
 from typing import Callable, List, Set, TypeVar
 
+from vsock_proxy.process.interpreter import set_signal_mask
 from vsock_proxy.process.kernel import SIGSTKFLT
 
 # What the master acts on, in this order: who is to end neither replaces workers nor reloads first.
@@ -61,16 +61,12 @@ class Interrupted(BaseException):
 
 def block() -> None:
     """Hold the handled signals back."""
-    _signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    set_signal_mask(signal.SIG_BLOCK, HANDLED)
 
 
 def unblock() -> None:
-    """Let them come, those held back first.
-
-    Not by signal.pthread_sigmask(): that is a layer over this which makes enums of the old mask,
-    and costs every worker 80 KiB of pages of its own.
-    """
-    _signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    """Let them come, those held back first."""
+    set_signal_mask(signal.SIG_UNBLOCK, HANDLED)
 
 
 class Signals:
@@ -78,8 +74,6 @@ class Signals:
 
     reader: a descriptor that is readable once there are some to take.
     on_interrupt: called with a signal's number at once, between any two instructions.
-
-    Both are attributes, since each function that a child runs costs it some pages of its own.
     """
 
     def __init__(self) -> None:
@@ -91,7 +85,7 @@ class Signals:
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         # Who started this may have left some blocked, and a mask outlives execve(2).
-        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        set_signal_mask(signal.SIG_SETMASK, ())
 
     def take(self) -> List[int]:
         """The signals that came since the last call, each once, in the order of HANDLED."""

@@ -18,6 +18,7 @@ from typing import Optional, Tuple, Union
 
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
+from vsock_proxy.process.interpreter import Socket, accept
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
 from vsock_proxy.settings import ServiceSettings
 
@@ -45,14 +46,9 @@ class Listener:
     inode: int = 0
     passed: bool = False
 
-    def accept(self) -> Tuple[socket.SocketType, Peer]:
-        """The next connection and its peer. Raises OSError.
-
-        socket.accept() without its upper layer, which took 3 % of a short connection: this makes
-        the C type that socket.socket is built on, and does not work out family and type again.
-        """
-        descriptor, address = self.sock._accept()  # type: ignore[attr-defined]
-        client = socket.SocketType(self.family, socket.SOCK_STREAM, 0, descriptor)
+    def accept(self) -> Tuple[Socket, Peer]:
+        """The next connection and its peer. Raises OSError."""
+        client, address = accept(self.sock, self.family)
         return client, peer_of(address)
 
     def close(self) -> None:

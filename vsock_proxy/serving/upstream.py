@@ -18,6 +18,7 @@ from typing import Dict, Optional, Tuple
 
 from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.observing import scoreboard
+from vsock_proxy.process.interpreter import Socket
 from vsock_proxy.serving.presence import GONE, Presence
 from vsock_proxy.serving.race import ConnectFailed, Race
 from vsock_proxy.serving.selfconnect import SelfConnect
@@ -26,7 +27,7 @@ from vsock_proxy.serving.waiting import MOMENT, ClientGone, Meanwhile, Waiting
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-Connected = Tuple[socket.SocketType, Address]
+Connected = Tuple[Socket, Address]
 
 
 class Upstream:
@@ -157,10 +158,10 @@ class _Attempts:
         return None
 
 
-def _begin(address: Address) -> Tuple[Optional[socket.SocketType], int]:
+def _begin(address: Address) -> Tuple[Optional[Socket], int]:
     """A socket that connects, and how that goes: 0, EINPROGRESS, or the errno of its failure."""
     try:
-        sock = socket.SocketType(address.family, KIND)
+        sock = Socket(address.family, KIND)
     except OSError as error:
         return None, error.errno or errno.EIO
     return sock, sock.connect_ex(address.sockaddr)

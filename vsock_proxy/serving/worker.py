@@ -57,6 +57,7 @@ from vsock_proxy.observing.scoreboard import (
     State,
 )
 from vsock_proxy.observing.untold import LEFT_OUT, NOT_ACCEPTED, Untold
+from vsock_proxy.process.interpreter import Socket
 from vsock_proxy.process.kernel import EPOLLEXCLUSIVE
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals, block, ignore, unblock
@@ -87,7 +88,6 @@ IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
 
 log = logging.getLogger(__name__)
 
-Socket = socket.SocketType
 CUT = Outcome(End.CUT)
 
 
@@ -161,7 +161,7 @@ class Worker:
     def rehearse(self, duty: Duty) -> None:
         """In the master, before the first fork: do what every worker does first.
 
-        What the interpreter caches meanwhile is then shared, 60 KiB a worker.
+        What the interpreter caches meanwhile is then shared.
         """
         # Meanwhile a signal must find the master, not a worker.
         block()

@@ -28,7 +28,7 @@ from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.teller import Teller
-from vsock_proxy.process.immortal import make_all_immortal
+from vsock_proxy.process.interpreter import share_with_children
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.process.titles import set_master_title, set_title
@@ -158,12 +158,8 @@ class Master:
 
     def _prepare(self) -> None:
         """Make what all children are to share; they do as long as nobody writes to it."""
-        self._fleet.rehearse()
-        self._log.rehearse()
+        share_with_children(self._fleet.rehearse, self._log.rehearse)
         set_master_title(self._fleet.title)
-        gc.collect()
-        make_all_immortal()
-        gc.freeze()
 
     def _supervise(self) -> None:
         poll = self._poll
