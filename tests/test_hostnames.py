@@ -160,5 +160,5 @@ def test_a_region_that_makes_a_number_of_the_name_is_an_error(tmp_path: Path, re
     done = run(*words, environment=environment)
     assert (done.returncode, done.stderr) == (
         os.EX_CONFIG,
-        f"vsock-proxy: service 8000: {said}",
+        f"vsock-proxy: services {file}, line 3: service 8000: {said}",
     )

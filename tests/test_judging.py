@@ -100,7 +100,7 @@ def test_what_is_permitted_is_served_and_only_at_the_addresses_that_are(
     expected: Sequence[str],
 ) -> None:
     dns = Dns({} if says is None else {host: says})
-    one = service(host)
+    one = replace(service(host), line=7)
     wanted = Wanted(permitting(*listed), (one,), of_file=False)
     (judged,) = judge(wanted, {judging.question_of(one): addresses(*known)}, dns)
     assert judged.settings == one
@@ -135,7 +135,7 @@ def test_what_is_not_permitted_is_told(
     of_file: bool,
 ) -> None:
     dns = Dns({} if says is None else {host: says})
-    one = service(host)
+    one = replace(service(host), line=7)
     wanted = Wanted(permitting(*listed), (one,), of_file)
     with pytest.raises(ConfigurationError) as caught:
         judge(wanted, {judging.question_of(one): addresses(*known)}, dns)
@@ -143,7 +143,9 @@ def test_what_is_not_permitted_is_told(
     told = (
         f"{host}:443 is not permitted by list; to permit it add '- {{address: {host}, port: 443}}'"
     )
-    assert str(caught.value) == (f"service 8000: {told}" if of_file else told)
+    assert str(caught.value) == (
+        f"services list, line 7: service 8000: {told}" if of_file else told
+    )
     assert bool(dns.asked) is (says is not None)
 
 
@@ -166,7 +168,7 @@ def test_an_address_of_a_family_that_is_not_wanted_names_its_service() -> None:
     one = service(HERE, 8001, family=socket.AF_INET6)
     with pytest.raises(UsageError):
         judge(Wanted(permitting(HERE), (one,), of_file=False), {}, Dns({}))
-    with pytest.raises(ConfigurationError, match=f"^service 8001: {HERE} is not an address of"):
+    with pytest.raises(ConfigurationError, match=f": service 8001: {HERE} is not an address of"):
         judge(Wanted(permitting(HERE), (one,), of_file=True), {}, Dns({}))
 
 
@@ -195,7 +197,7 @@ def test_what_is_known_of_one_service_is_known_of_another_that_leads_to_the_same
 
 def test_of_several_the_one_that_is_not_permitted_is_named() -> None:
     dns = Dns({NAME: [HERE], OTHER: [ELSEWHERE]})
-    with pytest.raises(ConfigurationError, match=rf"^service 8002: {OTHER}:443 is not permitted"):
+    with pytest.raises(ConfigurationError, match=rf": service 8002: {OTHER}:443 is not permitted"):
         judge(Wanted(permitting("192.0.2.0/24"), SEVERAL, of_file=True), {}, dns)
 
 
@@ -204,7 +206,7 @@ def test_services_on_the_same_port_are_named_by_their_paths() -> None:
         replace(service(host), options=ServiceOptions(uds_path=path))
         for host, path in ((HERE, "/run/a"), (THERE, "/run/b"))
     )
-    with pytest.raises(ConfigurationError, match=r"^service /run/b_8000: 192\.0\.2\.2:443 is not"):
+    with pytest.raises(ConfigurationError, match=r": service /run/b_8000: 192\.0\.2\.2:443 is not"):
         judge(Wanted(permitting(HERE), (one, two), of_file=True), {}, Dns({}))
 
 

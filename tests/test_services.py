@@ -340,6 +340,8 @@ def test_an_endpoint_that_is_not_permitted_means_that_nothing_is_served_and_the_
     assert proxy.wait() == os.EX_CONFIG
     line = one_line(proxy)
     assert f"127.0.0.1:{servers[place].port} is not permitted by " in line
+    # Two lines are the allowlist, and one begins the services.
+    assert re.search(rf"services \S+, line {4 + place}: ", line)
     assert names(line, ports[place])
     assert_nothing_is_left(proxy, ports)
 

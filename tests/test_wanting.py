@@ -116,7 +116,8 @@ TOO_LONG = Metadata(region="x" * 250, domain="test")
 def test_a_name_that_is_none_once_it_is_filled_in_is_told_with_its_service(write: Write) -> None:
     path = write(THREE)
     with pytest.raises(
-        ConfigurationError, match=r"^service 8000: kms\.\{region\}\.\{domain\} must"
+        ConfigurationError,
+        match=r"^services .*, line 4: service 8000: kms\.\{region\}\.\{domain\} must",
     ):
         want(Settings(config=path), search=TOO_LONG.search)
 

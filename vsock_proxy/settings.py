@@ -6,7 +6,7 @@ Apart from cli.py so that the processes which serve need not know how a command 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import FrozenSet, Optional
 
 
@@ -38,12 +38,14 @@ class ServiceSettings:
     """A listener and the endpoint that its clients are led to.
 
     workers: how many serve this service alone; None: it shares those of the run.
+    line: where it begins in the file; 0: it is not of the file. No part of what is asked for.
     """
 
     local_port: int
     endpoint: Endpoint
     options: ServiceOptions = ServiceOptions()
     workers: Optional[int] = None
+    line: int = field(default=0, compare=False)
 
     @property
     def path(self) -> Optional[str]:

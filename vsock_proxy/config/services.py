@@ -43,7 +43,8 @@ def parse(node: yaml.Node, options: ServiceOptions, workers: int) -> Tuple[Servi
     """
     listed = [_nodes(each) for each in _listed(node)]
     _check_cids(listed)
-    services = tuple(_service(nodes, options) for nodes in listed)
+    lines = [line_of(each) for each in node.value]
+    services = tuple(_service(*one, options) for one in zip(listed, lines))
     _check_places(services, listed)
     _check_workers(services, listed, workers)
     return services
@@ -79,13 +80,13 @@ def _nodes(node: yaml.Node) -> Nodes:
     return nodes
 
 
-def _service(nodes: Nodes, options: ServiceOptions) -> ServiceSettings:
+def _service(nodes: Nodes, line: int, options: ServiceOptions) -> ServiceSettings:
     values = {name: _value(name, node) for name, node in nodes.items()}
     workers = values.pop("workers", None)
     port = values.pop("listen")
     endpoint = Endpoint(values.pop("address"), values.pop("port"))
     own = {FIELDS.get(name, name): value for name, value in values.items()}
-    service = ServiceSettings(port, endpoint, replace(options, **own), workers)
+    service = ServiceSettings(port, endpoint, replace(options, **own), workers, line)
     _check_family(nodes, service)
     _check_transport(nodes, service)
     return service

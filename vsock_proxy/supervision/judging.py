@@ -127,12 +127,12 @@ def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
     Raises NotPermitted or UsageError for the service of the command line, and ConfigurationError,
     which names the service, for those of the file.
     """
-    services = wanted.services
+    services, path = wanted.services, wanted.allowlist.path
     names = names_of(services) if wanted.of_file else [""]
     policies = [make_policy(service, wanted.allowlist) for service in services]
     found: List[Optional[Tuple[Address, ...]]] = []
     for name, service, policy in zip(names, services, policies):
-        with naming(name):
+        with naming(service, name, path):
             found.append(_without_dns(service, policy, known.get(question_of(service), ())))
     questions = {question_of(one) for one, addresses in zip(services, found) if addresses is None}
     answers = ask(questions) if questions else {}
@@ -141,7 +141,7 @@ def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
         if addresses is not None:
             judged.append(Judged(service, policy, addresses))
             continue
-        with naming(name):
+        with naming(service, name, path):
             judged.append(_by_answer(service, policy, answers[question_of(service)]))
     return tuple(judged)
 
@@ -199,14 +199,16 @@ def _by_answer(service: ServiceSettings, policy: Policy, answer: Answer) -> Judg
 
 
 @contextlib.contextmanager
-def naming(service: str) -> Iterator[None]:
-    """Let what is wrong be told of the service of that name; of none if the name is empty."""
+def naming(service: ServiceSettings, name: str, path: str) -> Iterator[None]:
+    """Let what is wrong be told of this service of the file; of none if the name is empty."""
     try:
         yield
     except ProxyError as error:
-        if not service:
+        if not name:
             raise
-        raise ConfigurationError(f"service {service}: {error}") from None
+        raise ConfigurationError(
+            f"services {path}, line {service.line}: service {name}: {error}"
+        ) from None
 
 
 def _look_up_apart(

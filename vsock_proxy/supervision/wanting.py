@@ -33,16 +33,20 @@ def want(
         services = (settings.service,)
     hosts = [service.endpoint.host for service in services]
     values = metadata.values(metadata.placeholders(hosts), known, search=search)
-    filled = _filled(services, values, names_of(services) if of_file else [""])
+    names = names_of(services) if of_file else [""]
+    filled = _filled(services, values, names, settings.config)
     return Wanted(configuration.allowlist, filled, of_file, values)
 
 
 def _filled(
-    services: Sequence[ServiceSettings], values: Mapping[str, str], names: Sequence[str]
+    services: Sequence[ServiceSettings],
+    values: Mapping[str, str],
+    names: Sequence[str],
+    path: str,
 ) -> Tuple[ServiceSettings, ...]:
     filled: List[ServiceSettings] = []
     for service, name in zip(services, names):
-        with naming(name):
+        with naming(service, name, path):
             host = metadata.fill(service.endpoint.host, values)
         filled.append(replace(service, endpoint=replace(service.endpoint, host=host)))
     return tuple(filled)
