@@ -386,6 +386,21 @@ def test_a_client_that_waits_for_a_service_that_is_gone_is_not_left_waiting(
         assert end_of(waits) == b""
 
 
+def test_a_connection_of_a_service_that_is_gone_is_named_by_it_though_only_one_is_left(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    proxy = start_services(service(one, server), service(two, server))
+    with proxy.connect(two) as live:
+        assert say(live) == b"A"
+        services_file.reload(proxy, service(one, server))
+    proxy.log.wait_for(rf"info worker \d: {two}: .* ended: 1 bytes up")
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
 def test_the_connections_of_a_service_that_is_gone_have_the_drain_timeout(
     start_services: StartProxy,

@@ -125,8 +125,11 @@ class Fleet:
         self._replace_pools(pools)
         self._patient_until = time.monotonic() + CHANGE_TIMEOUT
         self._let_go(before.values())
-        for pool in self.all_pools:
+        for pool in self.pools:
             pool.board.several = len(services) > 1
+        for pool in self._former:
+            # Where there were several before, its connections go on being told apart.
+            pool.board.several |= len(services) > 1
         return compare(_asked(before.values()), _asked(services))
 
     def known(self) -> Known:
