@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from pathlib import Path
 from typing import List, Tuple
@@ -10,6 +11,7 @@ from typing import List, Tuple
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.support.clients import end_of
 from tests.support.program import Transport
 from tests.support.servers import echo
 from tests.support.services import (
@@ -22,7 +24,7 @@ from tests.support.services import (
     service,
 )
 from tests.support.systemd import passing
-from tests.support.timing import wait_until
+from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
 
@@ -85,6 +87,32 @@ def test_a_client_of_a_passed_socket_is_served_by_the_reload_that_brings_its_ser
         services_file.reload(proxy, stays, goes)
         assert waits.recv(1) == b"A"
     assert letter_at(proxy, two) == b"A"
+
+
+def test_a_connection_of_a_service_that_came_back_outlives_the_end_of_those_from_before(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    stays, goes = (service(port, start_server(letter(b"A"))) for port in (one, two))
+    proxy = start_services(
+        stays, goes, wrapper=held(transport, two), options=["--drain-timeout", str(SLOWNESS)]
+    )
+    before = proxy.connect(two)
+    assert say(before) == b"A"
+    services_file.reload(proxy, stays)
+    services_file.reload(proxy, stays, goes)
+    with proxy.connect(two) as after:
+        assert say(after) == b"A"
+        # Its worker is then to end with it, as that of the connection from before.
+        services_file.reload(proxy, stays, {**goes, "idle_timeout": 900})
+        assert end_of(before) == b""
+        # It would end in the same moment.
+        assert not select.select([after], [], [], 0.2 * SLOWNESS)[0]
+        assert say(after) == b"A"
+    before.close()
 
 
 def test_a_service_that_was_bound_is_refused_after_its_removal_though_others_are_passed(

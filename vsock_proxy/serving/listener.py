@@ -32,7 +32,8 @@ NO_VSOCK = "this Python was built without AF_VSOCK; use another one, such as tha
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+# Two are never equal: a service that comes back to a socket that was passed has another one.
+@dataclass(frozen=True, eq=False)
 class Listener:
     """A bound and listening socket, and the Unix path to remove when it is closed for good.
 
