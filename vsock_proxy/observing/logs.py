@@ -19,8 +19,6 @@ from typing import Optional
 from vsock_proxy.observing.stderr import STDERR, Stderr, pieces
 from vsock_proxy.observing.untold import UNWRITTEN, Untold
 
-# Lines, often enough for the interpreter to see what is worth caching.
-REHEARSALS = 20
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -128,11 +126,10 @@ class Log:
         root.setLevel(level.upper())
 
     def rehearse(self) -> None:
-        """Do all for some lines but write them, so that what the interpreter caches is shared."""
+        """Do all for a line but write it, so that what the interpreter caches is shared."""
         root = logging.getLogger()
         kept, root.handlers[:] = root.handlers[:], [_FormatOnly(self._text)]
-        for _ in range(REHEARSALS):
-            root.critical("%s: %d, %.3f", "rehearsal", 1, 1.0)
+        root.critical("%s: %d, %.3f", "rehearsal", 1, 1.0)
         root.handlers[:] = kept
 
     def name(self, process: str, cells: Optional[memoryview] = None) -> None:
