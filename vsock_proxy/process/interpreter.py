@@ -59,8 +59,8 @@ def share_with_children(*rehearsals: Callable[[], None]) -> None:
     """Before the first fork: let children share what there is, for as long as nobody writes to it.
 
     rehearsals: do what every child does first. What the interpreter caches meanwhile is then
-    shared: of a worker's first steps 90 KiB on 3.13 and 25 KiB or more on 3.11; of log lines, once
-    a worker has written some, 45 KiB and 120 KiB.
+    shared: of a worker's first steps 30 to 90 KiB on 3.13 and 25 to 60 on 3.11, by where objects
+    happen to lie; of log lines, once a worker has written some, 45 KiB and 120 KiB.
     """
     for rehearse in rehearsals:
         for _ in range(REHEARSALS):
