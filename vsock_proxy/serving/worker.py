@@ -3,8 +3,9 @@
 One at a time, so that a crash costs one connection and the number of workers is the limit. The
 worker sleeps in epoll_wait() with the shared listeners registered EPOLLEXCLUSIVE, so that a
 connection wakes one idle worker instead of all. Beside them wait the worker's own signals, and the
-lifeline, which ends with the master. One event is asked for at a time: the kernel puts what it has
-told of at the end of its list (ep_send_events() in fs/eventpoll.c), so the listeners take turns.
+lifeline, which ends with the master; who has lost its master accepts no more. Of several listeners
+that have clients each gets its turn, as the kernel would name the same one first again and again
+(ep_send_events() in fs/eventpoll.c).
 
 On SIGTERM a worker closes its copies of the listeners at once, ends its connection in peace and
 goes; on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection,
@@ -147,12 +148,15 @@ class Worker:
         duty.alarm.tell_serving()
         signals, lifeline_fd = self._signals, self._lifeline.reader
         routes = {route.listener.sock.fileno(): route for route in duty.routes}
+        most = len(routes) + 2
         while not self._stopping:
-            for fd, _ in epoll.poll(None, 1):
+            ready = [fd for fd, _ in epoll.poll(None, most)]
+            if lifeline_fd in ready:
+                return
+            # In this order: the first listener is that which the kernel woke this worker for.
+            for fd in ready:
                 if fd in routes:
                     self._serve(routes[fd])
-                elif fd == lifeline_fd:
-                    return
                 else:
                     # For those that came before _begin() was done.
                     for caught in signals.take():

@@ -365,9 +365,7 @@ class Master:
         self._after(self._settings.drain_timeout, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
-        log.warning(
-            "connections that did not end in time: %d; ending them now", self._fleet.running
-        )
+        log.warning("connections that did not end in time: %d; ending them now", self._fleet.busy)
         self._end_now()
 
     def _end_now(self) -> None:
