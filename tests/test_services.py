@@ -326,6 +326,7 @@ def test_a_port_in_use_means_that_nothing_is_served_and_the_service_is_named(
     assert_nothing_is_left(proxy, others)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("place", [0, 1], ids=["the first", "the last"])
 def test_an_endpoint_that_is_not_permitted_means_that_nothing_is_served_and_the_service_is_named(
     start_services: StartProxy, start_server: StartServer, transport: Transport, place: int
@@ -600,6 +601,7 @@ def test_the_warning_that_all_are_busy_names_the_pool(
         client.close()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_more_services_than_workers_in_the_common_pool_is_said_at_the_start(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -614,6 +616,7 @@ def test_more_services_than_workers_in_the_common_pool_is_said_at_the_start(
     assert letter_at(proxy, ports[0]) == b"?"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_no_more_services_than_workers_is_no_line(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -627,6 +630,7 @@ def test_no_more_services_than_workers_is_no_line(
     assert not proxy.log.matching(r"-w\b|warning")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_status_that_systemd_is_told_counts_services_and_all_workers(
     start_services: StartProxy,
     start_server: StartServer,
@@ -657,6 +661,7 @@ def test_the_status_that_systemd_is_told_counts_services_and_all_workers(
         )
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_ready_is_told_when_every_service_accepts(
     start_services: StartProxy,
     start_server: StartServer,

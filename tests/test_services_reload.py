@@ -90,6 +90,7 @@ def test_a_reload_of_an_unchanged_file_replaces_no_worker(
     assert all_idle(proxy, 5) == before
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_another_order_and_other_words_for_the_same_replace_no_worker(
     start_services: StartProxy,
     start_server: StartServer,
@@ -161,6 +162,7 @@ def test_a_change_in_the_common_pool_leaves_the_pool_of_a_service_alone(
     assert pool_of(proxy, own) == before
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_an_allowlist_that_permits_more_replaces_no_worker(
     start_services: StartProxy,
     start_server: StartServer,
@@ -508,6 +510,7 @@ def test_every_service_may_be_another_one(
     all_idle(proxy, 2)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(
     start_services: StartProxy,
     start_server: StartServer,
@@ -612,6 +615,7 @@ FAULTS: Dict[str, Fault] = {
 }
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
     start_services: StartProxy,
@@ -668,6 +672,7 @@ def test_a_new_port_that_cannot_be_bound_changes_nothing(
     wait_until(lambda: is_refused(proxy, two), "it is gone")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_systemd_is_told_that_a_reload_is_over_once_it_is_served_and_also_if_it_never_will_be(
     start_services: StartProxy,
     start_server: StartServer,
@@ -691,6 +696,7 @@ def test_systemd_is_told_that_a_reload_is_over_once_it_is_served_and_also_if_it_
     assert letter_at(proxy, two) == b"B"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(
     start_services: StartProxy,
     start_server: StartServer,
@@ -723,6 +729,7 @@ def metadata_that_hangs(services_file: ServicesFile) -> Iterator[Dict[str, str]]
         }
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(
     start_services: StartProxy,
     start_server: StartServer,
@@ -743,6 +750,7 @@ def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(
     assert letter_at(proxy, one) == b"A"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_no_process_that_reads_outlives_a_master_that_is_killed(
     start_services: StartProxy,
     start_server: StartServer,
@@ -846,6 +854,7 @@ def test_a_storm_of_reloads_of_a_file_that_changes_leaves_what_the_last_one_says
     all_idle(proxy, 3)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("milliseconds", [0, 3, 10, 20, 40, 80])
 def test_the_end_during_a_reload_is_obeyed_and_leaves_no_process(
@@ -1069,6 +1078,7 @@ def test_when_the_master_is_killed_during_a_reload_no_process_and_no_listener_is
         assert all(is_refused(proxy, port) for port in ports)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_more_services_than_workers_after_a_reload_is_said_once(
     start_services: StartProxy,
     start_server: StartServer,

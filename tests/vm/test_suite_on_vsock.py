@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .conftest import RunPytestInVm
 
-TIMEOUT = 1500
+TIMEOUT = 2100
 # An emulated processor each; most of the time passes in starting the program.
 AT_ONCE = "-n2"
 # Everything but the folders of tests that have machines of their own; the suite itself leaves out
