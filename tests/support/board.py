@@ -9,6 +9,7 @@ from typing import Dict, List, Optional
 
 from tests.support.program import Proxy
 
+HEADINGS = (["worker", "pid"], ["worker", "service"])
 TOTALS = r"info master: \d+ connections served"
 
 
@@ -35,7 +36,8 @@ def ask(proxy: Proxy) -> List[Row]:
     proxy.send(signal.SIGUSR1)
     proxy.log.wait_for(TOTALS, count=asked + 1)
     texts = [line.split(" master: ", 1)[1] for line in list(proxy.log.lines) if " master: " in line]
-    heading = max(index for index, text in enumerate(texts) if text.split()[:1] == ["worker"])
+    # The master also says of a worker that it has ended.
+    heading = max(index for index, text in enumerate(texts) if text.split()[:2] in HEADINGS)
     columns, *rows = [re.split(r" {2,}", text.strip()) for text in texts[heading:]]
     return [_row(dict(zip(columns, cells))) for cells in rows if len(cells) == len(columns)]
 
