@@ -36,6 +36,15 @@ def state(pid: int) -> Optional[str]:
         return None
 
 
+def processor_ticks(pid: int) -> int:
+    """The processor time that a process has had (proc(5)), 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process still runs: a zombie does not."""
     return state(pid) not in (None, "Z")
