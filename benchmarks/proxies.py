@@ -47,7 +47,7 @@ class StartFailed(Exception):
 class Place:
     """Where a proxy listens: the Unix socket `path`_`port`; without a path, an AF_VSOCK port.
 
-    count: so many ports one after the other, the first of which is `port`.
+    count: the number of ports. `port` is the first, the others follow it.
     """
 
     port: int

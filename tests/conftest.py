@@ -14,7 +14,9 @@ from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 
+from tests.support.dns import NameServer
 from tests.support.means import need_address
+from tests.support.namespaces import PATIENT_RESOLV_CONF, Namespace
 from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, echo
 from tests.support.services import Service, ServicesFile
@@ -190,6 +192,28 @@ def start_services(
         )
 
     return start
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Namespace]:
+    """A network of its own, where a lookup waits for a name server that does not answer."""
+    namespace = Namespace(tmp_path, PATIENT_RESOLV_CONF)
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def dns(network: Namespace) -> Iterator[NameServer]:
+    """The name server of that network."""
+    name_server = network.call(NameServer)
+    yield name_server
+    name_server.close()
+
+
+@pytest.fixture
+def start_inside(network: Namespace, start_server: StartServer) -> StartServer:
+    """Starts TCP servers inside the network."""
+    return lambda *arguments, **options: network.call(lambda: start_server(*arguments, **options))
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_the_status_is_told_again_when_it_has_changed_and_a_sign_of_life_each_ti
 
 
 def test_what_was_not_taken_is_sent_again_by_one_timer(manager: Manager) -> None:
-    # The kernel keeps so many datagrams that nobody has read.
+    # The kernel keeps only a few datagrams that nobody has read.
     while not manager.notifier.unsent:
         manager.notifier.reloading()
     manager.announcing.look()

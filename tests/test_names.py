@@ -62,12 +62,6 @@ def dns(start_name_server: Callable[[], NameServer]) -> NameServer:
 
 
 @pytest.fixture
-def start_inside(network: Namespace, start_server: StartServer) -> StartServer:
-    """Starts TCP servers inside the network."""
-    return lambda *arguments, **options: network.call(lambda: start_server(*arguments, **options))
-
-
-@pytest.fixture
 def start_named(network: Namespace, start_proxy: StartProxy) -> StartProxy:
     """Starts the proxy inside the network, for the name and a port."""
 

@@ -18,7 +18,7 @@ from vsock_proxy.settings import Endpoint
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 NAME, PORT = "endpoint.test", 443
-# A lookup that fails is told by its reason.
+# A lookup that fails is written as the reason it gives.
 Answer = Union[str, Sequence[str]]
 HERE, THERE, ELSEWHERE, METADATA = "192.0.2.1", "192.0.2.2", "192.0.2.3", "169.254.169.254"
 MANY = [f"198.51.100.{number}" for number in range(MAX_ADDRESSES + 16)]

@@ -30,8 +30,6 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
 ]
 
-# A name server that does not answer keeps a lookup for so long.
-HANGING = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
 PORT = 443
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 WELL, OTHER, HANGS = "well.test", "other.test", "hangs.test"
@@ -41,20 +39,12 @@ Start = Callable[..., Resolving]
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path, HANGING)
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def dns(network: Namespace) -> Iterator[NameServer]:
-    name_server = network.call(NameServer)
+def dns(dns: NameServer) -> NameServer:
+    """One that never answers for one of its names."""
     for name in (WELL, OTHER, HANGS):
-        name_server.set(name, HERE)
-    name_server.unanswered.add(HANGS)
-    yield name_server
-    name_server.close()
+        dns.set(name, HERE)
+    dns.unanswered.add(HANGS)
+    return dns
 
 
 @pytest.fixture

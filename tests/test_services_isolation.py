@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Callable, Iterator, List
 
 import pytest
@@ -22,13 +21,11 @@ from tests.support.servers import exchange, silent
 from tests.support.services import ServicesFile, letter, letter_at, pool_of, service
 from tests.support.timing import SLOWNESS, wait_until
 
-# Each time with and without what is to be noticed by nobody, so many times in turn.
+# How often the pool is measured with the disturbance and without it, in turn.
 TURNS = 40 if SLOWNESS == 1 else 4
 CONNECTIONS = 100 if SLOWNESS == 1 else 20
 ATTEMPTS = 4
 MOST = 1.2
-# As where the answer is on its way for half a minute; glibc's longest is 30 s.
-HANGING = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
 HANGS, GOOD = "hangs.test", "good.test"
 HERE, THERE = "127.0.0.2", "127.0.0.3"
 
@@ -178,26 +175,6 @@ def test_workers_that_die_at_once_are_paced_without_slowing_the_replacement_in_a
 
 
 # DNS
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path, HANGING)
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def dns(network: Namespace) -> Iterator[NameServer]:
-    name_server = network.call(NameServer)
-    yield name_server
-    name_server.close()
-
-
-@pytest.fixture
-def start_inside(network: Namespace, start_server: StartServer) -> StartServer:
-    """Starts TCP servers inside the network."""
-    return lambda *arguments, **options: network.call(lambda: start_server(*arguments, **options))
 
 
 @pytest.fixture

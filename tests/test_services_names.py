@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -29,32 +27,10 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
 ]
 
-# A name server that does not answer keeps a lookup for so long.
-HANGING = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
 ONE, TWO = "one.test", "two.test"
 HERE, THERE = "127.0.0.2", "127.0.0.3"
 # Of the range that THERE is not in.
 LISTED = "127.0.0.2/32"
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path, HANGING)
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def dns(network: Namespace) -> Iterator[NameServer]:
-    name_server = network.call(NameServer)
-    yield name_server
-    name_server.close()
-
-
-@pytest.fixture
-def start_inside(network: Namespace, start_server: StartServer) -> StartServer:
-    """Starts TCP servers inside the network."""
-    return lambda *arguments, **options: network.call(lambda: start_server(*arguments, **options))
 
 
 @pytest.fixture

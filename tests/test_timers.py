@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import List
 
 import pytest
@@ -62,3 +63,11 @@ def test_an_action_that_clears_the_timers_does_not_undo_what_is_due_with_it() ->
     timers.look(1.0)
     timers.look(3.0)
     assert seen == ["due"]
+
+
+def test_what_is_to_be_done_after_some_seconds_is_due_then() -> None:
+    timers = Timers()
+    before = time.monotonic()
+    timers.after(5.0, lambda: None)
+    assert timers.due is not None
+    assert before + 5.0 <= timers.due <= time.monotonic() + 5.0

@@ -45,7 +45,7 @@ class Client:
 
 
 class Crowd:
-    """Comes while the context lasts, to each port so many a second."""
+    """Clients that come while the context lasts, at a rate for each port."""
 
     def __init__(
         self, connect: Callable[[int], socket.socket], ports: Sequence[int], rate: float

@@ -19,6 +19,8 @@ from typing import Callable, List, TypeVar
 PROJECT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
 RESOLV_CONF = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
+# An answer may be on its way for half a minute; glibc waits no longer than 30 s.
+PATIENT_RESOLV_CONF = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
 BEGIN = """
 set -e
 mount --bind "$1/resolv.conf" /etc/resolv.conf

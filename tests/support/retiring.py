@@ -5,8 +5,8 @@ Run as a program, which has no other thread: python -m tests.support.retiring FO
 In each round there are old workers and new ones, which wait on the same listeners behind the old,
 so that a client wakes an old one alone. Then clients come, and the old are told to end; a line of
 JSON tells who was served. HOW is `line` or `opcode`: one client, and the one old worker gets the
-signal at one instruction after the other; or `race`: several of all, so many times, and the signal
-comes from a process apart, a little earlier or later than the clients.
+signal at one instruction after the other. With `race` there are several of each. A process apart
+then sends the signal, a little before or after the clients come. ROUNDS says how often.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def is_refused(path: str) -> bool:
 
 
 def await_connections(site: Site, count: int) -> List[socket.socket]:
-    """The connections that come to the endpoint, at most so many."""
+    """The connections that come to the endpoint; count is the most."""
     connections: List[socket.socket] = []
     wait = select.poll()
     wait.register(site.server, select.POLLIN)

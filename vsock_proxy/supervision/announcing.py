@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Callable
 
 from vsock_proxy.supervision.systemd import Notifier
@@ -63,17 +62,14 @@ class Announcing:
             return
         self._notifier.status(self._summary())
         self._notifier.watchdog()
-        self._after(self._notifier.interval, self.status)
+        self._timers.after(self._notifier.interval, self.status)
 
     def look(self) -> None:
         """After anything may have been told: see to what was not taken."""
         if self._notifier.unsent and not self._sends_again:
             self._sends_again = True
-            self._after(NOTIFY_AGAIN, self._send_again)
+            self._timers.after(NOTIFY_AGAIN, self._send_again)
 
     def _send_again(self) -> None:
         self._sends_again = False
         self._notifier.send()
-
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._timers.at(time.monotonic() + seconds, action)

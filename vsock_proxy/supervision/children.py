@@ -15,6 +15,8 @@ from vsock_proxy.supervision.timers import Timers
 
 # Seconds that the master waits for a child that it has killed.
 END_TIMEOUT = 0.5
+# Seconds until a child that could not be started is tried again.
+START_AGAIN = 1.0
 
 log = logging.getLogger(__name__)
 

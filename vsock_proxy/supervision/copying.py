@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Callable, Optional
 
 from vsock_proxy.observing.copier import Copier
-from vsock_proxy.supervision.children import start_another
+from vsock_proxy.supervision.children import START_AGAIN, start_another
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.timers import Timers
-
-# Seconds until one that could not be started is tried again.
-START_AGAIN = 1.0
 
 
 class Copying:
@@ -44,4 +40,4 @@ class Copying:
             self._copier.start(self._leave_master)
         except OSError:
             # There is no log to say it in.
-            self._timers.at(time.monotonic() + START_AGAIN, self._start)
+            self._timers.after(START_AGAIN, self._start)

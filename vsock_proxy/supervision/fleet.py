@@ -24,7 +24,6 @@ from vsock_proxy.supervision.judging import Judged, Known, names_of, question_of
 from vsock_proxy.supervision.limits import ensure_files
 from vsock_proxy.supervision.pool import Composition, Means, Pool, divide, workers_in_words
 from vsock_proxy.supervision.service import Service, make_service
-from vsock_proxy.supervision.timers import Action
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0
@@ -199,7 +198,7 @@ class Fleet:
         gone, self._gone = self._gone, []
         _close_for_good(gone)
         if gone:
-            self._after(self._drain_timeout, lambda: self._end_those_of(gone))
+            self._means.timers.after(self._drain_timeout, lambda: self._end_those_of(gone))
 
     def drain(self) -> None:
         """No new connections; each worker ends with the one it has."""
@@ -285,14 +284,11 @@ class Fleet:
     def _end_those_of(self, gone: List[Listener]) -> None:
         """End connections that have outlived their service for too long."""
         self._send_those_of(gone, signal.SIGQUIT)
-        self._after(END_NOW_TIMEOUT, lambda: self._send_those_of(gone, signal.SIGKILL))
+        self._means.timers.after(END_NOW_TIMEOUT, lambda: self._send_those_of(gone, signal.SIGKILL))
 
     def _send_those_of(self, gone: List[Listener], number: signal.Signals) -> None:
         for pool in self._former:
             pool.send_those_of(gone, number)
-
-    def _after(self, seconds: float, action: Action) -> None:
-        self._means.timers.at(time.monotonic() + seconds, action)
 
 
 def _services(

@@ -47,7 +47,7 @@ from vsock_proxy.supervision.resolving import Resolving
 from vsock_proxy.supervision.service import Service
 from vsock_proxy.supervision.starting import Starting
 from vsock_proxy.supervision.systemd import Notifier, summary
-from vsock_proxy.supervision.timers import Action, Timers
+from vsock_proxy.supervision.timers import Timers
 from vsock_proxy.supervision.wanting import want
 
 log = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ class Master:
         if wanted.of_file:
             self._changes = changes
         # Even if no worker does anything meanwhile.
-        self._after(CHANGE_TIMEOUT, lambda: None)
+        self._timers.after(CHANGE_TIMEOUT, lambda: None)
         self._passed.warn(wanted.services)
         set_master_title(self._fleet.title)
         return True
@@ -362,7 +362,7 @@ class Master:
         self._reloading.stop()
         self._announcing.stopping(self._settings.drain_timeout + 2 * END_NOW_TIMEOUT)
         self._fleet.drain()
-        self._after(self._settings.drain_timeout, self._drained_too_long)
+        self._timers.after(self._settings.drain_timeout, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
         log.warning("connections that did not end in time: %d; ending them now", self._fleet.busy)
@@ -372,10 +372,7 @@ class Master:
         self._drain()
         self._timers.clear()
         self._fleet.send(signal.SIGQUIT)
-        self._after(END_NOW_TIMEOUT, lambda: self._fleet.send(signal.SIGKILL))
-
-    def _after(self, seconds: float, action: Action) -> None:
-        self._timers.at(time.monotonic() + seconds, action)
+        self._timers.after(END_NOW_TIMEOUT, lambda: self._fleet.send(signal.SIGKILL))
 
 
 def _non_blocking_pipe() -> Tuple[int, int]:

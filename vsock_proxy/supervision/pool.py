@@ -20,7 +20,7 @@ from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 from vsock_proxy.observing import report
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.saturation import Alarm, Watch
-from vsock_proxy.observing.scoreboard import Scoreboard, State
+from vsock_proxy.observing.scoreboard import Scoreboard
 from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import ServiceSettings
@@ -189,7 +189,7 @@ class Pool:
         ]
         for worker, pid in self._pids.items():
             row = self.board.row(worker)
-            if row.state not in (State.IDLE, State.STARTING, State.ABSENT) and row.route in places:
+            if row.state not in report.WITHOUT_CLIENT and row.route in places:
                 os.kill(pid, number)
 
     def _start(self, number: int) -> None:

@@ -36,6 +36,7 @@ class Resolving:
 
     @property
     def is_missing(self) -> bool:
+        """Whether it is needed and does not run."""
         return self.is_needed and self._pid is None
 
     def start(self) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 
+from vsock_proxy.supervision.children import START_AGAIN
 from vsock_proxy.supervision.fleet import Fleet
 from vsock_proxy.supervision.resolving import Resolving
 from vsock_proxy.supervision.shortage import Shortage
 from vsock_proxy.supervision.timers import Timers
-
-# Seconds until what could not be started is tried again.
-START_AGAIN = 1.0
 
 
 class Starting:
@@ -37,7 +35,7 @@ class Starting:
                 fleet.missing, fleet.size, self._resolving.is_missing, error, time.monotonic()
             )
             self._tries_again = True
-            self._timers.at(time.monotonic() + START_AGAIN, self._try_again)
+            self._timers.after(START_AGAIN, self._try_again)
         else:
             self._shortage.is_over(fleet.size)
 

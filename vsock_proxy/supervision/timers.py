@@ -1,7 +1,8 @@
-"""What the master is to do later. Times are those of time.monotonic(); the clock is handed in."""
+"""What the master is to do later. Times are those of time.monotonic()."""
 
 from __future__ import annotations
 
+import time
 from typing import Callable, List, Optional, Tuple
 
 Action = Callable[[], None]
@@ -21,6 +22,10 @@ class Timers:
     def at(self, when: float, action: Action) -> None:
         """Do something then, once."""
         self._entries.append((when, action))
+
+    def after(self, seconds: float, action: Action) -> None:
+        """Do something in so many seconds, once."""
+        self.at(time.monotonic() + seconds, action)
 
     def look(self, now: float) -> None:
         """Do what is due, in the order of time. What is added meanwhile waits for the next look."""
