@@ -1,10 +1,25 @@
-"""Process titles, by which `ps` tells an operator what goes on."""
+"""Process titles, by which `ps` tells an operator what goes on.
+
+They need setproctitle, a C module. A guest's image may have none for its Python, and a zip archive
+cannot hold one. Then there are no titles, and all else is as ever.
+"""
 
 from __future__ import annotations
 
-import setproctitle
+import logging
+from types import BuiltinFunctionType
+
+try:
+    from setproctitle import getproctitle, setproctitle, setthreadtitle
+except ImportError as error:
+    WHY_NONE = str(error)
+else:
+    # Without its C module the package has functions that do nothing but log that, at each call.
+    WHY_NONE = "" if isinstance(setproctitle, BuiltinFunctionType) else "it lacks its C module"
 
 PROGRAM = "vsock-proxy"
+
+log = logging.getLogger(__name__)
 
 
 def find_room() -> None:
@@ -13,12 +28,16 @@ def find_room() -> None:
     setproctitle looks for it when it is first called, from the first variable on. Where that has
     been taken out, there are no titles.
     """
-    setproctitle.getproctitle()
+    if WHY_NONE:
+        log.debug("processes have no titles: cannot use setproctitle: %s", WHY_NONE)
+    else:
+        getproctitle()
 
 
 def set_title(text: str) -> None:
     """Show this process as `vsock-proxy: TEXT`."""
-    setproctitle.setproctitle(f"{PROGRAM}: {text}")
+    if not WHY_NONE:
+        setproctitle(f"{PROGRAM}: {text}")
 
 
 def set_master_title(text: str) -> None:
@@ -28,4 +47,5 @@ def set_master_title(text: str) -> None:
     it too, to its first 15 bytes; left so for all other processes, these find the master alone.
     """
     set_title(text)
-    setproctitle.setthreadtitle(PROGRAM)
+    if not WHY_NONE:
+        setthreadtitle(PROGRAM)
