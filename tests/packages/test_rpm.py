@@ -15,6 +15,7 @@ from tests.packages.building import (
     build,
     lines_of,
     missing,
+    pythons,
 )
 from tests.support.program import PROJECT
 
@@ -27,6 +28,8 @@ pytestmark = [
 PREFIX = "/usr/local"
 LIBRARY = f"{PREFIX}/lib/vsock-proxy"
 CONFIGURATION = "etc/nitro_enclaves/vsock-proxy.yaml"
+# That of the system that the package is for.
+PYTHON = pythons().get("3.9")
 # A package with the names that aws-nitro-enclaves-cli has on Amazon Linux 2023.
 OTHER = """
 Name: other
@@ -47,20 +50,6 @@ echo other > etc/nitro_enclaves/vsock-proxy.yaml
 /usr/lib/systemd/system/nitro-enclaves-vsock-proxy.service
 %config(noreplace) /etc/nitro_enclaves/vsock-proxy.yaml
 """
-
-
-def python_3_9() -> str:
-    """A Python of the version that the package is for, wherever it is; empty if there is none."""
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found = map(str, pyenv.glob("versions/3.9.*/bin/python3.9"))
-    for python in (shutil.which("python3.9") or "", *found):
-        # The first may be a stand-in that only says where the real ones are.
-        if (
-            python
-            and not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
-        ):
-            return python
-    return ""
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +175,11 @@ def test_it_stands_beside_the_package_of_aws_and_touches_no_file_of_it(
     assert (system.folder / "usr/bin/vsock-proxy").read_text() == "other\n"
 
 
-@pytest.mark.skipif(not python_3_9(), reason="needs Python 3.9")
+@pytest.mark.skipif(PYTHON is None, reason="needs Python 3.9")
 def test_the_program_runs_on_python_3_9_with_what_it_brings_along(rpm: Path, system: Root) -> None:
     system.rpm("-i", rpm)
     done = subprocess.run(
-        [python_3_9(), "-s", "-m", "vsock_proxy", "8000", "localhost", "443"],
+        [str(PYTHON), "-s", "-m", "vsock_proxy", "8000", "localhost", "443"],
         env={**os.environ, "PYTHONPATH": f"{system.folder}{LIBRARY}"},
         cwd=system.folder,
         stderr=subprocess.PIPE,

@@ -101,11 +101,15 @@ class Proxy:
         environment: Optional[Dict[str, str]] = None,
         wrapper: Sequence[str] = (),
         stderr: int = subprocess.PIPE,
+        program: Sequence[str] = (),
     ) -> None:
-        """stderr: a descriptor of the caller's; log then has no lines until it is given others."""
+        """
+        stderr: a descriptor of the caller's; log then has no lines until it is given others.
+        program: what is run, if not the source by this interpreter.
+        """
         self.transport = transport
         self._process = subprocess.Popen(
-            [*wrapper, *command(*arguments)],
+            [*wrapper, *(program or command()), *arguments],
             cwd=PROJECT,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,73 @@
+"""The zip archive that runs: what is in it, and that it needs nothing but a Python."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.packages.building import build, pythons
+from tests.support.program import PROJECT
+from tests.support.servers import exchange
+from vsock_proxy import __version__
+
+pytestmark = pytest.mark.hybrid_only
+
+
+@pytest.fixture(scope="module")
+def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("zipapp", tmp_path_factory.mktemp("packages"))
+
+
+def test_what_is_in_it_is_the_program_what_it_needs_in_python_and_the_licences(
+    zipapp: Path,
+) -> None:
+    names = set(zipfile.ZipFile(zipapp).namelist())
+    modules = {str(path.relative_to(PROJECT)) for path in (PROJECT / "vsock_proxy").rglob("*.py")}
+    rest = names - modules
+    assert modules <= names
+    assert {name for name in rest if not name.startswith("yaml/")} == {
+        "__main__.py",
+        "docopt.py",
+        "licenses/PyYAML",
+        "licenses/docopt",
+        "licenses/vsock-proxy",
+        "vsock_proxy/py.typed",
+    }
+    assert {Path(name).suffix for name in rest if name.startswith("yaml/")} == {".py"}
+
+
+def test_two_builds_of_the_same_source_are_equal_wherever_and_by_whomever_they_are_made(
+    zipapp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    elsewhere = build("zipapp", tmp_path, __version__)
+    assert elsewhere.read_bytes() == zipapp.read_bytes()
+
+
+def test_it_can_be_dated_before_there_were_zip_archives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    dates = {member.date_time for member in zipfile.ZipFile(build("zipapp", tmp_path)).infolist()}
+    assert dates == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_it_is_a_command(zipapp: Path) -> None:
+    done = subprocess.run([zipapp, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"vsock-proxy {__version__}\n"
+
+
+@pytest.mark.parametrize("version", pythons())
+def test_it_relays_under_each_python_with_nothing_but_the_standard_library(
+    zipapp: Path, version: str, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    # Without the packages of this machine.
+    python = [pythons()[version], "-I", "-S"]
+    proxy = start_proxy(start_server(), program=[*python, str(zipapp)])
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+    proxy.log.wait_for(" ended: 1 bytes up, 1 bytes down")
