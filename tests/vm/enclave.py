@@ -1,9 +1,12 @@
 """An enclave for the tests: a second virtual machine, started inside the first, over vhost-vsock.
 
 To its guest the machine that starts it is CID 2, the parent. It must not take minutes to boot, so
-the guest holds nothing but a static busybox, the client of guest/client.c and the drivers; its
-kernel is uncompressed beforehand; and QEMU uses KVM in the parent, whose emulated processor offers
-it, rather than emulate on top of emulation.
+the guest holds nothing but a static busybox, a client, the drivers and what a test adds; its kernel
+is uncompressed beforehand; and QEMU uses KVM in the parent, whose emulated processor offers it,
+rather than emulate on top of emulation.
+
+The client is the one process of the guest. It reads commands from a serial line and answers there,
+as guest/client.c does. Of a guest with a Python (tests/support/root.py) it may be a Python program.
 
 `build` makes the guest on the host; `Enclave` runs it, in the parent.
 """
@@ -49,18 +52,26 @@ class Image:
         return cls(Path(environment[KERNEL_VARIABLE]), Path(environment[INITRAMFS_VARIABLE]))
 
 
-def build(kernel: Kernel, folder: Path) -> Image:
-    """Compile the client and pack the guest's files, in the given folder."""
-    root = folder / "root"
+def build(
+    kernel: Kernel, folder: Path, root: Path | None = None, client: Path | None = None
+) -> Image:
+    """Pack the guest's files, in the given folder.
+
+    root: a folder with what the guest has besides, such as that of a Root, which is added to.
+    client: a program for the guest, which says `ready` and then does what it is told; by default
+        that of guest/client.c. What it writes to stderr goes to the console.
+    """
+    root = root or folder / "root"
     for name in ("bin", "dev", "modules"):
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(GUEST / "init", root / "init")
     (root / "init").chmod(0o755)
     shutil.copy(which("busybox") or "busybox", root / "bin" / "busybox")
-    subprocess.run(
-        ["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", root / "client", GUEST / "client.c"],
-        check=True,
-    )
+    if client is None:
+        _compile(GUEST / "client.c", root / "client")
+    else:
+        shutil.copy(client, root / "client")
+        (root / "client").chmod(0o755)
     drivers = with_dependencies(kernel, DRIVERS)
     for driver in drivers:
         shutil.copy(driver, root / "modules")
@@ -68,6 +79,10 @@ def build(kernel: Kernel, folder: Path) -> Image:
     vmlinux = folder / "vmlinux"
     vmlinux.write_bytes(uncompressed(kernel.image.read_bytes()))
     return Image(vmlinux, pack(root, folder / "initramfs.cpio"))
+
+
+def _compile(source: Path, target: Path) -> None:
+    subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", target, source], check=True)
 
 
 class Enclave:
@@ -110,13 +125,16 @@ class Enclave:
 
 
 @contextmanager
-def running(image: Image, cid: int, folder: Path) -> Iterator[Enclave]:
-    """Start an enclave with that CID and wait until its client is ready."""
+def running(image: Image, cid: int, folder: Path, memory: str = "256M") -> Iterator[Enclave]:
+    """Start an enclave with that CID and wait until its client is ready.
+
+    memory: must have room for the files twice, packed and unpacked.
+    """
     subprocess.run(["modprobe", "kvm_amd"], check=False)
     console = folder / f"console-{cid}"
     command = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-accel", "kvm", "-accel", "tcg", "-m", "256M"),
+        *("-accel", "kvm", "-accel", "tcg", "-m", memory),
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
         *("-append", KERNEL_ARGUMENTS),
         *("-serial", f"file:{console}", "-serial", "stdio"),

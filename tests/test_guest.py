@@ -1,0 +1,158 @@
+"""The program in the root of a guest, in which there is nothing but a Python and the program.
+
+No setproctitle, no /proc, no /dev, no shell, no name server, an empty environment, nothing that can
+be written to. And of the standard library nothing that asks for more than a C library.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Iterator, Optional, Sequence
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.program import Proxy, Transport
+from tests.support.root import Root, why_no_root
+from tests.support.servers import exchange
+from tests.support.timing import wait_until
+
+pytestmark = pytest.mark.skipif(bool(why_no_root()), reason=why_no_root() or "can be")
+# Modules in C that an image may lack: those that need a library of their own, and those for what
+# the smallest guest lacks, such as shared memory by name.
+NEEDLESS = (
+    *("_bz2", "_ctypes", "_curses*", "_dbm", "_gdbm", "_hashlib", "_lzma", "_sqlite3", "_ssl"),
+    *("_uuid", "nis", "readline", "zlib"),
+    *("_multiprocessing", "_posixshmem", "_posixsubprocess"),
+)
+WITHOUT_DESCRIPTORS = ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh"]
+WORKERS = 4
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Root]:
+    """A guest's root."""
+    with tempfile.TemporaryDirectory(prefix="test-guest-") as folder:
+        made = Root(Path(folder))
+        for name in NEEDLESS:
+            for module in made.folder.rglob(f"lib-dynload/{name}.*so"):
+                module.unlink()
+        yield made
+
+
+@pytest.fixture
+def start_in_guest(root: Root, start_proxy: StartProxy, tmp_path: Path) -> StartProxy:
+    """Starts the program in it, where only the folder of the test can be written to."""
+
+    def start(*arguments: object, before: Sequence[str] = (), **process: object) -> Proxy:
+        wrapper = [*before, *root.inside(tmp_path)]
+        return start_proxy(*arguments, wrapper=wrapper, program=root.program, **process)
+
+    return start
+
+
+def try_to_connect(transport: Transport) -> Optional[socket.socket]:
+    """A client's connection, as soon as there can be one."""
+    try:
+        return transport.connect()
+    except OSError:
+        return None
+
+
+def test_the_root_has_no_more_than_it_should_and_nothing_can_be_written(root: Root) -> None:
+    script = """
+import os
+print(*sorted(os.listdir("/")), *os.environ)
+try:
+    os.mkdir("/new")
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run(
+        [*root.inside(), root.python, "-I", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed, problem = done.stdout.splitlines()
+    assert not {"dev", "etc", "proc", "run", "sys", "tmp"} & set(listed.split())
+    assert problem == "Read-only file system"
+
+
+def test_connections_are_served_and_no_line_says_that_anything_is_missing(
+    start_in_guest: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_in_guest(start_server())
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+    proxy.log.wait_for(" ended: 1 bytes up, 1 bytes down")
+    assert len(proxy.log.lines) == 2
+    assert len(proxy.log.matching(" info ")) == 2
+
+
+def test_at_level_debug_one_line_says_what_is_missing(
+    start_in_guest: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_in_guest(start_server(), "--log-level", "debug")
+    (line,) = proxy.log.matching(" debug ")
+    assert line.endswith(
+        "processes have no titles: cannot use setproctitle: No module named 'setproctitle'"
+    )
+
+
+def test_without_standard_descriptors_connections_are_served_and_nobody_is_busy(
+    start_in_guest: StartProxy, start_server: StartServer, transport: Transport
+) -> None:
+    proxy = start_in_guest(start_server(), before=WITHOUT_DESCRIPTORS, ready=False)
+    with wait_until(lambda: try_to_connect(transport), "it listens") as client:
+        assert exchange(client, b"x") == b"x"
+    wait_until(lambda: len(proxy.children()) == WORKERS, "all run")
+    pids = [proxy.pid, *proxy.children()]
+    wakings = sum(map(processes.context_switches, pids))
+    time.sleep(1)
+    # The lines that cannot be written are tried again, twice in this time.
+    assert sum(map(processes.context_switches, pids)) - wakings <= 5
+
+
+def test_signals_are_obeyed(
+    start_in_guest: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+) -> None:
+    server = start_server()
+    proxy = start_in_guest(server)
+    write_allowlist((server.host, server.port), ("192.0.2.1", 443))
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("info master: allowlist read again")
+    proxy.send(signal.SIGUSR1)
+    proxy.log.wait_for(r"info master: .*\bidle\b", count=4)
+    proxy.send(signal.SIGTERM)
+    assert proxy.wait() == os.EX_OK
+    assert not proxy.log.matching("warning|error|Traceback")
+
+
+def test_a_worker_that_is_killed_is_replaced(
+    start_in_guest: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_in_guest(start_server(), workers=1)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+        for pid in proxy.children():
+            os.kill(pid, signal.SIGKILL)
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+
+
+def test_without_a_name_server_a_name_does_not_resolve_and_the_log_says_so(
+    start_in_guest: StartProxy,
+) -> None:
+    proxy = start_in_guest(("endpoint.test", 443), "--connect-timeout", "0.1")
+    proxy.log.wait_for("warning resolver: endpoint.test does not resolve: .*; clients wait until")
+    with proxy.connect() as client:
+        assert client.recv(1) == b""
+    proxy.log.wait_for("cannot connect to endpoint.test:443: the endpoint's name does not resolve")
