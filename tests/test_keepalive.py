@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.namespaces import THERE, Namespace, why_not
+from tests.support.relaying import tcp_pair, unix_pair
 from tests.support.servers import exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.serving.keepalive import (
@@ -94,6 +95,31 @@ def test_the_timer_of_a_lasting_connection_ends_with_it(
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
     assert proxy.workers() == [worker]
+
+
+@pytest.mark.hybrid_only  # beside the proxy
+def test_each_side_that_may_fall_silent_is_watched_until_the_end(alarms: None) -> None:
+    both = [tcp_pair(), tcp_pair(), unix_pair()]
+    sides = [near for near, _ in both]
+    keepalive = KeepAlive()
+    keepalive.begin(*sides)
+    timeouts = [tcp_option(sock, socket.TCP_USER_TIMEOUT) for sock in sides[:2]]
+    assert timeouts == [LIMIT * 1000] * 2
+    assert signal.getitimer(signal.ITIMER_REAL)[1] == LIMIT / LOOKS_WITHIN_LIMIT
+    keepalive.end()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    for pair in both:
+        for sock in pair:
+            sock.close()
+
+
+@pytest.mark.hybrid_only  # beside the proxy
+def test_where_no_side_may_fall_silent_there_is_no_timer(alarms: None) -> None:
+    near, far = unix_pair()
+    KeepAlive().begin(near, far)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    near.close()
+    far.close()
 
 
 # What comes of it

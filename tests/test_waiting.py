@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from tests.support.timing import SLOWNESS
+from tests.support.relaying import tcp_pair
+from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.serving.presence import GONE, HALF_CLOSED, SILENT, SPOKEN, Presence, presence_of
+from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import GONE_CHECK_INTERVAL, MOMENT, ClientGone, Meanwhile, Waiting
 
 pytestmark = pytest.mark.hybrid_only  # what vsock tells is in test_connecting.py
@@ -74,6 +77,35 @@ def test_a_client_is_there_or_has_left_bytes_or_is_gone(
         act(far)
     assert presence_of(near) is presence
     assert presence_of(near) is presence, "looking changes nothing"
+
+
+def reset(far: socket.socket) -> None:
+    reset_on_close(far)
+    far.close()
+
+
+TCP_CLIENTS: Dict[str, Tuple[List[Callable[[socket.socket], None]], Presence]] = {
+    **{name: CLIENTS[name] for name in ("waits", "speaks", "half-closes", "speaks and goes")},
+    # It may as well wait for an answer.
+    "goes": ([go], HALF_CLOSED),
+    "resets": ([reset], GONE),
+    "half-closes and resets": ([half_close, reset], GONE),
+    "speaks and resets": ([speak, reset], SPOKEN),
+}
+
+
+@pytest.mark.parametrize(("acts", "presence"), TCP_CLIENTS.values(), ids=TCP_CLIENTS.keys())
+def test_a_tcp_client_is_gone_if_it_has_reset(
+    acts: List[Callable[[socket.socket], None]], presence: Presence
+) -> None:
+    far, near = tcp_pair()
+    for act in acts:
+        act(far)
+    if acts != [nothing]:
+        wait_until(lambda: select.select([near], [], [], 0)[0], "it is told")
+    assert presence_of(near) is presence
+    for sock in (far, near):
+        sock.close()
 
 
 class Scene:

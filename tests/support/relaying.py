@@ -1,15 +1,25 @@
-"""A relay alone, between a Unix socket pair and a TCP connection, run by a thread."""
+"""A relay alone, between two connections of whatever transports, run by a thread."""
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
+import pytest
+
+from tests.support.timing import SLOWNESS
+from tests.support.transports import VMADDR_CID_LOCAL
 from vsock_proxy.serving.outcome import Outcome
 from vsock_proxy.serving.relay import Relay
 
 SocketPair = Tuple[socket.socket, socket.socket]
+
+
+def unix_pair() -> SocketPair:
+    """Two ends of a connection over a Unix socket."""
+    return socket.socketpair()
 
 
 def tcp_pair(host: str = "127.0.0.1", source: Optional[Tuple[str, int]] = None) -> SocketPair:
@@ -23,23 +33,52 @@ def tcp_pair(host: str = "127.0.0.1", source: Optional[Tuple[str, int]] = None) 
     return near, far
 
 
+def vsock_pair() -> SocketPair:
+    """Two ends of a connection over AF_VSOCK's loopback, as there is in the tests' machine."""
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
+        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        listener.listen()
+        near = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        near.connect((VMADDR_CID_LOCAL, listener.getsockname()[1]))
+        far, _ = listener.accept()
+    return near, far
+
+
+PAIRS: Dict[str, Callable[[], SocketPair]] = {
+    "TCP": tcp_pair,
+    "Unix": unix_pair,
+    "vsock": vsock_pair,
+}
+
+
+# Of which transports the client and the endpoint are.
+Kinds = Tuple[str, str]
+EACH_PAIR: List[Kinds] = list(itertools.product(PAIRS, PAIRS))
+
+
+def on(kinds: Kinds, *more: object) -> object:
+    """Parameters of a test, the first of which are kinds: run where there are such."""
+    mark = pytest.mark.vsock_only if "vsock" in kinds else pytest.mark.hybrid_only
+    name = ", ".join((" to ".join(kinds), *map(str, more)))
+    return pytest.param(kinds, *more, marks=mark, id=name)
+
+
 class Relayed:
     """The client's and the endpoint's end of a connection that a relay joins."""
 
     def __init__(
         self,
         relay: Optional[Relay] = None,
-        client_pair: Callable[[], SocketPair] = socket.socketpair,
-        endpoint_pair: Callable[[], SocketPair] = tcp_pair,
+        kinds: Kinds = ("Unix", "TCP"),
         idle_timeout: float = 0.0,
+        endpoint_pair: Optional[SocketPair] = None,
     ) -> None:
-        """client_pair makes the client's connection, which is a Unix socket if it is not given;
-        endpoint_pair makes the endpoint's."""
+        """endpoint_pair: the relay's end and the endpoint's, where it is made by the test."""
         self.relay = relay or Relay()
-        self.client, self.near_client = client_pair()
-        self.near_endpoint, self.endpoint = endpoint_pair()
+        self.client, self.near_client = PAIRS[kinds[0]]()
+        self.near_endpoint, self.endpoint = endpoint_pair or PAIRS[kinds[1]]()
         for sock in (self.client, self.endpoint):
-            sock.settimeout(20)
+            sock.settimeout(20 * SLOWNESS)
         self._idle_timeout = idle_timeout
         self._outcomes: List[Outcome] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -47,7 +86,7 @@ class Relayed:
 
     def outcome(self, timeout: float = 20.0) -> Outcome:
         """How it ended, once it has."""
-        self._thread.join(timeout)
+        self._thread.join(timeout * SLOWNESS)
         assert self._outcomes, "the relay has not ended"
         return self._outcomes[0]
 
@@ -59,7 +98,7 @@ class Relayed:
         """End everything."""
         for sock in (self.client, self.endpoint):
             sock.close()
-        self._thread.join(20)
+        self._thread.join(20 * SLOWNESS)
         assert not self._thread.is_alive(), "the relay does not end"
 
     def _run(self) -> None:

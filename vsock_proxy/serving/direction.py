@@ -23,19 +23,20 @@ import mmap
 import os
 import socket
 from array import array
-from typing import Dict, Optional, Tuple, Union
+from typing import Dict, Optional, Union
 
+from vsock_proxy.serving import splicing
 from vsock_proxy.serving.splicing import Pipe
+from vsock_proxy.serving.transports import BY_FAMILY, pays_to_splice, send_at_once
 
 # Measured: smaller buffers cost more system calls a byte; larger ones leave the cache.
 BUFFER_SIZE = 256 * 1024
-# Once as much came in one read, down to a Unix socket and up from vsock go through a pipe without
-# being copied. Measured: 40 % of the processor time, and 88 %. Up from a Unix socket it costs;
-# down to vsock each page would be a packet of its own (pipe_to_sendpage() in fs/splice.c, before
-# Linux 6.5), and the rate falls by a tenth.
+# Once as much came in one read, what follows goes through a pipe, where that pays.
 BULK_READ = 64 * 1024
 # What a buffer takes from which on its pages are worth the system call that gives them back.
 WORTH_RETURNING = 16 * 1024
+
+CAN_SPLICE = splicing.available()
 
 DONTWAIT = socket.MSG_DONTWAIT
 # The fault of a sink that left before it had taken what came for it.
@@ -112,12 +113,17 @@ OVER = (DISCARDING, ENDED)
 
 
 class Direction:
-    """One way, from source to sink."""
+    """One way, from source to sink.
+
+    source_gone: whether the source is known to be wholly gone; what it sent may still be read.
+    """
 
     __slots__ = (
         "_bulk_read",
+        "_has_spoken",
         "_index",
         "_map",
+        "_may_delay",
         "_moved",
         "_pipe",
         "_recv_into",
@@ -126,6 +132,10 @@ class Direction:
         "_splices",
         "_touched",
         "error",
+        "fd",
+        "sink",
+        "source",
+        "source_gone",
         "state",
         "view",
     )
@@ -144,20 +154,15 @@ class Direction:
         # How many bytes of the map have been written to, and so take pages.
         self._touched = 0
 
-    def begin(
-        self,
-        source: socket.SocketType,
-        sink: socket.SocketType,
-        moved: Cells,
-        splices: Optional[Tuple[socket.SocketType, socket.SocketType]] = None,
-    ) -> None:
-        """Start over with the sockets of another connection.
-
-        splices: both once more, if bytes in bulk may go through a pipe.
-        """
+    def begin(self, source: socket.SocketType, sink: socket.SocketType, moved: Cells) -> None:
+        """Start over with the sockets of another connection."""
+        self.source, self.sink = source, sink
+        self.fd = source.fileno()
         self._recv_into = source.recv_into
         self._send = sink.send
-        self._splices = splices
+        self._splices = CAN_SPLICE
+        self.source_gone = self._has_spoken = False
+        self._may_delay = BY_FAMILY[sink.family].delays
         self._rest: Optional[memoryview] = None
         self._moved = moved
         self.state: DirectionState = READING
@@ -196,9 +201,11 @@ class Direction:
         if self.state is DISCARDING:
             self.error = self.error or BROKEN_PIPE
             return True
+        if self._may_delay:
+            self._note_message()
         taken = self._offer(self.view[:size])
         if taken and size >= self._bulk_read and self._splices and not self._pipe:
-            self._open_pipe(*self._splices)
+            self._open_pipe()
         return taken
 
     def flush(self) -> None:
@@ -223,12 +230,18 @@ class Direction:
         self.close_pipe()
         self.happens(SINK_LOST)
 
+    def hurry(self) -> None:
+        """From now on hold nothing back."""
+        if self._may_delay:
+            self._may_delay = False
+            send_at_once(self.sink)
+
     def close_pipe(self) -> None:
         """Drop what is in the pipe, if there is one, and copy from now on."""
         if self._pipe:
             self._pipe.close()
             self._pipe = None
-            self._splices = None
+            self._splices = False
 
     def end(self) -> None:
         """Give back what the connection took; of memory, if it was much."""
@@ -236,6 +249,15 @@ class Direction:
         if self._touched > WORTH_RETURNING:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
+
+    def _note_message(self) -> None:
+        """The source has said something: if that is not the first, have the sink send at once.
+
+        A first write is never held back (tcp_nagle_check() in net/ipv4/tcp_output.c).
+        """
+        if self._has_spoken:
+            self.hurry()
+        self._has_spoken = True
 
     def _offer(self, data: memoryview) -> bool:
         """Write once; False when the sink did not take it all."""
@@ -280,13 +302,18 @@ class Direction:
         self.close_pipe()
         return True
 
-    def _open_pipe(self, source: socket.SocketType, sink: socket.SocketType) -> None:
-        """Go on through a pipe, if there can be one."""
+    def _open_pipe(self) -> None:
+        """Go on through a pipe, where that pays and there can be one."""
+        if not pays_to_splice(self.source, self.sink):
+            self._splices = False
+            return
+        # What goes through it is not looked at.
+        self.hurry()
         try:
-            self._pipe = Pipe(source, sink)
+            self._pipe = Pipe(self.source, self.sink)
         except OSError:
             # Copying needs neither descriptors nor the pages of a pipe.
-            self._splices = None
+            self._splices = False
 
     def _lose_source(self, error: OSError) -> bool:
         self.error = error

@@ -1,11 +1,13 @@
-"""How long an endpoint may be silent: keepalive, and its like for data that is under way.
+"""How long the peer of a TCP socket may be silent: keepalive, and its like for data under way.
+
+The peer may be the client, the endpoint, or both.
 
 Keepalive is off while data is unacknowledged. TCP_USER_TIMEOUT bounds that, and where it is set it
 also takes the place of keepalive's number of probes (tcp_keepalive_timer() in
 net/ipv4/tcp_timer.c); so both are set to the same time.
 
-But TCP_USER_TIMEOUT also ends a connection whose endpoint lives and just does not read: its window
-is closed, and it answers each probe of the window (tcp_probe_timer() there). So somebody has to
+But TCP_USER_TIMEOUT also ends a connection whose peer lives and just does not read: its window is
+closed, and it answers each probe of the window (tcp_probe_timer() there). So somebody has to
 look now and then, and to put the end off as long as there are answers. A timer's signal does that:
 it comes whatever the relay waits for and however busy it is.
 """
@@ -18,9 +20,10 @@ import struct
 import time
 from dataclasses import dataclass
 from socket import IPPROTO_TCP
-from typing import Optional
+from typing import List
 
 from vsock_proxy.process.kernel import TCP_USER_TIMEOUT
+from vsock_proxy.serving.transports import transport_of
 
 # A NAT gateway drops a flow after 350 s without a packet; Linux would probe after 7,200.
 KEEPALIVE_IDLE = 120
@@ -37,51 +40,29 @@ NUMBER = struct.Struct("=I")
 
 @dataclass(frozen=True)
 class Standing:
-    """How a connection stands: whether its endpoint takes data, and seconds since its last sign."""
+    """How a connection stands: whether its peer takes data, and seconds since its last sign."""
 
     window_closed: bool
     since_answer: float
 
 
-class KeepAlive:
-    """Ends one connection after the other whose endpoint has fallen silent."""
+class _Watched:
+    """One socket that must not be silent."""
 
-    def __init__(self, limit: float = LIMIT) -> None:
-        """limit: seconds of silence that end a connection; LIMIT but in tests."""
-        self._limit = limit
-        self._sock: Optional[socket.SocketType] = None
-        self._open_at = 0.0
-        self._timeout = 0.0
-
-    def catch_alarms(self) -> None:
-        """Look at each SIGALRM. Before the fork, since each handler set costs a worker memory."""
-        signal.signal(signal.SIGALRM, lambda number, frame: self.look())
-
-    def begin(self, sock: socket.SocketType) -> None:
-        """From now on this connection must not be silent."""
+    def __init__(self, sock: socket.SocketType, limit: float) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
         sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
         sock.setsockopt(IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         self._sock = sock
+        self._limit = limit
         self._open_at = time.monotonic()
-        self._bound(self._limit)
-        interval = self._limit / LOOKS_WITHIN_LIMIT
-        signal.setitimer(signal.ITIMER_REAL, interval, interval)
-
-    def end(self) -> None:
-        """Before the socket is closed; does nothing where begin() was not called."""
-        if self._sock is not None:
-            self._sock = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._bound(limit)
 
     def look(self) -> None:
-        """Put the end off if the endpoint answers but has closed its window."""
-        sock = self._sock
-        if sock is None:
-            return
+        """Put the end off if the peer answers but has closed its window."""
         now = time.monotonic()
-        standing = read_standing(sock.getsockopt(IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE))
+        standing = read_standing(self._sock.getsockopt(IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE))
         if not standing.window_closed:
             self._open_at = now
         timeout = self._limit + max(0.0, now - standing.since_answer - self._open_at)
@@ -90,9 +71,41 @@ class KeepAlive:
 
     def _bound(self, timeout: float) -> None:
         """The kernel counts from when the window was closed, which is _open_at or soon after."""
-        assert self._sock is not None
         self._timeout = timeout
         self._sock.setsockopt(IPPROTO_TCP, TCP_USER_TIMEOUT, int(timeout * 1000))
+
+
+class KeepAlive:
+    """Ends one connection after the other of which a side has fallen silent."""
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        """limit: seconds of silence that end a connection; LIMIT but in tests."""
+        self._limit = limit
+        self._watched: List[_Watched] = []
+
+    def catch_alarms(self) -> None:
+        """Look at each SIGALRM. Before the fork, since each handler set costs a worker memory."""
+        signal.signal(signal.SIGALRM, lambda number, frame: self.look())
+
+    def begin(self, *sides: socket.SocketType) -> None:
+        """From now on these must not be silent, where their transport lets them fall silent."""
+        for sock in sides:
+            if transport_of(sock).may_fall_silent:
+                self._watched.append(_Watched(sock, self._limit))
+        if self._watched:
+            interval = self._limit / LOOKS_WITHIN_LIMIT
+            signal.setitimer(signal.ITIMER_REAL, interval, interval)
+
+    def end(self) -> None:
+        """Before the sockets are closed; does nothing where begin() was not called."""
+        if self._watched:
+            self._watched = []
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def look(self) -> None:
+        """Put the end off where a peer answers but has closed its window."""
+        for watched in self._watched:
+            watched.look()
 
 
 def read_standing(info: bytes) -> Standing:

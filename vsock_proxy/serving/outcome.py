@@ -44,11 +44,12 @@ class End(enum.Enum):
 
 
 OPEN, CLOSED, BROKEN = Seen
-# docs/reference.md has the same, in words. That the endpoint ended alone is no end: the client may
-# go on. A client that ended alone is wholly gone, and nothing waits for it.
+# docs/reference.md has the same, in words. A side that ended alone is wholly gone, and nothing
+# waits for it.
 ENDS: Dict[Tuple[Seen, Seen], Tuple[End, End]] = {
     # client, endpoint: where the client was first, where the endpoint was
     (CLOSED, OPEN): (End.CLIENT_CLOSED, End.CLIENT_CLOSED),
+    (OPEN, CLOSED): (End.ENDPOINT_CLOSED, End.ENDPOINT_CLOSED),
     (CLOSED, CLOSED): (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED),
     (BROKEN, OPEN): (End.CLIENT_RESET, End.CLIENT_RESET),
     (BROKEN, CLOSED): (End.CLIENT_RESET, End.CLIENT_RESET),

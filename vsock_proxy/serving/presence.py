@@ -2,9 +2,8 @@
 
 A client that has ended may have left bytes: these are still to be delivered, as TCP would. One that
 ended after it had said nothing may have ended only its sending direction and wait for an answer;
-whether it can still be sent to is what tells. A Unix socket and vsock do so alike, by the error of
-an empty send() (unix_stream_sendmsg() in net/unix/af_unix.c, vsock_connectible_sendmsg() in
-net/vmw_vsock/af_vsock.c).
+whether it can still be sent to is what tells. A Unix socket and vsock do so; a TCP client that has
+gone for good looks like one that waits, unless it has reset the connection (see transports.py).
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from __future__ import annotations
 import enum
 import socket
 
+from vsock_proxy.serving.transports import may_send
+
 PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
-DONTWAIT = socket.MSG_DONTWAIT
 
 
 class Presence(enum.Enum):
@@ -33,9 +33,8 @@ def presence_of(client: socket.SocketType) -> Presence:
     try:
         if client.recv(1, PEEK):
             return SPOKEN
-        client.send(b"", DONTWAIT)
     except BlockingIOError:
         return SILENT
     except OSError:
         return GONE
-    return HALF_CLOSED
+    return HALF_CLOSED if may_send(client) else GONE

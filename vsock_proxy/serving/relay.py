@@ -6,29 +6,25 @@ poll() and not epoll: there are two descriptors, and what they wait for changes 
 poll() no system call. Level-triggered, so nothing has to be read until EAGAIN. Every call is made
 with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
 
-The client is a vsock or Unix socket, the upstream a TCP socket, and they differ in how they tell
-that the peer is wholly gone: see _has_client_gone(). What was seen of both sides makes the outcome,
-by the table of outcome.py. The kernel keeps one error for each socket, and tells it once, to
-whatever call comes first: so it is asked for before another error takes its place.
+Of the two sides the relay knows only which is called the client, for the counters and the outcome.
+What a side can tell and be told is its transport's: see transports.py. What was seen of both sides
+makes the outcome, by the table of outcome.py. The kernel keeps one error for each socket, and tells
+it once, to whatever call comes first: so it is asked for before another error takes its place.
+
+Until a clean end, closing the sockets is a reset, where their transport has one.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
-import os
 import select
 import socket
-import sys
-import termios
 import time
 from array import array
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
-from vsock_proxy.serving import splicing
 from vsock_proxy.serving.direction import (
-    BROKEN_PIPE,
     BULK_READ,
     DONTWAIT,
     END_PASSED_ON,
@@ -46,8 +42,16 @@ from vsock_proxy.serving.direction import (
 from vsock_proxy.serving.outcome import BROKEN, CLOSED, OPEN, End, Outcome, Seen, Side, judge
 from vsock_proxy.serving.presence import Presence, presence_of
 from vsock_proxy.serving.silence import Held, Silence
+from vsock_proxy.serving.transports import (
+    FAULT,
+    end_on_close,
+    is_gone,
+    reset_on_close,
+    take_error,
+    transport_of,
+    unsent,
+)
 
-CAN_SPLICE = splicing.available()
 # Once one direction has ended, seconds without a byte until the other is ended too.
 HALF_CLOSE_TIMEOUT = 60.0
 
@@ -58,19 +62,15 @@ MOMENT_WAITS = 8
 
 UP, DOWN = 0, 1
 
-AF_UNIX = socket.AF_UNIX
 IN, OUT = select.POLLIN, select.POLLOUT
 HUP = select.POLLHUP
-ERR = select.POLLERR
-FAULT = ERR | HUP
-NO_INT = bytes(4)
 
-Handle = Callable[[List[Tuple[int, int]]], Optional[Outcome]]
 Wait = Callable[[select.poll, Optional[float]], List[Tuple[int, int]]]
 
 
 # The outcome of an undisturbed day is made once, not once a connection.
 CLIENT_CLOSED = Outcome(judge(CLOSED, OPEN, Side.CLIENT))
+ENDPOINT_CLOSED = Outcome(judge(OPEN, CLOSED, Side.ENDPOINT))
 
 
 def _wait(poll: select.poll, timeout: Optional[float]) -> List[Tuple[int, int]]:
@@ -129,51 +129,45 @@ class Relay:
 
         idle_timeout: seconds without a byte in either direction that end it; 0: none do.
         """
+        reset_on_close(client, upstream)
         self._begin(client, upstream, idle_timeout)
         try:
-            outcome = None if self._begin_up() else self._settle(0)
-            return (
-                outcome or self._relay(range(MOMENT_WAITS), self._handle_first) or self._relay_on()
-            )
+            outcome = None if self._begin_up() else self._settle(self._up, 0)
+            outcome = outcome or self._relay(range(MOMENT_WAITS)) or self._relay_on()
         finally:
             self._up.end()
             self._down.end()
+        if outcome.clean:
+            end_on_close(client, upstream)
+        return outcome
 
     def _begin(
         self, client: socket.SocketType, upstream: socket.SocketType, idle_timeout: float
     ) -> None:
-        self._client, self._upstream = client, upstream
-        self._client_fd, self._upstream_fd = source, sink = client.fileno(), upstream.fileno()
-        self._client_tells = client.family == AF_UNIX
-        up = down = None
-        if CAN_SPLICE and client.family == AF_UNIX:
-            down = upstream, client
-        elif CAN_SPLICE:
-            up = client, upstream
-        self._up.begin(client, upstream, self.moved, up)
-        self._down.begin(upstream, client, self.moved, down)
-        self._client_gone = self._hurries = False
+        self._up.begin(client, upstream, self.moved)
+        self._down.begin(upstream, client, self.moved)
+        self._client_fd = self._up.fd
         self._first_end: Optional[Side] = None
         self._faults: Dict[Side, OSError] = {}
         self._idle_timeout = idle_timeout
         self._silence.begin(idle_timeout)
         self._poll = poll = select.poll()
         # In this order, so that an error of the endpoint is seen before the client's end.
-        poll.register(sink, IN)
-        poll.register(source, IN)
+        poll.register(self._down.fd, IN)
+        poll.register(self._client_fd, IN)
 
     def _begin_up(self) -> bool:
         heard, self._heard = self._heard, 0
         # A client has mostly spoken by the time the endpoint has answered: try without waiting.
         return self._up.deliver(heard) if heard else self._up.pump()
 
-    def _relay(self, rounds: Iterable[object], handle: Handle) -> Optional[Outcome]:
+    def _relay(self, rounds: Iterable[object]) -> Optional[Outcome]:
         """Relay until the connection has ended, waiting at most so often."""
         wait, poll, silence = self._wait, self._poll, self._silence
         for _ in rounds:
             events = wait(poll, silence.pause)
             if events:
-                outcome = handle(events)
+                outcome = self._handle(events)
                 if silence.quiet:
                     silence.wake()
             else:
@@ -186,29 +180,15 @@ class Relay:
         """Relay until the connection has ended."""
         if not self._silence.lasting:
             self._last()
-        self._hurry()
-        outcome = self._relay(itertools.repeat(None), self._handle)
+        self._up.hurry()
+        self._down.hurry()
+        outcome = self._relay(itertools.repeat(None))
         assert outcome
         return outcome
 
     def _last(self) -> None:
         self._silence.last()
         self._on_lasting()
-
-    def _hurry(self) -> None:
-        """From now on send at once, though something small is not acknowledged yet.
-
-        A first write is never held back (tcp_nagle_check() in net/ipv4/tcp_output.c).
-        """
-        if not self._hurries:
-            self._hurries = True
-            self._upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def _handle_first(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
-        """The same for the first events, of which one may be the client's second message."""
-        if (self._client_fd, IN) in events:
-            self._hurry()
-        return self._handle(events)
 
     def _handle(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
         """Do what one poll() told."""
@@ -219,7 +199,7 @@ class Relay:
                 self._advance(direction, event)
             elif direction.pump():
                 continue
-            outcome = self._settle(event)
+            outcome = self._settle(direction, event)
             if outcome:
                 return outcome
         return None
@@ -233,21 +213,20 @@ class Relay:
             if event & (IN | FAULT):
                 direction.pump()
         elif event & FAULT:
-            if direction is self._up:
-                self._lose_client()
-            elif not self._up.error:
-                self._up.lose_sink(_take_error(self._upstream) or BROKEN_PIPE)
+            _note_gone(direction, opposite)
 
-    def _settle(self, event: int) -> Optional[Outcome]:
-        """After a change of state: pass ends on, see whether all is over, wait for what is next."""
+    def _settle(self, direction: Direction, event: int) -> Optional[Outcome]:
+        """After a change of state: pass ends on, see whether all is over, wait for what is next.
+
+        event: what the source of the direction was told to be ready for.
+        """
         up, down = self._up, self._down
-        if up.state is FINISHING and event & HUP and down.state is READING and not up.error:
-            # The way most connections end: the client has gone, and nothing waits for it.
-            return CLIENT_CLOSED
-        if up.state is FINISHING:
-            self._finish_up(event)
-        if down.state is FINISHING:
-            self._finish_down()
+        if direction.state is FINISHING:
+            opposite = down if direction is up else up
+            if event & FAULT == HUP and opposite.state is READING and not direction.error:
+                # The way most connections end: one side has gone, and nothing waits for it.
+                return CLIENT_CLOSED if direction is up else ENDPOINT_CLOSED
+            _finish(direction, opposite, event)
         if up.error or down.error:
             self._note_faults()
         if up.state is ENDED and down.state is ENDED:
@@ -260,70 +239,26 @@ class Relay:
         self._watch()
         return None
 
-    def _finish_up(self, event: int) -> None:
-        self._up.happens(END_PASSED_ON)
-        # Where nothing is left to come down, closing the socket says it, one call cheaper.
-        if self._down.state in OVER:
-            return
-        if self._has_client_gone(event):
-            self._lose_client()
-            return
-        try:
-            self._upstream.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self._up.lose_sink(_take_error(self._upstream) or error)
-
-    def _finish_down(self) -> None:
-        self._down.happens(END_PASSED_ON)
-        if self._up.state in OVER:
-            return
-        try:
-            self._client.shutdown(socket.SHUT_WR)
-        except OSError:
-            # It is gone. All that came for it was sent before, and its own end is still to be read.
-            self._down.error = _take_error(self._client)
-
-    def _has_client_gone(self, event: int) -> bool:
-        """Whether the client, which has ended, is wholly gone: nothing sent to it would arrive.
-
-        On a Unix socket POLLHUP tells. On vsock, poll() does not tell a half-close from a full one,
-        and a killed guest reads as a plain end; an empty send() tells
-        (vsock_connectible_sendmsg() in net/vmw_vsock/af_vsock.c).
-        """
-        if event & FAULT:
-            return True
-        try:
-            self._client.send(b"", DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return False
-
-    def _lose_client(self) -> None:
-        """The client is wholly gone.
-
-        The pending error tells whether it left bytes unread; not on vsock, where nothing does.
-        """
-        self._client_gone = True
-        self._down.lose_sink(_take_error(self._client))
-
     def _ask_for_errors(self) -> None:
         """Once both have ended: no call tells of a reset that came after an end any more."""
-        self._up.error = self._up.error or _take_error(self._upstream)
-        self._down.error = self._down.error or _take_error(self._client)
+        for direction in (self._up, self._down):
+            direction.error = direction.error or take_error(direction.sink)
         self._note_faults()
 
     def _note_faults(self) -> None:
         """Keep the first error of each side, in the order in which they were seen."""
-        up, down, faults = self._up, self._down, self._faults
-        if up.state is LOST and up.error and up.error.errno == errno.ENOTCONN:
-            # What vsock says of a connection that is gone; the cause may be pending.
-            up.error = _take_error(self._client) or up.error
-        if up.error:
-            faults.setdefault(Side.CLIENT if up.state is LOST else Side.ENDPOINT, up.error)
-        if down.error:
-            faults.setdefault(Side.ENDPOINT if down.state is LOST else Side.CLIENT, down.error)
+        for direction, source, sink in (
+            (self._up, Side.CLIENT, Side.ENDPOINT),
+            (self._down, Side.ENDPOINT, Side.CLIENT),
+        ):
+            error = direction.error
+            if not error:
+                continue
+            lost = direction.state is LOST
+            if lost and error.errno == errno.ENOTCONN:
+                # What vsock says of a connection that is gone; the cause may be pending.
+                error = take_error(direction.source) or error
+            self._faults.setdefault(source if lost else sink, error)
 
     def _outcome(self) -> Outcome:
         faults = self._faults
@@ -337,19 +272,16 @@ class Relay:
     def _watch(self) -> None:
         """Wait for what the states want, and never for a lasting event that nothing acts on."""
         up, down = self._up, self._down
-        client = IN if up.state in READS else 0
-        upstream = IN if down.state in READS else 0
-        if down.state is WRITING:
-            client |= OUT
-        if up.state is WRITING:
-            upstream |= OUT
         if up.state in OVER or down.state in OVER:
-            self._silence.half_close(up.state is ENDED and not self._client_tells)
+            self._silence.half_close(_must_ask(up) or _must_ask(down))
         # The client stays behind the endpoint, also where that was not waited for meanwhile.
-        _register(self._poll, self._client_fd, 0, False)
-        # Waiting for nothing still tells that a client has gone, or an endpoint that has ended.
-        _register(self._poll, self._upstream_fd, upstream, upstream or down.state is ENDED)
-        _register(self._poll, self._client_fd, client, client or not self._client_gone)
+        _register(self._poll, up.fd, 0, False)
+        for direction, opposite in ((down, up), (up, down)):
+            mask = IN if direction.state in READS else 0
+            if opposite.state is WRITING:
+                mask |= OUT
+            # Waiting for nothing still tells that the source has gone.
+            _register(self._poll, direction.fd, mask, mask or not direction.source_gone)
 
     def _endure(self) -> Optional[Outcome]:
         """Nothing has happened for a while: do what is due."""
@@ -359,18 +291,56 @@ class Relay:
         if silence.lasts(now):
             self._last()
         outcome = None
-        if silence.asks(now) and self._has_client_gone(0):
-            self._lose_client()
-            outcome = self._settle(0)
-        elif silence.looks(now) and silence.look(now, self._held()):
+        if silence.asks(now):
+            outcome = self._ask_who_ended()
+        if not outcome and silence.looks(now) and silence.look(now, self._held()):
             idle = silence.limit == self._idle_timeout
             outcome = Outcome(End.IDLE if idle else End.HALF_CLOSED_IDLE)
         silence.set_next(now)
         return outcome
 
+    def _ask_who_ended(self) -> Optional[Outcome]:
+        """See whether a side that has ended is wholly gone by now, where that must be asked."""
+        up, down = self._up, self._down
+        for direction, opposite in ((up, down), (down, up)):
+            if _must_ask(direction) and is_gone(direction.source, 0):
+                _note_gone(direction, opposite)
+                return self._settle(direction, 0)
+        return None
+
     def _held(self) -> Held:
         """What the kernel holds that the client and the endpoint have not taken yet."""
-        return _unsent(self._client_fd), _unsent(self._upstream_fd)
+        return unsent(self._up.fd), unsent(self._down.fd)
+
+
+def _finish(direction: Direction, opposite: Direction, event: int) -> None:
+    """Pass on the end of a direction, all of which was delivered."""
+    direction.happens(END_PASSED_ON)
+    # Where nothing is left to come back, closing the socket says it, one call cheaper.
+    if opposite.state in OVER:
+        return
+    if is_gone(direction.source, event):
+        _note_gone(direction, opposite)
+        return
+    try:
+        direction.sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        # It is gone. All that came for it was sent before, and its own end is still to be read.
+        direction.error = direction.error or take_error(direction.sink)
+
+
+def _note_gone(direction: Direction, opposite: Direction) -> None:
+    """The source is wholly gone: what comes for it is dropped, and what it sent still delivered.
+
+    The pending error tells why, where the transport does.
+    """
+    direction.source_gone = True
+    opposite.lose_sink(take_error(direction.source))
+
+
+def _must_ask(direction: Direction) -> bool:
+    """Whether its source, which has ended, may go away for good unnoticed."""
+    return direction.state is ENDED and transport_of(direction.source).must_be_asked
 
 
 def _register(poll: select.poll, fd: int, mask: int, wanted: object) -> None:
@@ -388,22 +358,3 @@ def _seen(broken: bool, direction: Direction) -> Seen:
     if broken:
         return BROKEN
     return CLOSED if direction.state is ENDED else OPEN
-
-
-def _take_error(sock: socket.SocketType) -> Optional[OSError]:
-    """Take the error that the kernel keeps for a socket."""
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return OSError(code, os.strerror(code)) if code else None
-
-
-def _unsent(fd: int) -> int:
-    """Bytes that a peer has not taken: has not acknowledged on TCP, not read on a Unix socket.
-
-    A Unix socket counts memory, a packet of up to 37 KiB at a time. vsock counts what it has not
-    handed to the other side's kernel, since Linux 6.12, and says before that it cannot; that a
-    vsock peer reads, only POLLOUT tells.
-    """
-    try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, NO_INT), sys.byteorder)
-    except OSError:
-        return 0

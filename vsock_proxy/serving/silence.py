@@ -76,7 +76,7 @@ class Silence:
         self._set_pause()
 
     def half_close(self, asks: bool) -> None:
-        """One direction has ended. asks: whether the client has to be asked if it is still there.
+        """One direction has ended. asks: whether a side has to be asked if it is still there.
 
         To be called after an event, again where asks changes.
         """
@@ -105,7 +105,7 @@ class Silence:
         return now >= self._moment_at
 
     def asks(self, now: float) -> bool:
-        """Whether the client is to be asked if it is still there."""
+        """Whether a side is to be asked if it is still there."""
         if now < self._ask_at:
             return False
         self._ask_at = now + ASK_INTERVAL

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import time
 from select import POLLOUT
 from typing import Dict, Optional, Tuple
@@ -22,10 +21,10 @@ from vsock_proxy.process.interpreter import Socket
 from vsock_proxy.serving.presence import GONE, Presence
 from vsock_proxy.serving.race import ConnectFailed, Race
 from vsock_proxy.serving.selfconnect import SelfConnect
+from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import MOMENT, ClientGone, Meanwhile, Waiting
 
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Connected = Tuple[Socket, Address]
 
@@ -150,7 +149,7 @@ class _Attempts:
             if not self._itself.has_made(sock, address):
                 return sock, address
             # Its end would keep the port for a minute from the server that is to listen there.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(sock)
             code = errno.ECONNREFUSED
         if sock:
             sock.close()

@@ -16,8 +16,8 @@ client: one that comes wakes one worker and no other, even if a signal wakes tha
 epoll_wait() then tells of the listener all the same. So a worker that was told to end while it
 waited still accepts what epoll_wait() has told of, and closes its listeners only then.
 
-From before the first byte on, the upstream socket is set to reset the connection when it is closed,
-by whomever: by the kernel too, when the worker dies. Only for a clean end that is taken back.
+From before the first byte on, closing a socket that has a reset is one, whoever closes it: the
+kernel too, when the worker dies. Only for a clean end the relay takes that back.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ import logging
 import os
 import select
 import signal
-import socket
-import struct
 import time
 from dataclasses import dataclass
 from typing import Tuple
@@ -69,13 +67,12 @@ from vsock_proxy.serving.outcome import End, Outcome
 from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.relay import Relay
 from vsock_proxy.serving.route import Route
-from vsock_proxy.serving.upstream import RESET_ON_CLOSE
+from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile
 
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.
 ACCEPT_PAUSE_MS = 200
-END_ON_CLOSE = struct.pack("ii", 0, 0)
 NANOSECONDS = 1_000_000_000
 IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
@@ -135,7 +132,7 @@ class Worker:
         self._stopping = False
         self._shown = ""
         self._peer = UNIX_PEER
-        self._connected: Socket
+        self._sides: Tuple[Socket, Socket]
         self._address: Address
         self._duty: Duty
         self._route: Route
@@ -220,7 +217,7 @@ class Worker:
 
     def _connection_lasts(self) -> None:
         """Do for a connection what one that is over in a moment is spared."""
-        self._keepalive.begin(self._connected)
+        self._keepalive.begin(*self._sides)
         self._lifeline.signal_when_cut(signal.SIGTERM)
         self._show(f"[{self._client()} -> {self._address}]")
 
@@ -321,6 +318,8 @@ class Worker:
         self._relay_connection(client, peer, upstream, address)
 
     def _refuse(self, client: Socket, cause: int) -> None:
+        # It must not take an end for an empty answer, where it can be told the difference.
+        reset_on_close(client)
         client.close()
         self._slot[cause] += 1
         # As in _account(): from here on the worker writes the line, and the master does not.
@@ -330,19 +329,16 @@ class Worker:
         self, client: Socket, peer: Peer, upstream: Socket, address: Address
     ) -> None:
         slot = self._slot
-        self._peer, self._connected, self._address = peer, upstream, address
+        self._peer, self._sides, self._address = peer, (client, upstream), address
         slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
         slot[SERVED] += 1
         slot[STATE] = RELAYING
         outcome = CUT
-        upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         try:
             outcome = self._relay.run(client, upstream, self._route.idle_timeout)
         except EndNow:
             pass
         self._keepalive.end()
-        if outcome.clean:
-            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, END_ON_CLOSE)
         client.close()
         upstream.close()
         self._lifeline.signal_no_more()
