@@ -10,7 +10,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Type
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.support.dns import NameServer
 from tests.support.means import need_address
 from tests.support.namespaces import PATIENT_RESOLV_CONF, Namespace
 from tests.support.program import Proxy, Transport
-from tests.support.servers import Handler, Server, echo
+from tests.support.servers import Handler, Server, UnixServer, Vmm, VsockServer, echo
 from tests.support.services import Service, ServicesFile
 from tests.support.systemd import NotifySocket
 from tests.support.transports import Hybrid, Vsock
@@ -106,6 +106,34 @@ def start_server() -> Iterator[StartServer]:
     def start(handler: Handler = echo, host: str = "127.0.0.1", port: int = 0) -> Server:
         need_address(host)
         servers.append(Server(handler, host, port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def start_vmm(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts stand-ins for a VMM, which end with the test."""
+    started: List[Server] = []
+
+    def start(handler: Handler = echo, kind: Type[UnixServer] = Vmm) -> Server:
+        started.append(kind(handler, tmp_path / "vm"))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+def start_vsock_server() -> Iterator[StartServer]:
+    """Starts servers on AF_VSOCK, which end with the test."""
+    servers: List[Server] = []
+
+    def start(handler: Handler = echo) -> Server:
+        servers.append(VsockServer(handler))
         return servers[-1]
 
     yield start

@@ -208,11 +208,11 @@ def test_a_bad_port_is_named_with_its_line(file: Path, port: str, shown: str) ->
 def test_a_bad_address_is_named_with_its_line(file: Path, address: str) -> None:
     message = error_of(file, f"allowlist:\n- address: {address}\n  port: 1\n".encode())
     assert ", line 2: address is " in message
-    assert "expected a host name, *.DOMAIN, an IP address or a network" in message
+    assert "expected a host name, *.DOMAIN, an IP address, a network" in message
 
 
 def test_a_number_for_an_address_is_asked_about(file: Path) -> None:
-    assert "address is '16', which is a number; was a CID meant?" in error_of(
+    assert "address is '16', which is a number; a guest is written vsock:CID" in error_of(
         file, b"allowlist:\n- {address: 16, port: 1}\n"
     )
 

@@ -18,20 +18,25 @@ from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy
 from tests.support.servers import exchange, read_all, silent
 from tests.support.timing import SLOWNESS, wait_until
+from vsock_proxy.settings import Endpoint
 
 GONE = "closed: it had gone before there was a connection"
 CONNECTING = "connecting ["
 TAKES_NETWORKS = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 
 
-@pytest.fixture
-def mute_endpoint() -> Iterator[Tuple[str, int]]:
-    """An endpoint that does not answer: the queue of its listener is full, so each SYN is lost."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        with socket.create_connection(listener.getsockname()):
-            yield listener.getsockname()
+@pytest.fixture(params=["TCP", "a VMM", "a VMM whose queue is full"])
+def mute_endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tuple[str, int]]:
+    """An endpoint that does not answer."""
+    path = str(tmp_path / "vm")
+    is_tcp = request.param == "TCP"
+    with socket.socket(socket.AF_INET if is_tcp else socket.AF_UNIX) as listener:
+        listener.bind(("127.0.0.1", 0) if is_tcp else path)
+        listener.listen(100 if request.param == "a VMM" else 0)
+        with socket.socket(listener.family) as first:
+            # Where it fills the queue, the next one's SYN is lost, or connecting fails with EAGAIN.
+            first.connect(listener.getsockname())
+            yield listener.getsockname() if is_tcp else (f"unix:{path}", 5000)
 
 
 def is_refused(proxy: Proxy) -> bool:
@@ -64,7 +69,7 @@ def test_a_worker_that_connects_for_more_than_a_moment_says_so_in_its_title(
     with proxy.connect() as client:
         client.sendall(b"x")
         (worker,) = proxy.wait_for_workers(1, CONNECTING)
-        assert processes.title(worker).endswith(f" -> 127.0.0.1:{mute_endpoint[1]}]")
+        assert processes.title(worker).endswith(f" -> {Endpoint(*mute_endpoint)}]")
 
 
 def test_after_connecting_the_title_is_that_of_what_comes_next(
@@ -141,7 +146,7 @@ def test_a_client_that_goes_away_while_its_worker_connects_is_logged_as_that(
     with proxy.connect():
         proxy.wait_for_workers(1, CONNECTING)
     line = proxy.log.wait_for(f" info worker 1: {proxy.transport.peer_pattern} {GONE}")[0]
-    assert line.endswith(f" to 127.0.0.1:{mute_endpoint[1]}")
+    assert line.endswith(f" to {Endpoint(*mute_endpoint)}")
 
 
 def test_a_client_that_half_closed_and_then_goes_away_does_not_hold_its_worker(

@@ -39,6 +39,7 @@ class Services:
     def close(self) -> None:
         for service in self._made:
             service.listener.close()
+            assert service.table is not None
             service.table.close()
 
 

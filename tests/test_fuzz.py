@@ -17,7 +17,7 @@ from tests.support.fuzzing import FEW, MANY, assert_civil, choices, is_one_line
 from vsock_proxy import cli
 from vsock_proxy.config import loading
 from vsock_proxy.errors import ConfigurationError, UsageError
-from vsock_proxy.settings import ServiceOptions, Settings
+from vsock_proxy.settings import Endpoint, ServiceOptions, Settings
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -31,6 +31,7 @@ YAML_PIECES = (
     *("\ufeff", "\u2028", "bücher.example", "xn--", "xn--bcher-kva", "ß" * 70, "\ud7ff"),
     *("fe80::1%lo", "fe80::%lo/64", "::ffff:10.0.0.1", "16", "127.1", "x:443", "[::1]", "{region}"),
     *("%TAG ! x\n", "- " * 30, "[" * 30, "&a {address: *a, port: *b}", "- *a\n" * 20, "*.0.0.1"),
+    *("vsock:16", "vsock:*", "unix:/v", "unix:*", "unix:", "4294967294"),
     *("allowlist:\n- {address: a, port: 1}\n", "- {address: '", "', port: 443}\n", "- - "),
 )
 # Pairs of a service, and ends of one that begin the next.
@@ -51,7 +52,11 @@ SERVICE_PIECES = (
         "? [a] : b",
     ),
     *("}\n- &a {listen: 8007, address: bücher.example, port: 1", "}\nx: {", "listen: 8008"),
-    *("}\nservices:\n- {", "&a "),
+    *("}\nservices:\n- {", "&a ", "}\n- {listen: 8009, address: 'vsock:16', port: 4294967294"),
+    *(
+        "}\n- {listen: 8010, address: unix:/v, port: 0",
+        "}\n- {listen: 8011, address: vsock:x, port: 1",
+    ),
 )
 OPTIONS = (
     *("-4", "--ipv4", "-6", "--ipv6", "-46", "-w", "-w4", "-w=4", "--num_workers", "--num"),
@@ -67,6 +72,7 @@ VALUES = (
     *("", "a" * 300, "a..b", "\n", "\x00", "\udcff", "info", "debug", "loud", "1,2", ",", "/x"),
     *("16", "127.1", "0x7f000001", "\uff11\uff16", "::ffff:127.0.0.1", "fe80::1%lo", "x:443", "-5"),
     *("a..x", "x" * 64, "http://x", "1.2.3.4.", "*.x"),
+    *("vsock:16", "vsock:", "vsock:*", "vsock:16:1", "VSOCK:1", "unix:/x", "unix:", "unix:\udcff"),
     *("bücher.example", "[::1]", "1.2.3", "0x7f.1", "%", "options", "<local_port>"),
 )
 
@@ -120,7 +126,7 @@ def test_any_file_is_an_allowlist_or_an_error_of_one_line(memory: int, content: 
         assert path in str(error)
     else:
         assert not loaded.permits_name("", 443)
-        assert all(1 <= entry.port <= 65535 for entry in loaded.entries)
+        assert all(entry.place or 1 <= entry.port <= 65535 for entry in loaded.entries)
 
 
 @MANY
@@ -141,7 +147,7 @@ def test_any_services_are_settings_or_an_error_of_one_line(
         assert len({(each.path, each.path or each.local_port) for each in found}) == len(found)
         for each in found:
             assert 3 < each.local_port < 2**32 - 1
-            assert 1 <= each.endpoint.port <= 65535
+            assert has_port(each.endpoint)
             assert each.path is None or each.options.allowed_cids is None
 
 
@@ -156,7 +162,7 @@ def test_any_command_line_is_settings_or_an_error_of_one_line(words: List[str]) 
         assert isinstance(parsed, Settings)
         if parsed.service is not None:
             assert 3 < parsed.service.local_port < 2**32 - 1
-            assert 1 <= parsed.service.endpoint.port <= 65535
+            assert has_port(parsed.service.endpoint)
         assert parsed.workers >= 1
 
 
@@ -166,6 +172,13 @@ def test_the_program_takes_any_command_line(file: Path, words: List[str]) -> Non
     file.write_text("allowlist:\n- {address: 10.255.255.1, port: 1}\n")
     # This file permits nothing that the words name, so that no port of this machine is opened.
     assert_civil(["--config", str(file), *filter(is_passable, words)])
+
+
+def has_port(endpoint: Endpoint) -> bool:
+    """Whether its port is one of what it is."""
+    if endpoint.is_tcp:
+        return 1 <= endpoint.port <= 65535
+    return 0 <= endpoint.port < 2**32 - 1 and bool(endpoint.path or endpoint.cid is not None)
 
 
 def is_passable(word: str) -> bool:

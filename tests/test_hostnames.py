@@ -9,13 +9,14 @@ import pytest
 
 from tests.support.program import run
 from vsock_proxy.cli import parse
+from vsock_proxy.config.endpoints import EXPECTED
 from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.errors import UsageError
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 LABEL = "a" * 63
-CID = "is a number; was a CID meant?"
+CID = "is a number; a guest is written vsock:CID"
 ENDS_IN_NUMBER = "is no host name, because it ends in a number"
 NUMBERS = {
     "16": CID,
@@ -97,7 +98,7 @@ def test_what_can_be_no_host_is_refused_with_what_may_have_been_meant(
 def test_what_can_be_no_host_is_no_endpoint(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(["--", "8000", text, "443"])
-    assert str(caught.value).startswith("<remote_addr> must be a host name or an IP address; ")
+    assert str(caught.value).startswith(f"<remote_addr> must be {EXPECTED}; ")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ ROW = Row(
 def staff(
     *rows: Row, services: Tuple[str, ...] = ("8000",), own: bool = False, retired: bool = False
 ) -> report.Staff:
-    return report.Staff(services, own, retired, rows)
+    endpoints = (Endpoint("kms.example", 443),) * len(services)
+    return report.Staff(services, own, retired, rows, endpoints)
 
 
 SERVING = ["2.0", "16:1024", "10.0.0.1", "5", "6"]

@@ -216,7 +216,7 @@ def test_a_fraction_is_no_integer(file: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("16", "'16', which is a number; was a CID meant?"),
+        ("16", "'16', which is a number; a guest is written vsock:CID"),
         ("x:443", "'x:443', which is no host name; the port is given apart from it"),
         ("'[::1]'", "the text '[::1]', which is no host name; an IPv6 address is written without"),
         ("http://x", "'http://x', which is a URL; give the host name alone"),
@@ -238,7 +238,7 @@ def test_a_fraction_is_no_integer(file: Path, name: str) -> None:
 def test_an_endpoint_that_can_be_no_host_is_named(file: Path, value: str, said: str) -> None:
     message = error_of(file, lines(address=value))
     assert message.startswith(f"line 6: address is {said}")
-    assert message.endswith("; expected a host name or an IP address")
+    assert message.endswith("; expected a host name, an IP address, vsock:CID or unix:PATH")
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ with warnings.catch_warnings():
 
 from vsock_proxy import __version__
 from vsock_proxy.config import rules
-from vsock_proxy.config.hostnames import NoHost, check_host
-from vsock_proxy.config.metadata import without_placeholders
+from vsock_proxy.config.endpoints import EXPECTED, check_endpoint, port_rule
+from vsock_proxy.config.hostnames import NoHost
 from vsock_proxy.config.rules import Unfit
 from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of, out_of_memory
 from vsock_proxy.observing.stderr import Stderr
@@ -32,7 +32,7 @@ from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings, Settings
 
 USAGE = """\
-Relay the vsock connections of enclaves or microVMs to TCP endpoints.
+Relay the vsock connections of enclaves or microVMs to TCP or vsock endpoints.
 
 Usage:
   vsock-proxy [options] [-4 | -6] <local_port> <remote_addr> <remote_port>
@@ -43,8 +43,11 @@ Usage:
 Arguments:
   <local_port>   vsock port to listen on, from 4 to 4294967294
   <remote_addr>  host name or IP address of the endpoint; {region} and {domain}
-                 in it are filled in from the EC2 instance metadata
-  <remote_port>  TCP port of the endpoint
+                 in it are filled in from the EC2 instance metadata. Or
+                 vsock:CID, a guest or parent on vsock; or unix:PATH, the
+                 guest whose VMM (Firecracker, Cloud Hypervisor) listens on
+                 the Unix socket PATH
+  <remote_port>  TCP port of the endpoint, or its vsock port
 
 Without arguments, the services are served that the file of --config lists. The
 options are then the defaults of each.
@@ -86,6 +89,8 @@ SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
 ASKING = re.compile(r"-[46]*([hV])[46hV]*")
 # Written out they are seen before docopt is asked, which takes --vers for --version.
 ABBREVIATED = "--help and --version cannot be abbreviated"
+# What is of no use where nothing is looked up.
+OF_LOOKUPS = ("--ipv4", "--ipv6", "--resolve-interval")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Marks a word behind `--`; no word of a command line can hold it.
 NO_OPTION = "\0"
@@ -129,8 +134,13 @@ def parse(arguments: List[str]) -> Settings:
     if not words["--config"]:
         raise UsageError("--config must be a path, not ''")
     options = _options(words)
+    if words["<local_port>"] is None:
+        service = None
+    else:
+        service = _service(words, options)
+        _check_lookup(service.endpoint, _given(arguments))
     return Settings(
-        None if words["<local_port>"] is None else _service(words, options),
+        service,
         options,
         config=words["--config"],
         workers=_value(words, "--num_workers", rules.WORKERS.parse),
@@ -165,9 +175,21 @@ def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
     local_port = _value(words, "<local_port>", rules.VSOCK_PORT.parse)
     if options.uds_path is not None:
         _check_uds_path(options.uds_path, local_port)
-    host = _host(words["<remote_addr>"])
-    port = _value(words, "<remote_port>", rules.TCP_PORT.parse)
-    return ServiceSettings(local_port, Endpoint(host, port), options)
+    address = _address(words["<remote_addr>"])
+    port = _value(words, "<remote_port>", port_rule(address).parse)
+    return ServiceSettings(local_port, Endpoint(address, port), options)
+
+
+def _check_lookup(endpoint: Endpoint, given: FrozenSet[str]) -> None:
+    """Whether no lookup is described where there is none."""
+    if endpoint.is_tcp:
+        return
+    for name in OF_LOOKUPS:
+        if name in given:
+            raise UsageError(
+                f"{name} is for a host name or an IP address, and {endpoint.host} is neither; "
+                f"leave {name} out"
+            )
 
 
 def _asked_for(arguments: List[str]) -> Optional[str]:
@@ -205,6 +227,13 @@ def _words(arguments: List[str]) -> Dict[str, Any]:
         key: value[len(NO_OPTION) :] if str(value).startswith(NO_OPTION) else value
         for key, value in words.items()
     }
+
+
+def _given(arguments: List[str]) -> FrozenSet[str]:
+    """The options that a command line has, which docopt takes, by their long names."""
+    before, _ = _split(arguments)
+    options = (word.split("=")[0] for word, is_option in _spelled_out(before) if is_option)
+    return frozenset(name for option in options for name in _long_names(option))
 
 
 def _spelled_out(arguments: List[str]) -> Iterator[Tuple[str, bool]]:
@@ -281,13 +310,11 @@ def _cids(text: str) -> FrozenSet[int]:
     return frozenset(_fitting("--allow-cid", cid, rules.CID.parse) for cid in text.split(","))
 
 
-def _host(text: str) -> str:
+def _address(text: str) -> str:
     try:
-        check_host(without_placeholders(text))
+        check_endpoint(text)
     except NoHost as error:
-        raise UsageError(
-            f"<remote_addr> must be a host name or an IP address; {text!r} {error}"
-        ) from None
+        raise UsageError(f"<remote_addr> must be {EXPECTED}; {text!r} {error}") from None
     return text
 
 

@@ -9,16 +9,37 @@ import socket
 from dataclasses import dataclass, field
 from typing import FrozenSet, Optional
 
+VSOCK_PREFIX, UNIX_PREFIX = "vsock:", "unix:"
+
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What clients are led to: a host name or a literal address, and a TCP port."""
+    """What clients are led to, as it was written (config/endpoints.py), and a port there.
+
+    host: `vsock:CID`, `unix:PATH`, or for TCP a host name or a literal address.
+    """
 
     host: str
     port: int
 
+    @property
+    def is_tcp(self) -> bool:
+        """Whether it is reached by IP addresses, which may have to be looked up."""
+        return not self.host.startswith((VSOCK_PREFIX, UNIX_PREFIX))
+
+    @property
+    def cid(self) -> Optional[int]:
+        """Whose vsock port it is, None if it is none."""
+        host = self.host
+        return int(host[len(VSOCK_PREFIX) :]) if host.startswith(VSOCK_PREFIX) else None
+
+    @property
+    def path(self) -> Optional[str]:
+        """By which Unix socket a VMM leads to its guest's ports, None if none does."""
+        return self.host[len(UNIX_PREFIX) :] if self.host.startswith(UNIX_PREFIX) else None
+
     def __str__(self) -> str:
-        return format_address(self.host, self.port)
+        return format_address(self.host, self.port) if self.is_tcp else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)

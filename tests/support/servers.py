@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import Callable, List
 
 Handler = Callable[[socket.socket], None]
@@ -15,10 +16,15 @@ class Server:
 
     def __init__(self, handler: Handler, host: str = "127.0.0.1", port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+        self._begin(handler, listener, host, listener.getsockname()[1])
+
+    def _begin(self, handler: Handler, listener: socket.socket, host: str, port: int) -> None:
+        """host, port: by what the proxy reaches it."""
+        self._listener = listener
         self._handler = handler
         self.host = host
-        self.port: int = self._listener.getsockname()[1]
+        self.port = port
         self.accepted: List[socket.socket] = []
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -58,6 +64,52 @@ class Server:
         except OSError:
             # The test ended the connection; what it expects of that it checks on its side.
             pass
+
+
+class UnixServer(Server):
+    """Serves on a Unix socket; the proxy takes it for a VMM, with that port of its guest."""
+
+    def __init__(self, handler: Handler, path: Path, port: int = 5000) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        listener.listen(1024)
+        self._begin(handler, listener, f"unix:{path}", port)
+
+
+class Vmm(UnixServer):
+    """Stands in for the VMM of a guest that listens on one port.
+
+    It does what docs/vsock.md of Firecracker says. Behind the end of the line of `CONNECT` it reads
+    nothing, since that is the guest's.
+    """
+
+    HOST_PORT = 1073741824
+
+    def __init__(self, handler: Handler, path: Path, port: int = 5000) -> None:
+        """handler: the guest's, for each connection to that port of it."""
+        self._guest = handler
+        super().__init__(self._connect, path, port)
+
+    def _connect(self, connection: socket.socket) -> None:
+        request = b""
+        while not request.endswith(b"\n") and len(request) < 32:
+            request += connection.recv(1) or b"\n"
+        # If no one is listening, Firecracker will terminate the host connection.
+        if request != b"CONNECT %d\n" % self.port:
+            connection.close()
+            return
+        connection.sendall(b"OK %d\n" % self.HOST_PORT)
+        self._guest(connection)
+
+
+class VsockServer(Server):
+    """Serves on AF_VSOCK, for whoever connects by the loopback."""
+
+    def __init__(self, handler: Handler) -> None:
+        listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        listener.listen(1024)
+        self._begin(handler, listener, "vsock:1", listener.getsockname()[1])
 
 
 def echo(connection: socket.socket) -> None:

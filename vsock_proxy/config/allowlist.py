@@ -15,10 +15,12 @@ from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 import yaml
 
+from vsock_proxy.config.endpoints import EVERY_CID, normal_place, port_rule
 from vsock_proxy.config.hostnames import Address, NoHost, is_zone, normal_name
-from vsock_proxy.config.rules import TCP_PORT, Unfit
+from vsock_proxy.config.rules import Unfit
 from vsock_proxy.config.unknown_keys import UnknownKeys
 from vsock_proxy.config.yaml_values import Fault, number, shown, text
+from vsock_proxy.settings import VSOCK_PREFIX
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -27,17 +29,18 @@ KNOWN_KEYS = ("address", "port")
 LONGEST_NETWORK = 100
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 EXPECTED_ADDRESS = (
-    "expected a host name, *.DOMAIN, an IP address or a network such as 10.0.0.0/8 with no host "
-    "bits set"
+    "expected a host name, *.DOMAIN, an IP address, a network such as 10.0.0.0/8 with no host bits "
+    "set, vsock:CID, vsock:* or unix:PATH"
 )
 MOST_FOREIGN_NAMES = 1000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One permitted endpoint; exactly one of name, suffix and network is set.
+    """One permitted endpoint; exactly one of name, suffix, network and place is set.
 
     zone: the one that the network is in, None for any (RFC 4007).
+    place: `vsock:CID`, `vsock:*` or `unix:PATH`.
     """
 
     port: int
@@ -45,6 +48,7 @@ class Entry:
     suffix: Optional[str] = None
     network: Optional[Network] = None
     zone: Optional[str] = None
+    place: Optional[str] = None
 
     def permits_name(self, name: str) -> bool:
         return self.name == name or (self.suffix is not None and name.endswith(self.suffix))
@@ -64,6 +68,12 @@ class Allowlist:
         except NoHost:
             return False
         return any(entry.port == port and entry.permits_name(name) for entry in self.entries)
+
+    def permits_place(self, text: str, port: int) -> bool:
+        """Whether `vsock:CID` or `unix:PATH` is permitted."""
+        place = normal_place(text)
+        places = (place, EVERY_CID) if text.startswith(VSOCK_PREFIX) else (place,)
+        return any(entry.port == port and entry.place in places for entry in self.entries)
 
     def permits_address(self, address: Address, port: int) -> bool:
         """Whether an address is that of an entry or within the network of one."""
@@ -136,12 +146,13 @@ def _entry(node: yaml.Node, unknown: UnknownKeys) -> Entry:
     for key in KNOWN_KEYS:
         if key not in values:
             raise Fault(node, f"entry without {key}; expected address and port")
-    return _permitted(values["address"], _port(values["port"]))
+    address = values["address"]
+    return _permitted(address, _port(values["port"], text(address) or ""))
 
 
-def _port(node: yaml.Node) -> int:
+def _port(node: yaml.Node, address: str) -> int:
     try:
-        return TCP_PORT.parse(number(node))
+        return port_rule(address).parse(number(node))
     except Unfit as error:
         raise Fault(node, f"port is {shown(node)}; expected {error}") from None
 
@@ -153,6 +164,9 @@ def _permitted(node: yaml.Node, port: int) -> Entry:
         return entry
     wildcard = written.startswith("*.")
     try:
+        place = written if written == EVERY_CID else normal_place(written)
+        if place is not None:
+            return Entry(port, place=place)
         name = normal_name(written[2:] if wildcard else written)
     except NoHost as error:
         why = error.reason if wildcard else error

@@ -94,6 +94,8 @@ def _malformed(name: str) -> NoHost:
         return NoHost("is a URL", "give the host name alone")
     if name.startswith("[") or name.endswith("]"):
         return NoHost("is no host name", "an IPv6 address is written without brackets")
+    if name.startswith("/"):
+        return NoHost("is no host name", "a Unix socket is written unix:PATH")
     if re.fullmatch(r"[^:]+:[0-9]+", name):
         return NoHost("is no host name", "the port is given apart from it")
     if not all(labels):
@@ -107,7 +109,7 @@ def _malformed(name: str) -> NoHost:
 
 def _number(name: str) -> NoHost:
     reason = "is a number" if name.isdigit() else "is no host name, because it ends in a number"
-    meant = ["was a CID meant?"] if name.isdigit() else []
+    meant = ["a guest is written vsock:CID"] if name.isdigit() else []
     try:
         address = socket.inet_ntoa(socket.inet_aton(name))
     except OSError:

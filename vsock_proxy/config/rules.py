@@ -54,6 +54,8 @@ class Seconds:
 
 
 VSOCK_PORT = Integer(4, 0xFFFFFFFE)
+# That something listens on; unlike here, where ports below 4 are none.
+VSOCK_REMOTE_PORT = Integer(0, 0xFFFFFFFE)
 TCP_PORT = Integer(1, 65535)
 CID = Integer(0, 0xFFFFFFFE)
 WORKERS = Integer(1, 10_000)
@@ -65,10 +67,19 @@ DRAIN_TIMEOUT = Seconds()
 
 def check_uds_path(path: str, port: int) -> None:
     """Whether PATH_PORT can be a Unix socket. Raises Unfit."""
+    if not path or not _is_path(f"{path}_{port}"):
+        raise Unfit(f"a path that with _PORT is at most {LONGEST_PATH} bytes")
+
+
+def check_path(path: str) -> None:
+    """Whether a Unix socket can have that path. Raises Unfit."""
+    if not path or not _is_path(path):
+        raise Unfit(f"a path of at most {LONGEST_PATH} bytes")
+
+
+def _is_path(path: str) -> bool:
     try:
-        length = len(os.fsencode(f"{path}_{port}"))
+        return "\0" not in path and len(os.fsencode(path)) <= LONGEST_PATH
     except UnicodeEncodeError:
         # Not every file has a name that this system's encoding can write.
-        length = LONGEST_PATH + 1
-    if not path or "\0" in path or length > LONGEST_PATH:
-        raise Unfit(f"a path that with _PORT is at most {LONGEST_PATH} bytes")
+        return False

@@ -15,8 +15,8 @@ from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Tuple, Union
 import yaml
 
 from vsock_proxy.config import rules, yaml_nodes
-from vsock_proxy.config.hostnames import NoHost, check_host, parse_address
-from vsock_proxy.config.metadata import without_placeholders
+from vsock_proxy.config.endpoints import EXPECTED, check_endpoint, port_rule
+from vsock_proxy.config.hostnames import NoHost, parse_address
 from vsock_proxy.config.rules import Unfit
 from vsock_proxy.config.yaml_nodes import line_of
 from vsock_proxy.config.yaml_values import Fault, number, shown, text
@@ -32,6 +32,7 @@ FAMILY_NAMES = {family: name for name, family in rules.FAMILIES.items()}
 FAMILY_OPTIONS = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 
 Nodes = Dict[str, yaml.Node]
+Reader = Callable[[yaml.Node], Any]
 Place = Union[int, PurePosixPath]
 
 
@@ -81,36 +82,38 @@ def _nodes(node: yaml.Node) -> Nodes:
 
 
 def _service(nodes: Nodes, line: int, options: ServiceOptions) -> ServiceSettings:
-    values = {name: _value(name, node) for name, node in nodes.items()}
+    address = _value("address", nodes["address"], _address)
+    # Which ports there are, depends on what the address is.
+    readers = {**READERS, "port": _number(port_rule(address))}
+    values = {name: _value(name, node, readers[name]) for name, node in nodes.items()}
     workers = values.pop("workers", None)
     port = values.pop("listen")
     endpoint = Endpoint(values.pop("address"), values.pop("port"))
     own = {FIELDS.get(name, name): value for name, value in values.items()}
     service = ServiceSettings(port, endpoint, replace(options, **own), workers, line)
+    _check_lookup(nodes, service)
     _check_family(nodes, service)
     _check_transport(nodes, service)
     return service
 
 
-def _value(name: str, node: yaml.Node) -> Any:
+def _value(name: str, node: yaml.Node, read: Reader) -> Any:
     try:
-        return READERS[name](node)
+        return read(node)
     except NoHost as error:
-        raise Fault(
-            node, f"{name} is {shown(node)}, which {error}; expected a host name or an IP address"
-        ) from None
+        raise Fault(node, f"{name} is {shown(node)}, which {error}; expected {EXPECTED}") from None
     except Unfit as error:
         raise Fault(node, f"{name} is {shown(node)}; expected {error}") from None
 
 
-def _number(rule: Union[rules.Integer, rules.Seconds]) -> Callable[[yaml.Node], Any]:
+def _number(rule: Union[rules.Integer, rules.Seconds]) -> Reader:
     return lambda node: rule.parse(number(node))
 
 
-def _host(node: yaml.Node) -> str:
-    host = text(node) or ""
-    check_host(without_placeholders(host))
-    return host
+def _address(node: yaml.Node) -> str:
+    address = text(node) or ""
+    check_endpoint(address)
+    return address
 
 
 def _path(node: yaml.Node) -> str:
@@ -140,9 +143,9 @@ def _cid(node: yaml.Node) -> int:
         raise Fault(node, f"allow_cid has {shown(node)}; expected {error}") from None
 
 
-READERS: Dict[str, Callable[[yaml.Node], Any]] = {
+READERS: Dict[str, Reader] = {
     "listen": _number(rules.VSOCK_PORT),
-    "address": _host,
+    "address": _address,
     "port": _number(rules.TCP_PORT),
     "workers": _number(rules.WORKERS),
     "family": _family,
@@ -154,6 +157,21 @@ READERS: Dict[str, Callable[[yaml.Node], Any]] = {
 }
 # Of ServiceOptions, where they are not called like the key.
 FIELDS = {"allow_cid": "allowed_cids"}
+# What is of no use where nothing is looked up.
+OF_LOOKUPS = ("family", "resolve_interval")
+
+
+def _check_lookup(nodes: Nodes, service: ServiceSettings) -> None:
+    """Whether no lookup is described where there is none. Raises Fault."""
+    if service.endpoint.is_tcp:
+        return
+    for name in OF_LOOKUPS:
+        if name in nodes:
+            raise Fault(
+                nodes[name],
+                f"{name} together with address {shown(nodes['address'])}; expected it with a host "
+                "name or an IP address alone, because no name is looked up here",
+            )
 
 
 def _check_family(nodes: Nodes, service: ServiceSettings) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Iterable, List, Tuple
 
 from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.config.endpoints import normal_place
 from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.endpoint.embedding import embedded
@@ -71,7 +72,9 @@ class Policy:
 
     def may_permit_addresses(self) -> bool:
         """Whether there is any address that would permit the endpoint, whatever DNS says."""
-        return self.any_address or self.allowlist.has_addresses(self.endpoint.port)
+        if self.any_address:
+            return True
+        return self.endpoint.is_tcp and self.allowlist.has_addresses(self.endpoint.port)
 
     def permits_literal(self) -> bool:
         """Whether an endpoint that was given as an address may be connected to."""
@@ -97,8 +100,9 @@ class Policy:
 def make_policy(settings: ServiceSettings, allowlist: Allowlist) -> Policy:
     """The policy for the endpoint of a service."""
     endpoint = settings.endpoint
-    by_name = allowlist.permits_name(endpoint.host, endpoint.port)
-    return Policy(endpoint, settings.options.family, by_name, allowlist)
+    permits = allowlist.permits_name if endpoint.is_tcp else allowlist.permits_place
+    listed = permits(endpoint.host, endpoint.port)
+    return Policy(endpoint, settings.options.family, listed, allowlist)
 
 
 def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
@@ -132,10 +136,11 @@ def _as_yaml(host: str) -> str:
     """The host as every YAML parser reads it: without a dot it may be `no`, a boolean."""
     ip = parse_address(host)
     try:
-        text = str(ip) if ip else normal_name(host)
+        text = normal_place(host) or (str(ip) if ip else normal_name(host))
     except NoHost:
         text = host
     if "." in text and ":" not in text:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    # Python's escapes are YAML's, too.
+    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in escaped) + '"'

@@ -40,12 +40,14 @@ class Staff:
     services: the names of those that they serve; Row.route is a place in it.
     own: whether it is one service, which has these workers of its own.
     retired: whether another pool has taken this one's place.
+    endpoints: where those services lead, in the same order.
     """
 
     services: Tuple[str, ...]
     own: bool
     retired: bool
     rows: Tuple[Row, ...]
+    endpoints: Tuple[Endpoint, ...]
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ def cut_short(row: Row, service: Optional[str], endpoint: Endpoint, now: int) ->
         client = f"{service}: {client}"
     if row.state is State.CONNECTING:
         return f"{client} closed: its worker died before there was a connection to {endpoint}"
+    # Of several addresses, the one that it had.
+    connected = format_address(host_of(row.address), endpoint.port) if endpoint.is_tcp else endpoint
     return (
-        f"{client} -> {format_address(host_of(row.address), endpoint.port)} ended: "
+        f"{client} -> {connected} ended: "
         f"{row.up} bytes up, {row.down} bytes down, "
         f"{(now - row.since) / NANOSECONDS:.3f} s, worker died"
     )
@@ -133,6 +137,8 @@ def cut_short(row: Row, service: Optional[str], endpoint: Endpoint, now: int) ->
 
 def _line(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
     serves = row.state not in WITHOUT_CLIENT
+    endpoint = pool.endpoints[row.route]
+    connected = host_of(row.address) if endpoint.is_tcp else str(endpoint)
     return (
         worker_name(pool.services[0] if pool.own else None, row.number),
         pool.services[row.route] if serves or pool.own else "-",
@@ -140,7 +146,7 @@ def _line(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
         "draining" if serves and row.drains else str(row.state),
         f"{max(0, now - row.since) / NANOSECONDS:.1f}" if row.since else "-",
         peer_name((row.peer_cid, row.peer_port)) if serves else "-",
-        host_of(row.address) if serves and row.state is not State.CONNECTING else "-",
+        connected if serves and row.state is not State.CONNECTING else "-",
         # A worker that died has left those of the connection it had.
         str(row.up if serves else 0),
         str(row.down if serves else 0),

@@ -17,6 +17,8 @@ EPOLLEXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 1 << 28)
 # glibc 2.18, kernel 3.9 (include/linux/socket.h, include/uapi/linux/vm_sockets.h).
 AF_VSOCK: int = getattr(socket, "AF_VSOCK", 40)
 VMADDR_CID_ANY: int = getattr(socket, "VMADDR_CID_ANY", 0xFFFFFFFF)
+# Kernel 5.6.
+VMADDR_CID_LOCAL = 1
 # glibc 2.15, kernel 2.6.37 (include/uapi/linux/tcp.h).
 TCP_USER_TIMEOUT: int = getattr(socket, "TCP_USER_TIMEOUT", 18)
 # Python has their names only since 3.10 and 3.11 (include/uapi/linux/fcntl.h, asm/signal.h).

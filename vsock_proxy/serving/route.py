@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
-from typing import FrozenSet, Optional
+from typing import FrozenSet, Optional, Protocol, Tuple, Union
 
+from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.serving.listener import Listener
-from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.presence import Presence
+from vsock_proxy.serving.waiting import Meanwhile
 from vsock_proxy.settings import Endpoint
+
+# Where a connection leads: one of several addresses, or the endpoint itself.
+Where = Union[Address, Endpoint]
+
+
+class AnyUpstream(Protocol):
+    """What makes connections to an endpoint: on TCP, on vsock, or through a VMM."""
+
+    def connect(
+        self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
+    ) -> Tuple[socket.SocketType, Where]:
+        """A connected, non-blocking socket for a client, and where it leads.
+
+        presence: what is known of the client. Raises ConnectFailed, or ClientGone if there is
+        nobody left to connect for.
+        """
 
 
 # Two are never equal, so that one is found among others without comparing what they have.
@@ -22,6 +41,6 @@ class Route:
     name: str
     listener: Listener
     endpoint: Endpoint
-    upstream: Upstream
+    upstream: AnyUpstream
     allowed_cids: Optional[FrozenSet[int]] = None
     idle_timeout: float = 0.0

@@ -18,13 +18,12 @@ from typing import Dict, Optional, Tuple
 from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.observing import scoreboard
 from vsock_proxy.process.interpreter import Socket
+from vsock_proxy.serving.attempt import begin
 from vsock_proxy.serving.presence import GONE, Presence
 from vsock_proxy.serving.race import ConnectFailed, Race
 from vsock_proxy.serving.selfconnect import SelfConnect
 from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import MOMENT, ClientGone, Meanwhile, Waiting
-
-KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 Connected = Tuple[Socket, Address]
 
@@ -56,7 +55,7 @@ class Upstream:
             addresses = self._first_addresses(waiting, deadline)
             return self._race(_Attempts(Race(addresses, deadline), waiting, self._itself))
         first = addresses[0]
-        sock, code = _begin(first)
+        sock, code = begin(first.family, first.sockaddr)
         if sock and code == errno.EINPROGRESS:
             code = _await_answer(sock, min(MOMENT, self._timeout))
         if sock and not code and not self._itself.has_made(sock, first):
@@ -113,7 +112,8 @@ class _Attempts:
                 over = race.is_over(now)
                 place = None if over else race.next(now)
                 if place is not None:
-                    sock, code = _begin(race.addresses[place])
+                    address = race.addresses[place]
+                    sock, code = begin(address.family, address.sockaddr)
                     winner = self._sort(sock, code, place)
                     if winner:
                         return winner
@@ -155,15 +155,6 @@ class _Attempts:
             sock.close()
         self._race.fail(place, code)
         return None
-
-
-def _begin(address: Address) -> Tuple[Optional[Socket], int]:
-    """A socket that connects, and how that goes: 0, EINPROGRESS, or the errno of its failure."""
-    try:
-        sock = Socket(address.family, KIND)
-    except OSError as error:
-        return None, error.errno or errno.EIO
-    return sock, sock.connect_ex(address.sockaddr)
 
 
 def _await_answer(sock: socket.SocketType, seconds: float) -> int:

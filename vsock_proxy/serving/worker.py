@@ -66,7 +66,7 @@ from vsock_proxy.serving.keepalive import KeepAlive
 from vsock_proxy.serving.outcome import End, Outcome
 from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.relay import Relay
-from vsock_proxy.serving.route import Route
+from vsock_proxy.serving.route import Route, Where
 from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile
 
@@ -108,7 +108,8 @@ class Duty:
     def staff(self) -> Staff:
         """The workers as they are now, to be shown in a table."""
         names = tuple(route.name for route in self.routes)
-        return Staff(names, self.own, self.board.retired, tuple(self.board.rows()))
+        endpoints = tuple(route.endpoint for route in self.routes)
+        return Staff(names, self.own, self.board.retired, tuple(self.board.rows()), endpoints)
 
 
 class Worker:
@@ -133,7 +134,7 @@ class Worker:
         self._shown = ""
         self._peer = UNIX_PEER
         self._sides: Tuple[Socket, Socket]
-        self._address: Address
+        self._address: Where
         self._duty: Duty
         self._route: Route
         self._number: int
@@ -326,11 +327,12 @@ class Worker:
         self._slot[STATE] = IDLE
 
     def _relay_connection(
-        self, client: Socket, peer: Peer, upstream: Socket, address: Address
+        self, client: Socket, peer: Peer, upstream: Socket, address: Where
     ) -> None:
         slot = self._slot
         self._peer, self._sides, self._address = peer, (client, upstream), address
-        slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
+        if isinstance(address, Address):
+            slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
         slot[SERVED] += 1
         slot[STATE] = RELAYING
         outcome = CUT

@@ -100,7 +100,7 @@ class Fleet:
         return [
             Lookup(service.table, service.policy, service.settings.options.resolve_interval)
             for service in self.services
-            if service.is_looked_up
+            if service.table is not None and service.is_looked_up
         ]
 
     def put_into_force(self, judged: Sequence[Judged]) -> Changes:
@@ -133,7 +133,7 @@ class Fleet:
 
     def known(self) -> Known:
         """The addresses that are known of the endpoints."""
-        return {question_of(one.settings): one.table.current() for one in self.services}
+        return {question_of(one.settings): one.addresses for one in self.services}
 
     def table(self) -> List[str]:
         """What all workers do, to be read by people."""
@@ -229,10 +229,7 @@ class Fleet:
         """In a child: close what belongs to services that it does not serve."""
         services = list(kept)
         self.close_listeners([service.listener for service in services])
-        tables = [service.table for service in services]
-        for service in self.services:
-            if service.table not in tables:
-                service.table.close()
+        _close_tables(self.services, services)
 
     @property
     def _listeners(self) -> List[Listener]:
@@ -274,10 +271,8 @@ class Fleet:
     def _let_go(self, before: Iterable[Service]) -> None:
         """Close what nothing needs any more of the services from before."""
         listeners = [service.listener for service in self.services]
-        tables = [service.table for service in self.services]
+        _close_tables(before, self.services)
         for service in before:
-            if service.table not in tables:
-                service.table.close()
             if service.listener not in listeners:
                 self._gone.append(service.listener)
 
@@ -307,6 +302,14 @@ def _services(
         else:
             services.append(known.renewed(one, name))
     return services
+
+
+def _close_tables(services: Iterable[Service], kept: Iterable[Service]) -> None:
+    """Close those tables of some services that no other has."""
+    tables = [service.table for service in kept]
+    for service in services:
+        if service.table is not None and service.table not in tables:
+            service.table.close()
 
 
 def _asked(services: Iterable[Service]) -> Dict[str, Tuple[str, ServiceSettings]]:

@@ -1,9 +1,9 @@
 """What may be served: the endpoint of each service, judged by the allowlist.
 
-An endpoint that the list names needs no DNS, and neither does one that is an address. For any other
-the list has to permit one of its addresses: one that is known already, or else one that a lookup
-finds. Lookups for several services run at the same time, so that a name server that hangs delays
-none of the others.
+An endpoint that the list names needs no DNS, and neither does one that is an address, or a guest on
+vsock or behind a VMM. For any other the list has to permit one of its addresses: one that is known
+already, or else one that a lookup finds. Lookups for several services run at the same time, so that
+a name server that hangs delays none of the others.
 
 DNS may not answer now. What then cannot be decided is not refused: such a service is judged with
 the reason why, and no address. Only what the list permits is ever published, so it does no harm
@@ -28,8 +28,9 @@ from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.endpoint.lookup import Answer, LookupFailed, Question, look_up_all
 from vsock_proxy.endpoint.policy import Policy, literal_address, make_policy, not_permitted
-from vsock_proxy.errors import ConfigurationError, ProxyError, TryAgainError
+from vsock_proxy.errors import ConfigurationError, ProxyError, TryAgainError, UsageError
 from vsock_proxy.process.apart import Apart, Died
+from vsock_proxy.process.kernel import VMADDR_CID_LOCAL
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.settings import ServiceSettings
 
@@ -133,6 +134,7 @@ def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
     found: List[Optional[Tuple[Address, ...]]] = []
     for name, service, policy in zip(names, services, policies):
         with naming(service, name, path):
+            _check_loop(service)
             found.append(_without_dns(service, policy, known.get(question_of(service), ())))
     questions = {question_of(one) for one, addresses in zip(services, found) if addresses is None}
     answers = ask(questions) if questions else {}
@@ -166,6 +168,20 @@ def warn_of_doubts(judged: Sequence[Judged]) -> None:
     for name, one in zip(names_of([one.settings for one in judged]), judged):
         if one.unresolved:
             log.warning("service %s: %s; its clients wait until it does", name, one.doubt)
+
+
+def _check_loop(service: ServiceSettings) -> None:
+    """Raise UsageError if a service leads to itself: one client would then take all workers."""
+    endpoint, path = service.endpoint, service.path
+    if path is None:
+        itself = (endpoint.cid, endpoint.port) == (VMADDR_CID_LOCAL, service.local_port)
+    else:
+        itself = endpoint.path == path
+    if itself:
+        raise UsageError(
+            f"{endpoint} is where this service listens itself; give the address and the port of "
+            "the server"
+        )
 
 
 def _without_dns(

@@ -7,13 +7,16 @@ stays too, so does the table: what is known of its addresses is still true.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Optional, Tuple
 
 from vsock_proxy.config.hostnames import parse_address
-from vsock_proxy.endpoint.addresses import AddressTable
+from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.endpoint.policy import Policy
+from vsock_proxy.serving.hybrid_upstream import HybridUpstream
 from vsock_proxy.serving.listener import Listener
-from vsock_proxy.serving.route import Route
+from vsock_proxy.serving.route import AnyUpstream, Route
 from vsock_proxy.serving.upstream import Upstream
+from vsock_proxy.serving.vsock_upstream import VsockUpstream
 from vsock_proxy.settings import ServiceSettings
 from vsock_proxy.supervision.judging import Judged, put_into_force
 
@@ -22,19 +25,26 @@ from vsock_proxy.supervision.judging import Judged, put_into_force
 class Service:
     """
     name: what the log and the titles call it where there are several.
+    table: the addresses of its endpoint, None if that is reached by none.
     """
 
     settings: ServiceSettings
     name: str
     listener: Listener
-    table: AddressTable
+    table: Optional[AddressTable]
     policy: Policy
 
     @property
     def is_looked_up(self) -> bool:
         """Whether its addresses may change: those of a name, and of a zone's interface."""
-        host = self.settings.endpoint.host
-        return parse_address(host) is None or "%" in host
+        endpoint = self.settings.endpoint
+        host = endpoint.host
+        return endpoint.is_tcp and (parse_address(host) is None or "%" in host)
+
+    @property
+    def addresses(self) -> Tuple[Address, ...]:
+        """What is known of its endpoint's addresses."""
+        return self.table.current() if self.table is not None else ()
 
     def leads_elsewhere(self, settings: ServiceSettings) -> bool:
         """Whether a service with these settings has other addresses."""
@@ -48,7 +58,7 @@ class Service:
             name=self.name,
             listener=self.listener,
             endpoint=self.settings.endpoint,
-            upstream=Upstream(self.table, options.connect_timeout),
+            upstream=self._upstream(),
             allowed_cids=options.allowed_cids,
             idle_timeout=options.idle_timeout,
         )
@@ -58,12 +68,23 @@ class Service:
 
         No resolver may run meanwhile: it would publish by the policy from before.
         """
-        put_into_force(judged, self.table)
+        if self.table is not None:
+            put_into_force(judged, self.table)
         return replace(self, settings=judged.settings, name=name, policy=judged.policy)
+
+    def _upstream(self) -> AnyUpstream:
+        endpoint, timeout = self.settings.endpoint, self.settings.options.connect_timeout
+        if self.table is not None:
+            return Upstream(self.table, timeout)
+        if endpoint.path is not None:
+            return HybridUpstream(endpoint, timeout)
+        return VsockUpstream(endpoint, timeout)
 
 
 def make_service(judged: Judged, name: str, listener: Listener) -> Service:
     """A service that there was not yet, or that leads elsewhere now."""
-    table = AddressTable(judged.settings.endpoint.port)
-    put_into_force(judged, table)
+    endpoint = judged.settings.endpoint
+    table = AddressTable(endpoint.port) if endpoint.is_tcp else None
+    if table is not None:
+        put_into_force(judged, table)
     return Service(judged.settings, name, listener, table, judged.policy)

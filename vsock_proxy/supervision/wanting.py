@@ -31,7 +31,7 @@ def want(
         services = configuration.services(settings.options, settings.workers)
     else:
         services = (settings.service,)
-    hosts = [service.endpoint.host for service in services]
+    hosts = [service.endpoint.host for service in services if service.endpoint.is_tcp]
     values = metadata.values(metadata.placeholders(hosts), known, search=search)
     names = names_of(services) if of_file else [""]
     filled = _filled(services, values, names, settings.config)
@@ -46,6 +46,9 @@ def _filled(
 ) -> Tuple[ServiceSettings, ...]:
     filled: List[ServiceSettings] = []
     for service, name in zip(services, names):
+        if not service.endpoint.is_tcp:
+            filled.append(service)
+            continue
         with naming(service, name, path):
             host = metadata.fill(service.endpoint.host, values)
         filled.append(replace(service, endpoint=replace(service.endpoint, host=host)))

@@ -1,0 +1,124 @@
+"""Services of which some lead to guests and others to TCP endpoints, under one master."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import board
+from tests.support.clients import end_of
+from tests.support.program import Transport
+from tests.support.servers import exchange
+from tests.support.services import ServicesFile, letter, letter_at, say, service
+
+
+def test_a_pool_serves_guests_and_tcp_endpoints_in_turn(
+    start_services: StartProxy,
+    start_server: StartServer,
+    start_vmm: StartServer,
+    transport: Transport,
+) -> None:
+    one, two = transport.ports(2)
+    tcp, guest = start_server(letter(b"T")), start_vmm(letter(b"G"))
+    proxy = start_services(service(one, tcp), service(two, guest), workers=1)
+    for _ in range(5):
+        assert letter_at(proxy, one) == b"T"
+        assert letter_at(proxy, two) == b"G"
+    for port, where in ((one, tcp.host), (two, f"{guest.host}:5000"), (one, tcp.host)):
+        with proxy.connect(port) as client:
+            say(client)
+            (row,) = board.ask(proxy)
+            assert (row.service, row.endpoint) == (str(port), where)
+
+
+def test_options_of_lookups_are_no_fault_beside_a_service_that_has_none(
+    start_services: StartProxy,
+    start_server: StartServer,
+    start_vmm: StartServer,
+    transport: Transport,
+) -> None:
+    one, two = transport.ports(2)
+    proxy = start_services(
+        service(one, start_server(letter(b"T"))),
+        service(two, start_vmm(letter(b"G"))),
+        options=["-4", "--resolve-interval", "9"],
+    )
+    assert (letter_at(proxy, one), letter_at(proxy, two)) == (b"T", b"G")
+
+
+def test_a_reload_leads_a_port_from_tcp_to_a_guest_and_back(
+    start_services: StartProxy,
+    start_server: StartServer,
+    start_vmm: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    tcp, guest = start_server(letter(b"T")), start_vmm(letter(b"G"))
+    proxy = start_services(service(one, tcp), service(two, tcp))
+    with proxy.connect(one) as live:
+        assert say(live) == b"T"
+        for endpoint, name in ((guest, b"G"), (tcp, b"T"), (guest, b"G")):
+            services_file.reload(proxy, service(one, endpoint), service(two, tcp))
+            assert letter_at(proxy, one) == name
+        assert say(live) == b"T"
+
+
+def test_a_reload_of_an_unchanged_file_touches_no_guest(
+    start_services: StartProxy,
+    start_vmm: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    (one,) = transport.ports(1)
+    proxy = start_services(service(one, start_vmm(letter(b"G"))), workers=2)
+    before = sorted(proxy.wait_for_workers(2, "idle"))
+    services_file.reload(proxy)
+    assert sorted(proxy.workers()) == before
+    assert letter_at(proxy, one) == b"G"
+
+
+def test_a_guest_that_is_not_listed_any_more_changes_nothing_on_a_reload(
+    start_services: StartProxy,
+    start_vmm: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    (one,) = transport.ports(1)
+    guest = start_vmm(letter(b"G"))
+    proxy = start_services(service(one, guest))
+    services_file.write([service(one, guest)], permitted=[("vsock:*", 5000)])
+    assert f"{guest.host}:5000 is not permitted by" in services_file.reload_in_vain(proxy)
+    assert letter_at(proxy, one) == b"G"
+
+
+def test_the_guest_of_the_command_line_drains_once_it_is_not_listed_any_more(
+    start_proxy: StartProxy, start_vmm: StartServer, tmp_path: Path
+) -> None:
+    proxy = start_proxy(start_vmm())
+    with proxy.connect() as client:
+        assert exchange(client, b"x") == b"x"
+        (tmp_path / "allowlist.yaml").write_text("allowlist: []")
+        proxy.send(signal.SIGHUP)
+        proxy.log.wait_for("is not permitted by .*; ending")
+        assert exchange(client, b"x") == b"x"
+    assert proxy.wait() == 78
+
+
+def test_a_guest_that_is_not_started_yet_harms_no_other_service(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    tmp_path: Path,
+) -> None:
+    one, two = transport.ports(2)
+    nobody = (f"unix:{tmp_path}/vm", 5000)
+    proxy = start_services(
+        service(one, nobody, workers=1), service(two, start_server(letter(b"T")))
+    )
+    with proxy.connect(one) as client:
+        assert end_of(client) == b""
+    line = proxy.log.wait_for(f" {one}: .* closed: cannot connect to {nobody[0]}:5000: ")[0]
+    assert line.endswith("the VM is not started yet, or its vsock device has another path")
+    assert letter_at(proxy, two) == b"T"

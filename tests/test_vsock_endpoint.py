@@ -1,0 +1,195 @@
+"""Endpoints on AF_VSOCK: `vsock:CID`, over its loopback, and over vhost with no guest behind it.
+
+A guest is in tests/vm/test_enclave.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import IO, Iterator, List
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import board, processes
+from tests.support.clients import answers, end_of
+from tests.support.program import Proxy
+from tests.support.servers import exchange, read_all, silent
+from tests.support.timing import SLOWNESS, wait_until
+
+pytestmark = pytest.mark.vsock_only
+
+MEBIBYTE = 1 << 20
+# A CID that no guest has, and one of a guest that never boots.
+NO_GUEST, ASLEEP = 4242, 4243
+VHOST_SET_OWNER, VHOST_VSOCK_SET_GUEST_CID = 0xAF01, 0x4008AF60
+
+
+@pytest.fixture
+def sleeping_guest() -> Iterator[IO[bytes]]:
+    """A guest that is there and whose kernel does not answer, as before it has booted."""
+    subprocess.run(["modprobe", "vhost_vsock"], check=False)
+    if not Path("/dev/vhost-vsock").exists():
+        pytest.skip("this kernel has no vhost_vsock")
+    with open("/dev/vhost-vsock", "r+b", buffering=0) as device:
+        fcntl.ioctl(device, VHOST_SET_OWNER)
+        fcntl.ioctl(device, VHOST_VSOCK_SET_GUEST_CID, struct.pack("Q", ASLEEP))
+        yield device
+
+
+def failure(proxy: Proxy) -> str:
+    """Why a client is closed."""
+    with proxy.connect() as client:
+        assert end_of(client) == b""
+    return proxy.log.wait_for(" closed: cannot connect to ")[-1].split("cannot connect to ")[1]
+
+
+def test_a_server_on_vsock_is_reached(
+    start_proxy: StartProxy, start_vsock_server: StartServer
+) -> None:
+    proxy = start_proxy(start_vsock_server())
+    for _ in range(20):
+        with proxy.connect() as client:
+            assert exchange(client, b"hello") == b"hello"
+
+
+def test_much_passes_both_ways_at_the_same_time(
+    start_proxy: StartProxy, start_vsock_server: StartServer
+) -> None:
+    proxy = start_proxy(start_vsock_server())
+    data = os.urandom(4 * MEBIBYTE)
+    with proxy.connect() as client:
+        assert exchange(client, data) == data
+
+
+def test_an_end_of_the_client_is_passed_on_and_the_answer_still_comes(
+    start_proxy: StartProxy, start_vsock_server: StartServer
+) -> None:
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(b"you said " + read_all(connection))
+        connection.close()
+
+    proxy = start_proxy(start_vsock_server(greet))
+    with proxy.connect() as client:
+        client.sendall(b"words")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"you said words"
+
+
+def test_an_end_of_the_server_is_passed_on_and_the_client_still_heard(
+    start_proxy: StartProxy, start_vsock_server: StartServer
+) -> None:
+    heard: List[bytes] = []
+
+    def listen(connection: socket.socket) -> None:
+        connection.shutdown(socket.SHUT_WR)
+        heard.append(read_all(connection))
+        connection.close()
+
+    proxy = start_proxy(start_vsock_server(listen))
+    with proxy.connect() as client:
+        assert client.recv(1) == b""
+        client.sendall(b"words")
+        client.shutdown(socket.SHUT_WR)
+        wait_until(lambda: heard == [b"words"], "they arrive")
+
+
+def test_a_port_on_which_nobody_listens_is_explained(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(("vsock:1", 4_000_000_000))
+    assert failure(proxy) == (
+        "vsock:1:4000000000: Connection reset by peer; nothing listens on that port there"
+    )
+    wait_until(lambda: "1 failed (1 refused," in totals(proxy), "it counts")
+
+
+def totals(proxy: Proxy) -> str:
+    board.ask(proxy)
+    return board.totals(proxy)
+
+
+def test_a_guest_that_is_not_there_is_explained(
+    sleeping_guest: IO[bytes], start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy((f"vsock:{NO_GUEST}", 5000))
+    assert failure(proxy) == (
+        f"vsock:{NO_GUEST}:5000: No such device; there is no guest with that CID now, or a module "
+        "is not loaded (modprobe vhost_vsock, or vsock_loopback for CID 1)"
+    )
+    wait_until(lambda: "1 unreachable," in totals(proxy), "it counts")
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5.0], ids=["less than the kernel's", "more than that"])
+def test_a_guest_that_does_not_answer_is_given_up_after_the_timeout(
+    seconds: float, sleeping_guest: IO[bytes], start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy((f"vsock:{ASLEEP}", 5000), "--connect-timeout", str(seconds))
+    with proxy.connect() as client:
+        client.settimeout(seconds + 5 * SLOWNESS)
+        began = time.monotonic()
+        assert end_of(client) == b""
+        # The proxy's time began a little before ours.
+        assert time.monotonic() - began > seconds * 0.8
+    assert failure_line(proxy).endswith(
+        f"vsock:{ASLEEP}:5000: no answer in time; it has not booted yet, or hangs, or nobody has "
+        "that CID"
+    )
+    wait_until(lambda: "1 timed out," in totals(proxy), "it counts")
+
+
+def failure_line(proxy: Proxy) -> str:
+    return proxy.log.wait_for(" closed: cannot connect to ")[-1]
+
+
+def test_a_client_that_goes_while_a_guest_does_not_answer_frees_its_worker(
+    sleeping_guest: IO[bytes], start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy((f"vsock:{ASLEEP}", 5000), "--connect-timeout", "1000", workers=1)
+    with proxy.connect():
+        (worker,) = proxy.wait_for_workers(1, "connecting [")
+        assert processes.title(worker).endswith(f" -> vsock:{ASLEEP}:5000]")
+    proxy.wait_for_workers(1, "idle")
+    proxy.log.wait_for(" closed: it had gone before there was a connection to ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGKILL])
+def test_a_worker_that_waits_for_a_guest_heeds_the_master(
+    number: signal.Signals, sleeping_guest: IO[bytes], start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy((f"vsock:{ASLEEP}", 5000), "--connect-timeout", "3", workers=1)
+    with proxy.connect() as client:
+        (worker,) = proxy.wait_for_workers(1, "connecting [")
+        proxy.send(number)
+        proxy.wait()
+        assert end_of(client) == b""
+    wait_until(lambda: not processes.is_alive(worker), "it is gone")
+
+
+def test_such_an_endpoint_is_called_the_same_in_the_log_the_titles_and_the_table(
+    start_proxy: StartProxy, start_vsock_server: StartServer
+) -> None:
+    server = start_vsock_server(silent)
+    name = f"vsock:1:{server.port}"
+    proxy = start_proxy(server, workers=1)
+    assert proxy.log.matching(f" -> {name}, 1 worker$")
+    with proxy.connect() as client:
+        client.sendall(b"x")
+        (worker,) = proxy.wait_for_workers(1, " -> ")
+        assert processes.title(worker).endswith(f" -> {name}]")
+        assert [row.endpoint for row in board.ask(proxy)] == [name]
+    assert re.search(f" -> {name} ended: 1 bytes up", proxy.log.wait_for(" ended: ")[0])
+
+
+def test_each_cid_may_be_listed_or_all_of_them(
+    start_proxy: StartProxy, start_vsock_server: StartServer, write_allowlist: object
+) -> None:
+    server = start_vsock_server()
+    listed = write_allowlist(("vsock:*", server.port))  # type: ignore[operator]
+    assert answers(start_proxy(server, config=listed))

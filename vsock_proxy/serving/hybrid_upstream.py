@@ -1,0 +1,139 @@
+"""Connecting to a guest's vsock port through its VMM (Firecracker, Cloud Hypervisor).
+
+The VMM listens on a Unix socket. It is sent `CONNECT PORT`, and answers `OK N` once the guest has
+accepted, each a line; N is a port of the host's side, and of no use. What follows is the guest's,
+and a guest may speak first: so nothing behind that line is read here. Where nothing listens in the
+guest, the VMM closes the connection without a word (docs/vsock.md of Firecracker).
+
+A Unix socket is connected at once or not at all. Where the VMM has let its queue fill up, nothing
+tells when there is room again (unix_stream_connect() in net/unix/af_unix.c), so it is tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import time
+from select import POLLIN
+from typing import Dict, Tuple
+
+from vsock_proxy.observing import scoreboard
+from vsock_proxy.serving.attempt import begin
+from vsock_proxy.serving.presence import GONE, PEEK, Presence
+from vsock_proxy.serving.race import ConnectFailed
+from vsock_proxy.serving.waiting import ClientGone, Meanwhile, Waiting
+from vsock_proxy.settings import Endpoint
+
+# Of the answer, with the end of its line.
+LONGEST_ANSWER = 64
+ACCEPTED = re.compile(rb"OK [0-9]{1,10}\n")
+# Seconds until a full queue is tried again.
+QUEUE_PAUSE = 0.05
+
+NO_ANSWER = "no answer in time from the VMM"
+FORBIDDEN = "the user of this process must be able to write to it and to enter its directories"
+# By errno, the cause as the scoreboard counts it, and what may be wrong.
+FAILURES: Dict[int, Tuple[int, str]] = {
+    errno.ENOENT: (
+        scoreboard.UNREACHABLE,
+        "the VM is not started yet, or its vsock device has another path",
+    ),
+    errno.ECONNREFUSED: (
+        scoreboard.REFUSED,
+        "its VMM has ended and left the file, or it is no socket",
+    ),
+    errno.EPROTOTYPE: (scoreboard.REFUSED, "it is not the socket of a VMM's vsock device"),
+    errno.EACCES: (scoreboard.FAILED, FORBIDDEN),
+    errno.EPERM: (scoreboard.FAILED, FORBIDDEN),
+}
+
+
+class HybridUpstream:
+    """Makes connections to one port of the guest behind one Unix socket."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        """timeout: seconds after which a connection is given up."""
+        assert endpoint.path is not None
+        self._endpoint = endpoint
+        self._path = endpoint.path
+        self._request = b"CONNECT %d\n" % endpoint.port
+        self._timeout = timeout
+
+    def connect(
+        self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
+    ) -> Tuple[socket.SocketType, Endpoint]:
+        """A connected, non-blocking socket, and where it leads. See AnyUpstream."""
+        if presence is GONE:
+            raise ClientGone
+        began = time.monotonic()
+        deadline = began + self._timeout
+        waiting = Waiting(client, presence, meanwhile, began)
+        sock = self._reach_vmm(waiting, deadline)
+        try:
+            self._shake_hands(sock, waiting, deadline)
+        except BaseException:
+            sock.close()
+            raise
+        return sock, self._endpoint
+
+    def _reach_vmm(self, waiting: Waiting, deadline: float) -> socket.SocketType:
+        """A connection to the VMM. Raises ConnectFailed or ClientGone."""
+        while True:
+            sock, code = begin(socket.AF_UNIX, self._path)
+            if sock is not None:
+                if not code:
+                    return sock
+                sock.close()
+            now = time.monotonic()
+            if sock is not None and code == errno.EAGAIN and now >= deadline:
+                raise ConnectFailed(f"{NO_ANSWER}: it accepts no connection", scoreboard.TIMED_OUT)
+            if sock is None or code != errno.EAGAIN:
+                cause, advice = FAILURES.get(code, (scoreboard.FAILED, ""))
+                text = os.strerror(code)
+                raise ConnectFailed(f"{text}; {advice}" if advice else text, cause)
+            waiting.wait(min(deadline, now + QUEUE_PAUSE))
+
+    def _shake_hands(self, sock: socket.SocketType, waiting: Waiting, deadline: float) -> None:
+        """Ask for the port, and read the answer. Raises ConnectFailed or ClientGone."""
+        answer = b""
+        waiting.poll.register(sock, POLLIN)
+        try:
+            # There is room for it in a socket that is new.
+            sock.send(self._request)
+            while not answer.endswith(b"\n"):
+                if waiting.wait(deadline):
+                    part = _read_line(sock, LONGEST_ANSWER - len(answer))
+                    answer += part
+                    if not part or len(answer) == LONGEST_ANSWER:
+                        break
+                elif time.monotonic() >= deadline:
+                    raise ConnectFailed(f"{NO_ANSWER}{_said(answer)}", scoreboard.TIMED_OUT)
+        except OSError as error:
+            raise self._refused(answer, error.strerror or str(error)) from None
+        finally:
+            waiting.poll.unregister(sock)
+        if not ACCEPTED.fullmatch(answer):
+            raise self._refused(answer, "")
+
+    def _refused(self, answer: bytes, error: str) -> ConnectFailed:
+        if answer:
+            reason = _said(answer)
+        else:
+            closed = f" ({error})" if error else ""
+            reason = (
+                f", which closed the connection{closed}; does the guest listen on vsock port "
+                f"{self._endpoint.port}?"
+            )
+        return ConnectFailed(f"refused by the VMM{reason}", scoreboard.REFUSED)
+
+
+def _read_line(sock: socket.SocketType, most: int) -> bytes:
+    """What has come of a line, and nothing behind it; empty at the end. Raises OSError."""
+    seen = sock.recv(most, PEEK)
+    return sock.recv(seen.find(b"\n") + 1 or len(seen)) if seen else b""
+
+
+def _said(answer: bytes) -> str:
+    return f", which said {ascii(answer)[1:]}" if answer else ""

@@ -1,0 +1,110 @@
+"""Connecting to a vsock port of a guest, or from within one of its parent.
+
+What a non-blocking connect() does is in vsock_connect() in net/vmw_vsock/af_vsock.c. It gives up
+after 2 s (VSOCK_DEFAULT_CONNECT_TIMEOUT), and whatever becomes of it, the kernel keeps the socket's
+memory for that long. So that time is left as it is, since a longer one would let clients that come
+and go pile such sockets up; where --connect-timeout is longer, the kernel is asked once more.
+
+A blocking connect() keeps nothing, but where a signal interrupts it, Python takes it for connected.
+
+No socket of vsock can be connected to itself: while it connects, it answers nobody else, and finds
+its own request to be an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from select import POLLOUT
+from typing import Dict, Tuple
+
+from vsock_proxy.observing import scoreboard
+from vsock_proxy.process.kernel import AF_VSOCK
+from vsock_proxy.serving.attempt import begin
+from vsock_proxy.serving.listener import NO_VSOCK
+from vsock_proxy.serving.presence import GONE, Presence
+from vsock_proxy.serving.race import ConnectFailed
+from vsock_proxy.serving.waiting import ClientGone, Meanwhile, Waiting
+from vsock_proxy.settings import Endpoint
+
+NO_ANSWER = "no answer in time; it has not booted yet, or hangs, or nobody has that CID"
+NOBODY = "nothing listens on that port there"
+NO_WAY = "no vsock transport of this machine leads to that CID"
+FORBIDDEN = "a sandbox or a security module forbids it"
+# By errno, the cause as the scoreboard counts it, and what may be wrong.
+FAILURES: Dict[int, Tuple[int, str]] = {
+    errno.ECONNRESET: (scoreboard.REFUSED, NOBODY),
+    errno.ECONNREFUSED: (scoreboard.REFUSED, NOBODY),
+    # It has connected to itself.
+    errno.EPROTO: (scoreboard.REFUSED, NOBODY),
+    errno.ENODEV: (
+        scoreboard.UNREACHABLE,
+        "there is no guest with that CID now, or a module is not loaded (modprobe vhost_vsock, or "
+        "vsock_loopback for CID 1)",
+    ),
+    errno.ENETUNREACH: (scoreboard.UNREACHABLE, NO_WAY),
+    errno.EHOSTUNREACH: (scoreboard.UNREACHABLE, NO_WAY),
+    errno.EACCES: (scoreboard.FAILED, FORBIDDEN),
+    errno.EPERM: (scoreboard.FAILED, FORBIDDEN),
+    errno.EAFNOSUPPORT: (
+        scoreboard.FAILED,
+        "the vsock module is not loaded (modprobe vsock), or a sandbox forbids AF_VSOCK",
+    ),
+}
+
+
+class VsockUpstream:
+    """Makes connections to one port of one CID."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        """timeout: seconds after which a connection is given up."""
+        self._endpoint = endpoint
+        self._address = endpoint.cid, endpoint.port
+        self._timeout = timeout
+
+    def connect(
+        self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
+    ) -> Tuple[socket.SocketType, Endpoint]:
+        """A connected, non-blocking socket, and where it leads. See AnyUpstream."""
+        if presence is GONE:
+            raise ClientGone
+        if not hasattr(socket, "AF_VSOCK"):
+            raise ConnectFailed(NO_VSOCK, scoreboard.FAILED)
+        began = time.monotonic()
+        deadline = began + self._timeout
+        waiting = Waiting(client, presence, meanwhile, began)
+        while True:
+            sock, code = begin(AF_VSOCK, self._address)
+            if sock is None:
+                break
+            try:
+                if code == errno.EINPROGRESS:
+                    code = _answer(sock, waiting, deadline)
+            except BaseException:
+                sock.close()
+                raise
+            if not code:
+                return sock, self._endpoint
+            sock.close()
+            # The kernel's own limit.
+            if code != errno.ETIMEDOUT or time.monotonic() >= deadline:
+                break
+        if code == errno.ETIMEDOUT:
+            raise ConnectFailed(NO_ANSWER, scoreboard.TIMED_OUT)
+        cause, advice = FAILURES.get(code, (scoreboard.FAILED, ""))
+        text = os.strerror(code)
+        raise ConnectFailed(f"{text}; {advice}" if advice else text, cause)
+
+
+def _answer(sock: socket.SocketType, waiting: Waiting, deadline: float) -> int:
+    """How an attempt under way ends, 0 or an errno."""
+    waiting.poll.register(sock, POLLOUT)
+    try:
+        while not waiting.wait(deadline):
+            if time.monotonic() >= deadline:
+                return errno.ETIMEDOUT
+    finally:
+        waiting.poll.unregister(sock)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
