@@ -12,7 +12,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS
-from vsock_proxy.observing.peers import NO_CID, UNIX_PEER, Peer, peer_name, peer_of
+from vsock_proxy.observing.peers import NO_CID, TCP_PEER, UNIX_PEER, Peer, peer_name, peer_of
 from vsock_proxy.serving.listener import Listener
 
 # What a client binds its socket to, given a folder and a name that nobody else has.
@@ -39,6 +39,12 @@ bound = pytest.mark.parametrize("bind", BOUND.values(), ids=BOUND.keys())
         ("ab", UNIX_PEER, "unix"),
         (b"\0client", UNIX_PEER, "unix"),
         (b"\x0000001", UNIX_PEER, "unix"),
+        (("127.0.0.1", 1), (TCP_PEER, 1, 0, 0xFFFF7F000001), "127.0.0.1:1"),
+        (("255.255.255.255", 65535), (TCP_PEER, 65535, 0, 0xFFFFFFFFFFFF), "255.255.255.255:65535"),
+        (("::ffff:127.0.0.1", 1, 0, 0), (TCP_PEER, 1, 0, 0xFFFF7F000001), "127.0.0.1:1"),
+        (("::1", 1, 0, 0), (TCP_PEER, 1, 0, 1), "[::1]:1"),
+        (("fe80::1", 2, 0, 3), (TCP_PEER, 2, 0xFE80 << 48, 1), "[fe80::1]:2"),
+        (("::ffff:0:0:1", 1, 0, 0), (TCP_PEER, 1, 0, 0xFFFF << 48 | 1), "[::ffff:0:0:1]:1"),
     ],
 )
 def test_whatever_accept_may_give_is_a_peer_with_a_name(
@@ -48,8 +54,14 @@ def test_whatever_accept_may_give_is_a_peer_with_a_name(
     assert peer_name(peer_of(address)) == name
 
 
-def test_the_peer_of_a_unix_socket_has_a_cid_that_no_guest_can_have() -> None:
+def test_who_is_no_guest_has_a_cid_that_no_guest_can_have() -> None:
     assert UNIX_PEER[0] == NO_CID > 0xFFFFFFFF
+    assert TCP_PEER > NO_CID
+
+
+def test_what_a_tcp_client_has_left_on_the_scoreboard_is_no_part_of_another_peer() -> None:
+    assert peer_name((16, 1024, 5, 6)) == "16:1024"
+    assert peer_name((*UNIX_PEER, 5, 6)) == "unix"
 
 
 def connect(path: Path, name: str) -> socket.socket:

@@ -121,7 +121,7 @@ def cut_short(row: Row, service: Optional[str], endpoint: Endpoint, now: int) ->
     """
     if row.state in WITHOUT_CLIENT:
         return None
-    client = peer_name((row.peer_cid, row.peer_port))
+    client = peer_name(row.peer)
     if service is not None:
         client = f"{service}: {client}"
     if row.state is State.CONNECTING:
@@ -145,7 +145,7 @@ def _line(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
         str(row.pid) if row.pid else "-",
         "draining" if serves and row.drains else str(row.state),
         f"{max(0, now - row.since) / NANOSECONDS:.1f}" if row.since else "-",
-        peer_name((row.peer_cid, row.peer_port)) if serves else "-",
+        peer_name(row.peer) if serves else "-",
         connected if serves and row.state is not State.CONNECTING else "-",
         # A worker that died has left those of the connection it had.
         str(row.up if serves else 0),

@@ -36,20 +36,22 @@ class State(enum.IntEnum):
 
 # The cells of a slot. Plain integers, not an enum: they are used on every connection, and an enum's
 # member costs more to look up than the cell to write. First those of the present:
-PID, STATE, SINCE, PEER_CID, PEER_PORT = range(5)
+PID, STATE, SINCE = range(3)
+# the client, as peers.py has it; the last two are those of a TCP client;
+PEER_KIND, PEER_PORT, PEER_HIGH, PEER_LOW = range(3, 7)
 # the endpoint's address as 128 bits, an IPv4 one mapped into IPv6 (RFC 4291, 2.5.5.2);
-ADDRESS_HIGH, ADDRESS_LOW = range(5, 7)
+ADDRESS_HIGH, ADDRESS_LOW = range(7, 9)
 # the totals of bytes as they were when the connection began: what it has moved is the difference,
 # so nothing has to be added up at its end, when a worker may die;
-UP_BEFORE, DOWN_BEFORE = range(7, 9)
+UP_BEFORE, DOWN_BEFORE = range(9, 11)
 # then the totals: connections served, failed by cause, those whose client had gone, and bytes, side
 # by side for the relay to count in.
-SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(9, 17)
-TOTAL_UP, TOTAL_DOWN = range(17, 19)
+SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(11, 19)
+TOTAL_UP, TOTAL_DOWN = range(19, 21)
 # Whether the worker ends when its connection does, and which of its pool's services it serves, or
 # has served last.
-DRAINS, ROUTE = range(19, 21)
-FIELDS = 21
+DRAINS, ROUTE = range(21, 23)
+FIELDS = 23
 # What the byte of a worker says,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
 IDLE, BUSY = bytes((IS_IDLE,)), bytes((IS_BUSY,))
@@ -82,8 +84,7 @@ class Row:
     drains: bool
     since: int
     route: int
-    peer_cid: int
-    peer_port: int
+    peer: Tuple[int, ...]
     address: Tuple[int, int]
     up: int
     down: int
@@ -200,8 +201,7 @@ class Scoreboard:
             drains=bool(cells[DRAINS]),
             since=cells[SINCE],
             route=cells[ROUTE],
-            peer_cid=cells[PEER_CID],
-            peer_port=cells[PEER_PORT],
+            peer=tuple(cells[PEER_KIND : PEER_LOW + 1]),
             address=(cells[ADDRESS_HIGH], cells[ADDRESS_LOW]),
             up=cells[TOTAL_UP] - cells[UP_BEFORE],
             down=cells[TOTAL_DOWN] - cells[DOWN_BEFORE],

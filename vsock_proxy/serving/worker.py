@@ -32,7 +32,7 @@ from typing import Tuple
 
 from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.observing.limiter import Limiter
-from vsock_proxy.observing.peers import UNIX_PEER, Peer, peer_name
+from vsock_proxy.observing.peers import TCP_PEER, UNIX_PEER, Peer, peer_name
 from vsock_proxy.observing.report import Staff, worker_name
 from vsock_proxy.observing.saturation import Alarm
 from vsock_proxy.observing.scoreboard import (
@@ -43,7 +43,9 @@ from vsock_proxy.observing.scoreboard import (
     DRAINS,
     FAILED,
     GONE,
-    PEER_CID,
+    PEER_HIGH,
+    PEER_KIND,
+    PEER_LOW,
     PEER_PORT,
     ROUTE,
     SERVED,
@@ -256,7 +258,9 @@ class Worker:
             self._route, slot[ROUTE] = route, duty.routes.index(route)
         slot[STATE] = CONNECTING
         slot[SINCE] = began
-        slot[PEER_CID], slot[PEER_PORT] = peer
+        slot[PEER_KIND], slot[PEER_PORT] = peer[0], peer[1]
+        if peer[0] == TCP_PEER:
+            slot[PEER_HIGH], slot[PEER_LOW] = peer[2], peer[3]
         if self._stopping:
             self._stop()
         try:
