@@ -1,7 +1,8 @@
-"""Fixtures of the one suite that runs over both transports.
+"""Fixtures of the one suite that runs over each transport.
 
 `--transport` says which: the hybrid socket works on any Linux machine, AF_VSOCK only where the test
-may use it, which is a virtual machine that the suite starts itself (tests/vm).
+may use it, which is a virtual machine that the suite starts itself (tests/vm). What is marked so
+runs over TCP as well, beside the hybrid socket.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 import pytest
 
@@ -21,34 +22,44 @@ from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, UnixServer, Vmm, VsockServer, echo
 from tests.support.services import Service, ServicesFile
 from tests.support.systemd import NotifySocket
-from tests.support.transports import Hybrid, Vsock
+from tests.support.transports import Hybrid, Tcp, Vsock
 from vsock_proxy.process.signals import HANDLED, IGNORED, Signals
 
 ONLY_ON_HYBRID = "hybrid_only"
 ONLY_ON_VSOCK = "vsock_only"
+ON_TCP_TOO = "tcp_too"
+TRANSPORTS: Dict[str, Callable[[Path], Transport]] = {"hybrid": Hybrid, "vsock": Vsock, "tcp": Tcp}
 LONGEST_BASE = 50
 StartProxy = Callable[..., Proxy]
 StartServer = Callable[..., Server]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--transport", choices=("hybrid", "vsock"), default="hybrid")
+    parser.addoption("--transport", choices=tuple(TRANSPORTS), default="hybrid")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", f"{ONLY_ON_HYBRID}: needs no transport or the Unix socket; not run on AF_VSOCK"
+        "markers", f"{ONLY_ON_HYBRID}: needs no transport or the Unix socket; run on nothing else"
     )
     config.addinivalue_line(
         "markers", "alone: measures time or memory, so that nothing may run beside it"
     )
-    config.addinivalue_line("markers", f"{ONLY_ON_VSOCK}: needs AF_VSOCK; not run on hybrid")
+    config.addinivalue_line("markers", f"{ONLY_ON_VSOCK}: needs AF_VSOCK; run on nothing else")
+    config.addinivalue_line("markers", f"{ON_TCP_TOO}: run beside the Unix socket on TCP as well")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    asked = metafunc.config.getoption("--transport")
+    marked = metafunc.definition.get_closest_marker(ON_TCP_TOO)
+    if asked == "hybrid" and marked and "transport" in metafunc.fixturenames:
+        metafunc.parametrize("transport", ("hybrid", "tcp"), indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
-    on_vsock = config.getoption("--transport") == "vsock"
-    elsewhere = ONLY_ON_HYBRID if on_vsock else ONLY_ON_VSOCK
-    left_out = [item for item in items if item.get_closest_marker(elsewhere)]
+    only = {"hybrid": ONLY_ON_HYBRID, "vsock": ONLY_ON_VSOCK}
+    elsewhere = [marker for name, marker in only.items() if name != config.getoption("--transport")]
+    left_out = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -80,9 +91,8 @@ def tmp_path() -> Iterator[Path]:
 @pytest.fixture
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     """The way to the proxy."""
-    if request.config.getoption("--transport") == "vsock":
-        return Vsock(tmp_path)
-    return Hybrid(tmp_path)
+    name = getattr(request, "param", request.config.getoption("--transport"))
+    return TRANSPORTS[name](tmp_path)
 
 
 @pytest.fixture

@@ -166,6 +166,70 @@ def test_a_unix_path_must_have_room_for_the_port_that_it_gets() -> None:
             parse(words)
 
 
+@pytest.mark.parametrize(
+    ("address", "normal"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("::", "::"),
+        ("0:0::0", "::"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_an_address_to_listen_on_has_one_form(address: str, normal: str) -> None:
+    assert parse(["--listen-tcp", address]).options.listen_tcp == normal
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "localhost", "127.1", "[::1]", "10.0.0.0/8", "224.0.0.1", "ff02::1", "255.255.255.255"],
+)
+def test_what_is_no_address_to_listen_on_is_told_what_one_is(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(["--listen-tcp", address, *GOOD])
+    assert str(caught.value) == (
+        "--listen-tcp must be an IP address of this machine, or 0.0.0.0 or :: for all, "
+        f"not {address!r}"
+    )
+
+
+@pytest.mark.parametrize("port", ["1", "443", "65535"])
+def test_over_tcp_the_local_port_is_a_tcp_port(port: str) -> None:
+    service = service_of(["--listen-tcp", "::1", port, "a", "1"])
+    assert (service.local_port, service.tcp_place) == (int(port), f"[::1]:{port}")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "4294967294"])
+def test_over_tcp_the_local_port_must_be_a_tcp_port(port: str) -> None:
+    with pytest.raises(UsageError, match=r"<local_port> must be an integer from 1 to 65535"):
+        parse(["--listen-tcp", "::1", port, "a", "1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--uds-path", "/v", "--listen-tcp", "::1"],
+            "--uds-path and --listen-tcp exclude each other; give one of them",
+        ),
+        (
+            ["--allow-cid", "16", "--listen-tcp", "::1"],
+            "--allow-cid needs AF_VSOCK: a TCP client has no CID",
+        ),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+@pytest.mark.parametrize("arguments", [GOOD, []], ids=["one service", "services of the file"])
+def test_what_tcp_excludes_is_a_usage_error(
+    arguments: List[str], options: List[str], said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse([*options, *arguments])
+    assert str(caught.value) == said
+
+
 def test_seconds_may_be_fractions() -> None:
     settings = parse(["--connect-timeout", "0.5", "--idle-timeout=.25", *GOOD])
     assert (settings.options.connect_timeout, settings.options.idle_timeout) == (

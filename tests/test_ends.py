@@ -1,8 +1,9 @@
 """Every way in which the two sides of a connection end: what is said of it, and what each sees.
 
 A connection is a dialogue of steps, each of which one side takes once the step before has arrived
-at the other. The client has no means to reset a connection but one: a Unix socket that is closed
-with bytes unread. vsock does not tell that either, so there it is an end like any other.
+at the other. The client has no means to reset a connection but one: a socket that is closed with
+bytes unread. vsock does not tell that either, so there it is an end like any other. On TCP nothing
+tells that a client which has ended is wholly gone.
 """
 
 from __future__ import annotations
@@ -153,13 +154,18 @@ def is_half_closed(dialogue: Dialogue) -> bool:
 
 @dataclass(frozen=True)
 class Case:
-    """What is said of an end that the client makes, and what the endpoint sees of it."""
+    """What is said of an end that the client makes, and what the endpoint sees of it.
+
+    lasts_on_tcp: whether there the endpoint has to end too.
+    """
 
     steps: List[str]
     said: str
     seen: str
     said_on_vsock: str = ""
     seen_on_vsock: str = ""
+    said_on_tcp: str = ""
+    lasts_on_tcp: bool = False
 
     @property
     def name(self) -> str:
@@ -168,8 +174,8 @@ class Case:
 
 RESET_BY_PEER = r" \(Connection reset by peer\)"
 CLIENT_CASES = [
-    Case(["client closes"], "client closed", END),
-    Case(["client half-closes", "client closes"], "client closed", END),
+    Case(["client closes"], "client closed", END, lasts_on_tcp=True),
+    Case(["client half-closes", "client closes"], "client closed", END, lasts_on_tcp=True),
     Case(["endpoint half-closes", "client closes"], "endpoint closed", END),
     Case(["endpoint half-closes", "client half-closes"], "endpoint closed", END),
     Case(
@@ -185,6 +191,8 @@ CLIENT_CASES = [
         RESET,
         "client closed",
         END,
+        # What the kernel calls a reset after an end.
+        said_on_tcp=r"client reset \(Broken pipe\)",
     ),
 ]
 ENDPOINT_CASES = [
@@ -203,18 +211,25 @@ ENDPOINT_CASES = [
 ]
 
 
+@pytest.mark.tcp_too
 @pytest.mark.parametrize("case", CLIENT_CASES, ids=lambda case: case.name)
 def test_an_end_that_the_client_makes(case: Case, begin: Callable[[], Dialogue]) -> None:
     dialogue = begin()
     for step in case.steps:
         dialogue.take(step)
-    on_vsock = dialogue.proxy.transport.name == "vsock"
-    said = case.said_on_vsock if on_vsock and case.said_on_vsock else case.said
+    transport = dialogue.proxy.transport.name
+    if transport == "tcp" and case.lasts_on_tcp:
+        assert dialogue.seen_by_endpoint() == END
+        dialogue.endpoint.shutdown(socket.SHUT_WR)
+    on_vsock = transport == "vsock"
+    said_here = {"vsock": case.said_on_vsock, "tcp": case.said_on_tcp}.get(transport)
+    said = said_here or case.said
     seen = case.seen_on_vsock if on_vsock and case.seen_on_vsock else case.seen
     dialogue.proxy.log.wait_for(f" s, {said}$")
     assert dialogue.seen_by_endpoint() == seen
 
 
+@pytest.mark.tcp_too
 @pytest.mark.parametrize(("steps", "said"), ENDPOINT_CASES, ids=str)
 def test_an_end_that_the_endpoint_makes(
     steps: List[str], said: str, begin: Callable[[], Dialogue]
@@ -223,8 +238,9 @@ def test_an_end_that_the_endpoint_makes(
     for step in steps:
         dialogue.take(step)
     dialogue.proxy.log.wait_for(f" s, {said}$")
-    # On neither transport has the proxy a means to pass a reset on to the client.
-    assert dialogue.seen_by_client() == END
+    # On TCP alone the proxy has a means to pass a reset on to the client, which sees the first end.
+    passed_on = dialogue.proxy.transport.name == "tcp" and said.endswith(RESET_BY_PEER)
+    assert dialogue.seen_by_client() == (RESET if passed_on else END)
 
 
 def test_a_client_that_leaves_bytes_unread_after_the_endpoints_end_resets(
@@ -246,6 +262,7 @@ def test_a_client_that_leaves_bytes_unread_after_the_endpoints_end_resets(
 # Both at once
 
 
+@pytest.mark.tcp_too
 def test_a_reset_of_the_endpoint_is_seen_though_the_client_closes_at_the_same_time(
     begin: Callable[[], Dialogue],
 ) -> None:
@@ -328,6 +345,7 @@ def test_an_endpoint_that_resets_before_it_was_sent_a_byte_is_said_to(
 # Where one side goes while bytes wait
 
 
+@pytest.mark.tcp_too
 def test_a_client_that_goes_while_bytes_wait_for_it_broke_off(
     begin: Callable[[], Dialogue],
 ) -> None:

@@ -15,6 +15,7 @@ from tests.support.program import run
 from tests.support.servers import exchange
 
 
+@pytest.mark.tcp_too
 def test_a_port_in_use_is_exit_code_69_and_the_other_proxy_goes_on(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -30,6 +31,7 @@ def test_a_port_in_use_is_exit_code_69_and_the_other_proxy_goes_on(
     assert len(first.log.wait_for(" ended: ")) == 1
 
 
+@pytest.mark.tcp_too
 def test_the_port_can_be_taken_again_after_the_end(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

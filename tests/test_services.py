@@ -51,6 +51,7 @@ def network(tmp_path: Path) -> Iterator[Namespace]:
 # Who serves what
 
 
+@pytest.mark.tcp_too
 def test_each_port_leads_to_its_own_endpoint(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -309,6 +310,7 @@ def assert_nothing_is_left(proxy: Proxy, ports: List[int]) -> None:
             assert not proxy.transport.path_of(port).exists()
 
 
+@pytest.mark.tcp_too
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["the first", "the second", "the last"])
 def test_a_port_in_use_means_that_nothing_is_served_and_the_service_is_named(
     start_services: StartProxy, start_server: StartServer, transport: Transport, place: int
@@ -475,7 +477,7 @@ def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_comman
     proxy = start_services(service(transport.port, server), workers=2)
     proxy.wait_for_workers(2, "idle")
     assert processes.title(proxy.pid) == (
-        f"vsock-proxy: master {transport.port} -> 127.0.0.1:{server.port}"
+        f"vsock-proxy: master {transport.place} -> 127.0.0.1:{server.port}"
     )
     assert sorted(proxy.titles()) == ["vsock-proxy: worker 1 idle", "vsock-proxy: worker 2 idle"]
     with proxy.connect() as client:
@@ -485,6 +487,7 @@ def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_comman
     assert re.search(rf"info worker \d: {proxy.transport.peer_pattern} -> 127", line)
 
 
+@pytest.mark.tcp_too
 def test_the_line_of_a_connection_names_its_service(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -516,6 +519,7 @@ def test_a_connection_that_fails_names_its_service(
     )
 
 
+@pytest.mark.tcp_too
 def test_the_connection_of_a_worker_that_dies_names_its_service(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 import pytest
 import yaml
@@ -17,14 +17,16 @@ from tests.support.timing import SLOWNESS
 from vsock_proxy.config import loading
 from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
+from vsock_proxy.supervision.judging import names_of
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 DEFAULTS = ServiceOptions()
 GOOD = "listen: 8000, address: a.example, port: 443"
+GOOD_LINES = "listen: 8000\n  address: a.example\n  port: 443"
 KEYS = (
-    "listen, address, port, workers, family, uds_path, allow_cid, connect_timeout, idle_timeout, "
-    "resolve_interval"
+    "listen, address, port, workers, family, uds_path, listen_tcp, allow_cid, connect_timeout, "
+    "idle_timeout, resolve_interval"
 )
 SECONDS = "a number of seconds such as 10 or 0.5"
 
@@ -103,11 +105,16 @@ def test_services_are_in_the_order_of_the_file(file: Path) -> None:
     assert [each.local_port for each in found] == [9, 5, 7]
 
 
-def test_a_port_may_be_listened_on_under_several_unix_paths_and_on_vsock(file: Path) -> None:
+def test_a_port_may_be_listened_on_by_each_transport_and_under_several_addresses(
+    file: Path,
+) -> None:
+    places = ["uds_path: /a", "uds_path: /b", "listen_tcp: '::1'", "listen_tcp: 0.0.0.0"]
     found = services(
-        file, f"\n- {{{GOOD}, uds_path: /a}}\n- {{{GOOD}, uds_path: /b}}\n- {{{GOOD}}}"
+        file, "".join(f"\n- {{{GOOD}, {place}}}" for place in places) + f"\n- {{{GOOD}}}"
     )
-    assert [each.path for each in found] == ["/a_8000", "/b_8000", None]
+    assert [each.path for each in found] == ["/a_8000", "/b_8000", None, None, None]
+    assert [each.tcp_place for each in found] == [None, None, "[::1]:8000", "0.0.0.0:8000", None]
+    assert names_of(found) == ["/a_8000", "/b_8000", "[::1]:8000", "0.0.0.0:8000", "8000"]
 
 
 @pytest.mark.parametrize(
@@ -321,6 +328,86 @@ def test_a_unix_socket_cannot_tell_the_cids_to_serve(
 
 
 @pytest.mark.parametrize(
+    ("keys", "options", "said"),
+    [
+        ("allow_cid: [16], listen_tcp: '::'", DEFAULTS, "allow_cid together with listen_tcp"),
+        (
+            "allow_cid: [16]",
+            ServiceOptions(listen_tcp="::"),
+            "allow_cid together with --listen-tcp",
+        ),
+        (
+            "listen_tcp: '::'",
+            ServiceOptions(allowed_cids=frozenset({16})),
+            "--allow-cid together with listen_tcp",
+        ),
+    ],
+    ids=["both in the file", "address of the command line", "CIDs of the command line"],
+)
+def test_tcp_clients_have_no_cids_to_serve(
+    file: Path, keys: str, options: ServiceOptions, said: str
+) -> None:
+    assert error_of(file, f"\n- {{{GOOD}, {keys}}}", options) == (
+        f"line 3: {said}; expected one of them, because a TCP client has none"
+    )
+
+
+def test_a_service_listens_in_one_place(file: Path) -> None:
+    assert error_of(file, f"\n- {GOOD_LINES}\n  uds_path: /v\n  listen_tcp: '::'") == (
+        "line 7: listen_tcp together with uds_path; expected one of them, because a service "
+        "listens in one place"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "path", "place"),
+    [
+        ("uds_path: /v", ServiceOptions(listen_tcp="::"), "/v_8000", None),
+        ("listen_tcp: '::1'", ServiceOptions(uds_path="/v"), None, "[::1]:8000"),
+        ("listen_tcp: '::1'", ServiceOptions(listen_tcp="::"), None, "[::1]:8000"),
+        ("workers: 1", ServiceOptions(listen_tcp="::"), None, "[::]:8000"),
+    ],
+)
+def test_the_transport_of_a_service_comes_before_that_of_the_command_line(
+    file: Path, key: str, options: ServiceOptions, path: Optional[str], place: Optional[str]
+) -> None:
+    made = service(file, f"{GOOD}, {key}", options)
+    assert (made.path, made.tcp_place) == (path, place)
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [("listen_tcp: '::1', ", DEFAULTS), ("", ServiceOptions(listen_tcp="::1"))],
+    ids=["by the file", "by the command line"],
+)
+@pytest.mark.parametrize(("port", "fits"), [(0, False), (1, True), (65535, True), (65536, False)])
+def test_a_service_on_tcp_has_a_tcp_port(
+    file: Path, key: str, options: ServiceOptions, port: int, fits: bool
+) -> None:
+    content = f"{key}listen: {port}, address: a, port: 1"
+    if fits:
+        assert service(file, content, options).local_port == port
+    else:
+        assert error_of(file, f"\n- {{{content}}}", options) == (
+            f"line 3: listen is '{port}'; expected an integer from 1 to 65535"
+        )
+
+
+def test_a_service_with_a_path_of_its_own_has_a_vsock_port(file: Path) -> None:
+    options = ServiceOptions(listen_tcp="::1")
+    assert service(file, "listen: 70000, address: a, port: 1, uds_path: /v", options).path
+
+
+@pytest.mark.parametrize("value", ["", "localhost", "[]", "224.0.0.1", "8080"])
+def test_what_is_no_address_to_listen_on_is_an_error_with_its_line(file: Path, value: str) -> None:
+    assert re.fullmatch(
+        r"line 3: listen_tcp is .*; expected an IP address of this machine, or 0\.0\.0\.0 or :: "
+        "for all",
+        error_of(file, f"\n- {{{GOOD}, listen_tcp: {value}}}"),
+    )
+
+
+@pytest.mark.parametrize(
     ("address", "family", "option"),
     [
         ("10.0.0.1", "ipv6", "-6"),
@@ -424,8 +511,28 @@ def test_services_of_another_shape_are_explained(file: Path, content: str, said:
             "Unix socket /a//./v_8000",
             3,
         ),
+        (
+            f"\n- {{{GOOD}, listen_tcp: '::1'}}\n- {{{GOOD}, listen_tcp: '0::1'}}",
+            4,
+            "TCP [::1]:8000",
+            3,
+        ),
+        (
+            f"\n- {{{GOOD}, listen_tcp: '::', family: ipv6}}\n- {{{GOOD}, listen_tcp: '::'}}",
+            4,
+            "TCP [::]:8000",
+            3,
+        ),
     ],
-    ids=["vsock", "apart from its line", "alias", "Unix", "Unix, spelled differently"],
+    ids=[
+        "vsock",
+        "apart from its line",
+        "alias",
+        "Unix",
+        "Unix, spelled differently",
+        "TCP",
+        "TCP, of another family",
+    ],
 )
 def test_two_services_in_one_place_are_named_both(
     file: Path, content: str, line: int, name: str, first: int

@@ -204,6 +204,7 @@ def test_the_listener_of_a_service_that_changes_is_kept(
     assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
 
 
+@pytest.mark.tcp_too
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
 def test_a_client_that_waits_in_the_backlog_is_served_by_the_new_workers(
     start_services: StartProxy,
@@ -326,6 +327,7 @@ def test_a_service_that_was_added_is_served(
     assert processes.title(proxy.pid) == "vsock-proxy: master, 3 services"
 
 
+@pytest.mark.tcp_too
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
 def test_a_service_that_is_gone_refuses_new_clients_and_its_connections_go_on(
     start_services: StartProxy,
@@ -647,6 +649,7 @@ def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
     assert all_idle(proxy, 2) == before
 
 
+@pytest.mark.tcp_too
 def test_a_new_port_that_cannot_be_bound_changes_nothing(
     start_services: StartProxy,
     start_server: StartServer,

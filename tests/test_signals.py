@@ -100,6 +100,7 @@ def test_sigterm_at_any_moment_of_the_start_is_obeyed(
     assert proxy.wait(timeout=2) in (os.EX_OK, -signal.SIGTERM)
 
 
+@pytest.mark.tcp_too
 def test_sigterm_in_mid_transfer_lets_it_arrive_whole_and_then_all_are_gone(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -114,6 +115,7 @@ def test_sigterm_in_mid_transfer_lets_it_arrive_whole_and_then_all_are_gone(
     assert proxy.wait() == os.EX_OK
 
 
+@pytest.mark.tcp_too
 def test_a_queued_client_is_not_left_waiting_by_sigterm(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -161,6 +163,7 @@ def test_sigquit_ends_all_at_once_the_first_time(
             endpoint.recv(1)
 
 
+@pytest.mark.tcp_too
 def test_a_sigquit_to_the_whole_group_resets_every_connection_and_says_how_each_ended(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -444,6 +447,7 @@ def states(proxy: Proxy) -> List[str]:
     return [row.state for row in board.ask(proxy)]
 
 
+@pytest.mark.tcp_too
 def test_sigusr1_writes_what_every_worker_does_as_a_table(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

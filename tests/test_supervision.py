@@ -51,6 +51,7 @@ def test_a_worker_that_dies_is_replaced(start_proxy: StartProxy, start_server: S
         assert exchange(client, b"x") == b"x"
 
 
+@pytest.mark.tcp_too
 def test_a_worker_that_dies_in_mid_connection_leaves_one_line_about_it(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -92,6 +93,7 @@ def test_sigterm_ends_an_idle_proxy_at_once_with_exit_code_0(
     assert proxy.wait(timeout=1) == os.EX_OK
 
 
+@pytest.mark.tcp_too
 def test_a_live_connection_goes_on_after_sigterm_until_it_ends(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_live_connection_goes_on_after_sigterm_until_it_ends(
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
+@pytest.mark.tcp_too
 def test_a_draining_proxy_refuses_new_clients(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_second_signal_ends_everything_now(
         assert proxy.wait(timeout=1) == os.EX_OK
 
 
+@pytest.mark.tcp_too
 def test_when_the_master_is_killed_a_live_connection_goes_on_and_then_nothing_is_left(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -168,6 +172,7 @@ def test_when_the_master_is_killed_a_live_connection_goes_on_and_then_nothing_is
         assert exchange(client, b"x") == b"x"
 
 
+@pytest.mark.tcp_too
 def test_when_the_master_is_killed_another_proxy_can_listen_while_a_connection_lives(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -365,6 +370,7 @@ def test_killall_by_the_name_of_the_program_reaches_the_master(
     assert proxy.wait() == os.EX_OK
 
 
+@pytest.mark.tcp_too
 def test_an_idle_proxy_makes_no_system_call(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

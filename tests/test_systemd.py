@@ -15,11 +15,11 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
-from tests.support.program import Proxy
+from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
 from tests.support.timing import SLOWNESS, wait_until
-from tests.support.transports import Hybrid, Vsock
+from tests.support.transports import Hybrid, Tcp
 from vsock_proxy.observing.report import Totals
 from vsock_proxy.supervision.systemd import (
     SHORTEST_INTERVAL,
@@ -281,15 +281,18 @@ def test_a_reload_asked_for_while_draining_is_not_told(
 # The socket that systemd passes
 
 
-def own(transport: Hybrid | Vsock) -> Tuple[str, Path | str]:
+def own(transport: Transport) -> Tuple[str, Path | str]:
     """The kind and address of the socket that the proxy's listener is."""
+    if isinstance(transport, Tcp):
+        return "tcp-listener", transport.place
     if isinstance(transport, Hybrid):
         return "unix-listener", transport.path
     return "vsock-listener", str(transport.port)
 
 
+@pytest.mark.tcp_too
 def test_a_passed_socket_is_served(
-    start_proxy: StartProxy, start_server: StartServer, transport: Hybrid | Vsock
+    start_proxy: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     proxy = start_proxy(start_server(), wrapper=passing(own(transport)))
     with proxy.connect() as client:
@@ -327,7 +330,8 @@ def test_sockets_passed_to_another_process_are_not_touched(
     [
         ("unix-not-listening", SOCKET, "not listening"),
         ("unix-datagram", SOCKET, "not a stream socket"),
-        ("tcp-listener", "127.0.0.1", "neither AF_VSOCK nor AF_UNIX"),
+        ("netlink", "", "neither AF_VSOCK, AF_UNIX nor TCP"),
+        ("tcp-listener", "127.0.0.1:0", "no service listens there"),
         ("file", os.devnull, "Socket operation on non-socket"),
         ("unix-listener", "other", "--uds-path"),
     ],
@@ -392,11 +396,11 @@ def test_the_second_of_two_sockets_that_no_service_asks_for_is_named(
 def test_the_one_of_several_passed_sockets_that_cannot_be_served_is_named_by_its_unit(
     run_passed: Callable[..., Proxy],
 ) -> None:
-    proxy = run_passed(("unix-listener", SOCKET), ("tcp-listener", "127.0.0.1"))
+    proxy = run_passed(("unix-listener", SOCKET), ("unix-not-listening", "other"))
     assert proxy.wait() == os.EX_UNAVAILABLE
     proxy.log.join()
     assert len(proxy.log.lines) == 1
-    assert "(test2.socket) cannot be served: neither AF_VSOCK nor AF_UNIX" in proxy.log.lines[0]
+    assert "(test2.socket) cannot be served: not listening" in proxy.log.lines[0]
 
 
 @pytest.mark.hybrid_only

@@ -41,7 +41,8 @@ Usage:
   vsock-proxy -V | --version
 
 Arguments:
-  <local_port>   vsock port to listen on, from 4 to 4294967294
+  <local_port>   vsock port to listen on, from 4 to 4294967294, or TCP port,
+                 from 1 to 65535, with --listen-tcp
   <remote_addr>  host name or IP address of the endpoint; {region} and {domain}
                  in it are filled in from the EC2 instance metadata. Or
                  vsock:CID, a guest or parent on vsock; or unix:PATH, the
@@ -64,6 +65,9 @@ Options:
                          have workers of their own do not count. [default: 4]
   --uds-path PATH        Hybrid vsock (Firecracker, Cloud Hypervisor): listen
                          on the Unix socket PATH_<local_port>, not on AF_VSOCK.
+  --listen-tcp ADDRESS   Listen on TCP at this address of the machine, not on
+                         AF_VSOCK. Whoever reaches it is served. 0.0.0.0: all
+                         IPv4 addresses; ::, all, and with -6 all IPv6 ones.
   --allow-cid CIDS       Serve only these guests, CIDs separated by commas
                          (AF_VSOCK only).
   --connect-timeout S    Give up on the endpoint after S seconds.
@@ -155,14 +159,22 @@ def _options(words: Dict[str, Any]) -> ServiceOptions:
     if uds_path is not None:
         # With the port that takes least; which one it is has yet to be seen.
         _check_uds_path(uds_path, rules.VSOCK_PORT.minimum)
+    listen_tcp = None
+    if words["--listen-tcp"] is not None:
+        if uds_path is not None:
+            raise UsageError("--uds-path and --listen-tcp exclude each other; give one of them")
+        listen_tcp = _value(words, "--listen-tcp", rules.local_address)
     allowed_cids = None
     if words["--allow-cid"] is not None:
         if uds_path is not None:
             raise UsageError("--allow-cid needs AF_VSOCK: a Unix socket does not tell the CID")
+        if listen_tcp is not None:
+            raise UsageError("--allow-cid needs AF_VSOCK: a TCP client has no CID")
         allowed_cids = _cids(words["--allow-cid"])
     return ServiceOptions(
         family=_family(words),
         uds_path=uds_path,
+        listen_tcp=listen_tcp,
         allowed_cids=allowed_cids,
         connect_timeout=_value(words, "--connect-timeout", rules.CONNECT_TIMEOUT.parse),
         idle_timeout=_value(words, "--idle-timeout", rules.IDLE_TIMEOUT.parse),
@@ -172,7 +184,8 @@ def _options(words: Dict[str, Any]) -> ServiceOptions:
 
 def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
     """The one that the arguments describe."""
-    local_port = _value(words, "<local_port>", rules.VSOCK_PORT.parse)
+    port_rule = rules.port_to_listen_on(options.listen_tcp is not None)
+    local_port = _value(words, "<local_port>", port_rule.parse)
     if options.uds_path is not None:
         _check_uds_path(options.uds_path, local_port)
     address = _address(words["<remote_addr>"])

@@ -48,6 +48,7 @@ class ServiceOptions:
 
     family: socket.AddressFamily = socket.AF_UNSPEC
     uds_path: Optional[str] = None
+    listen_tcp: Optional[str] = None
     allowed_cids: Optional[FrozenSet[int]] = None
     connect_timeout: float = 10.0
     idle_timeout: float = 0.0
@@ -70,9 +71,15 @@ class ServiceSettings:
 
     @property
     def path(self) -> Optional[str]:
-        """The Unix socket to listen on, None for AF_VSOCK."""
+        """The Unix socket to listen on, None for others."""
         uds_path = self.options.uds_path
         return None if uds_path is None else f"{uds_path}_{self.local_port}"
+
+    @property
+    def tcp_place(self) -> Optional[str]:
+        """`address:port` to listen on over TCP, None for others."""
+        address = self.options.listen_tcp
+        return None if address is None else format_address(address, self.local_port)
 
 
 @dataclass(frozen=True)

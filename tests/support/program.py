@@ -15,10 +15,10 @@ from typing import IO, Dict, Iterator, List, Optional, Sequence, Union
 
 from tests.support import processes
 from tests.support.timing import SLOWNESS, wait_until
-from tests.support.transports import Hybrid, Vsock
+from tests.support.transports import Hybrid, Tcp, Vsock
 
 PROJECT = Path(__file__).resolve().parents[2]
-Transport = Union[Hybrid, Vsock]
+Transport = Union[Hybrid, Vsock, Tcp]
 
 
 def command(*arguments: str) -> List[str]:
@@ -27,11 +27,14 @@ def command(*arguments: str) -> List[str]:
 
 
 def run(
-    *arguments: str, timeout: float = 20.0, environment: Optional[Dict[str, str]] = None
+    *arguments: str,
+    timeout: float = 20.0,
+    environment: Optional[Dict[str, str]] = None,
+    wrapper: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run the program to its end."""
     return subprocess.run(
-        command(*arguments),
+        [*wrapper, *command(*arguments)],
         cwd=PROJECT,
         env=environment,
         stdin=subprocess.DEVNULL,

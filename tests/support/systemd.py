@@ -83,7 +83,19 @@ def _vsock_listener(address: str) -> int:
 
 
 def _tcp_listener(address: str) -> int:
-    return socket.create_server((address, 0)).detach()
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, int(port)), family=family).detach()
+
+
+def _tcp_dual_stack(address: str) -> int:
+    server = socket.create_server(("::", int(address)), family=socket.AF_INET6, dualstack_ipv6=True)
+    return server.detach()
+
+
+def _netlink(address: str) -> int:
+    del address
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).detach()
 
 
 def _file(address: str) -> int:
@@ -96,6 +108,8 @@ KINDS: Dict[str, Callable[[str], int]] = {
     "unix-datagram": _unix_datagram,
     "vsock-listener": _vsock_listener,
     "tcp-listener": _tcp_listener,
+    "tcp-dual-stack": _tcp_dual_stack,
+    "netlink": _netlink,
     "file": _file,
 }
 

@@ -1,4 +1,4 @@
-"""The two ways to the proxy: a hybrid vsock's Unix socket, and AF_VSOCK itself."""
+"""The ways to the proxy: a hybrid vsock's Unix socket, AF_VSOCK itself, and TCP."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Hybrid:
         self.port = 8000
         self._prefix = folder / "v.sock"
         self.path = self.path_of(self.port)
-        # What the proxy calls a client of this transport.
+        # What the proxy calls a client of this transport, and the place where it listens.
         self.peer_pattern = "unix"
+        self.place = str(self.port)
 
     def options(self) -> List[str]:
         """What the proxy is started with for this transport."""
@@ -60,6 +61,7 @@ class Vsock:
         del folder
         self.port = random.randrange(1 << 16, 1 << 31)
         self.peer_pattern = rf"{VMADDR_CID_LOCAL}:\d+"
+        self.place = str(self.port)
 
     def options(self) -> List[str]:
         """What the proxy is started with for this transport: nothing."""
@@ -83,7 +85,41 @@ class Vsock:
         return listener
 
 
-def connected(client: socket.socket, address: Union[str, Tuple[int, int]]) -> socket.socket:
+class Tcp:
+    """Connects over the loopback of IPv4."""
+
+    name = "tcp"
+
+    def __init__(self, folder: Path) -> None:
+        del folder
+        # An address that no other test has, so its ports are free; clients come from 127.0.0.1.
+        self.address = ".".join(["127", *(str(random.randrange(1, 255)) for _ in range(3))])
+        self.port = random.randrange(1 << 10, 1 << 15)
+        self.peer_pattern = r"127\.0\.0\.1:\d+"
+        self.place = f"{self.address}:{self.port}"
+
+    def options(self) -> List[str]:
+        """What the proxy is started with for this transport."""
+        return ["--listen-tcp", self.address]
+
+    def ports(self, count: int) -> List[int]:
+        """So many ports to listen on, the first of them that of the transport."""
+        return list(range(self.port, self.port + count))
+
+    def connect(self, port: Optional[int] = None) -> socket.socket:
+        """A client's connection."""
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client.settimeout(CLIENT_TIMEOUT * SLOWNESS)
+        return connected(client, (self.address, port or self.port))
+
+    def occupy(self, port: int) -> socket.socket:
+        """Listen where the proxy is to listen."""
+        return socket.create_server((self.address, port))
+
+
+def connected(
+    client: socket.socket, address: Union[str, Tuple[int, int], Tuple[str, int]]
+) -> socket.socket:
     """The client, once it is connected; closed if it is not."""
     try:
         client.connect(address)

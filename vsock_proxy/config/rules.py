@@ -11,12 +11,15 @@ import re
 import socket
 from dataclasses import dataclass
 
+from vsock_proxy.config.hostnames import parse_address
+
 # sun_path holds 108 bytes, the last of them NUL (unix(7)).
 LONGEST_PATH = 107
 MAX_SECONDS = 1_000_000.0
 # int() and float() would take "1_000", " 8000 ", "nan" and digits of other scripts.
 DIGITS = re.compile(r"[0-9]{1,10}")
 SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+BROADCAST = "255.255.255.255"
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
@@ -63,6 +66,19 @@ CONNECT_TIMEOUT = Seconds(0.001)
 IDLE_TIMEOUT = Seconds()
 RESOLVE_INTERVAL = Seconds(0.1)
 DRAIN_TIMEOUT = Seconds()
+
+
+def local_address(text: str) -> str:
+    """An address to listen on over TCP, in the one form that it is compared in. Raises Unfit."""
+    address = parse_address(text)
+    if address is None or address.is_multicast or str(address) == BROADCAST:
+        raise Unfit("an IP address of this machine, or 0.0.0.0 or :: for all")
+    return str(address)
+
+
+def port_to_listen_on(over_tcp: bool) -> Integer:
+    """The rule for it."""
+    return TCP_PORT if over_tcp else VSOCK_PORT
 
 
 def check_uds_path(path: str, port: int) -> None:

@@ -33,7 +33,7 @@ FAMILY_OPTIONS = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 
 Nodes = Dict[str, yaml.Node]
 Reader = Callable[[yaml.Node], Any]
-Place = Union[int, PurePosixPath]
+Place = Union[int, str, PurePosixPath]
 
 
 def parse(node: yaml.Node, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:
@@ -82,9 +82,17 @@ def _nodes(node: yaml.Node) -> Nodes:
 
 
 def _service(nodes: Nodes, line: int, options: ServiceOptions) -> ServiceSettings:
+    if "uds_path" in nodes or "listen_tcp" in nodes:
+        # Of the two, a default is for services that say neither.
+        options = replace(options, uds_path=None, listen_tcp=None)
+    over_tcp = "listen_tcp" in nodes or options.listen_tcp is not None
     address = _value("address", nodes["address"], _address)
-    # Which ports there are, depends on what the address is.
-    readers = {**READERS, "port": _number(port_rule(address))}
+    # Which ports there are, depends on where it listens and on what the address is.
+    readers = {
+        **READERS,
+        "listen": _number(rules.port_to_listen_on(over_tcp)),
+        "port": _number(port_rule(address)),
+    }
     values = {name: _value(name, node, readers[name]) for name, node in nodes.items()}
     workers = values.pop("workers", None)
     port = values.pop("listen")
@@ -123,6 +131,10 @@ def _path(node: yaml.Node) -> str:
     return path
 
 
+def _local_address(node: yaml.Node) -> str:
+    return rules.local_address(text(node) or "")
+
+
 def _family(node: yaml.Node) -> socket.AddressFamily:
     family = rules.FAMILIES.get(text(node) or "")
     if family is None:
@@ -150,6 +162,7 @@ READERS: Dict[str, Reader] = {
     "workers": _number(rules.WORKERS),
     "family": _family,
     "uds_path": _path,
+    "listen_tcp": _local_address,
     "allow_cid": _cids,
     "connect_timeout": _number(rules.CONNECT_TIMEOUT),
     "idle_timeout": _number(rules.IDLE_TIMEOUT),
@@ -189,25 +202,42 @@ def _check_family(nodes: Nodes, service: ServiceSettings) -> None:
 
 
 def _check_transport(nodes: Nodes, service: ServiceSettings) -> None:
-    """Whether there can be such a Unix socket, if it is one, and no CID is asked of it."""
-    uds_path, cids = service.options.uds_path, service.options.allowed_cids
-    if uds_path is None:
-        return
+    """Whether there is one, and it can be what the service asks of it. Raises Fault."""
+    uds_path, listen_tcp = service.options.uds_path, service.options.listen_tcp
+    if uds_path is not None and listen_tcp is not None:
+        raise Fault(
+            nodes["listen_tcp"],
+            "listen_tcp together with uds_path; expected one of them, because a service listens "
+            "in one place",
+        )
+    if uds_path is not None:
+        _check_uds_path(nodes, uds_path, service.local_port)
+        _check_no_cids(nodes, service, "uds_path", "a Unix socket does not tell the CID")
+    if listen_tcp is not None:
+        _check_no_cids(nodes, service, "listen_tcp", "a TCP client has none")
+
+
+def _check_uds_path(nodes: Nodes, path: str, port: int) -> None:
     try:
-        rules.check_uds_path(uds_path, service.local_port)
+        rules.check_uds_path(path, port)
     except Unfit as error:
         node = nodes.get("uds_path", nodes["listen"])
-        name = "uds_path" if "uds_path" in nodes else "--uds-path"
-        raise Fault(node, f"{name} is {uds_path!r}; expected {error}") from None
-    if cids is not None:
-        first = "allow_cid" if "allow_cid" in nodes else "--allow-cid"
-        second = "uds_path" if "uds_path" in nodes else "--uds-path"
-        node = nodes.get("allow_cid") or nodes.get("uds_path") or nodes["listen"]
-        raise Fault(
-            node,
-            f"{first} together with {second}; expected one of them, because a Unix socket does "
-            "not tell the CID",
-        )
+        raise Fault(node, f"{_written('uds_path', nodes)} is {path!r}; expected {error}") from None
+
+
+def _check_no_cids(nodes: Nodes, service: ServiceSettings, transport: str, cause: str) -> None:
+    if service.options.allowed_cids is None:
+        return
+    first, second = _written("allow_cid", nodes), _written(transport, nodes)
+    raise Fault(
+        nodes.get("allow_cid") or nodes.get(transport) or nodes["listen"],
+        f"{first} together with {second}; expected one of them, because {cause}",
+    )
+
+
+def _written(name: str, nodes: Nodes) -> str:
+    """What stands where the value comes from: the key, or the option."""
+    return name if name in nodes else f"--{name.replace('_', '-')}"
 
 
 def _check_cids(listed: List[Nodes]) -> None:
@@ -223,16 +253,24 @@ def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) 
     """Whether no two services listen in the same place. Raises Fault."""
     places: Dict[Place, yaml.Node] = {}
     for service, nodes in zip(services, listed):
-        path, node = service.path, nodes["listen"]
-        place: Place = service.local_port if path is None else PurePosixPath(path)
+        node = nodes["listen"]
+        place, name = _place(service)
         if place in places:
-            name = f"vsock port {place}" if path is None else f"Unix socket {path}"
             raise Fault(
                 node,
                 f"a second service on {name}, the first is in line {line_of(places[place])}; "
                 "expected one for each",
             )
         places[place] = node
+
+
+def _place(service: ServiceSettings) -> Tuple[Place, str]:
+    """Where it listens, and that in words."""
+    if service.path is not None:
+        return PurePosixPath(service.path), f"Unix socket {service.path}"
+    if service.tcp_place is not None:
+        return service.tcp_place, f"TCP {service.tcp_place}"
+    return service.local_port, f"vsock port {service.local_port}"
 
 
 def _check_workers(

@@ -1,4 +1,4 @@
-"""The listening socket: AF_VSOCK, or the Unix socket of a hybrid vsock.
+"""The listening socket: AF_VSOCK, the Unix socket of a hybrid vsock, or TCP.
 
 Bound once by the master and inherited by all workers. It is non-blocking, because several workers
 may be woken for one connection and all but one must find nothing; what accept() makes of it is
@@ -14,20 +14,23 @@ import socket
 import stat
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Optional, Tuple, Union
+from typing import Any, Optional, Tuple, Union
 
+from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.interpreter import Socket, accept
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
-from vsock_proxy.settings import ServiceSettings
+from vsock_proxy.settings import ServiceSettings, format_address
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
 # reset at once, so it cannot be too large (virtio_transport_recv_listen() in
-# net/vmw_vsock/virtio_transport_common.c).
+# net/vmw_vsock/virtio_transport_common.c). A TCP client tries again for a minute or two.
 BACKLOG = 2**31 - 1
 FIRST_UNPRIVILEGED_PORT = 1024
 NO_VSOCK = "this Python was built without AF_VSOCK; use another one, such as that of the system"
+NO_IPV6 = "this Python was built without IPv6; use another one, such as that of the system"
+EVERY_IPV6_ADDRESS = "::"
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +76,19 @@ class Listener:
 
 def listener_name(settings: ServiceSettings) -> str:
     """Where a service listens, in words that no other place has."""
-    return _vsock_name(settings.local_port) if settings.path is None else _unix_name(settings.path)
+    if settings.path is not None:
+        return _unix_name(settings.path)
+    address, port = settings.options.listen_tcp, settings.local_port
+    return _vsock_name(port) if address is None else _tcp_name(address, port, _is_v6_only(settings))
 
 
 def socket_name(sock: socket.socket) -> str:
     """The same of a socket. Raises UnavailableError where this Python cannot tell."""
     address = sock.getsockname()
-    if sock.family != AF_VSOCK:
+    if sock.family == socket.AF_UNIX:
         return _unix_name(address)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return _tcp_socket_name(sock, address)
     if isinstance(address[1], bytes):
         # An address that the socket module cannot read.
         raise UnavailableError(f"cannot serve the socket that was passed: {NO_VSOCK}")
@@ -89,9 +97,11 @@ def socket_name(sock: socket.socket) -> str:
 
 def open_listener(settings: ServiceSettings) -> Listener:
     """Bind and listen. Raises UnavailableError with the cause and what to do."""
-    if settings.path is None:
-        return _listen_vsock(settings.local_port)
-    return _listen_unix(settings.path)
+    if settings.path is not None:
+        return _listen_unix(settings.path)
+    if settings.options.listen_tcp is not None:
+        return _listen_tcp(settings.options.listen_tcp, settings.local_port, _is_v6_only(settings))
+    return _listen_vsock(settings.local_port)
 
 
 def take_over(sock: socket.socket) -> Listener:
@@ -108,6 +118,29 @@ def _unix_name(path: Union[str, bytes]) -> str:
     return (
         f"Unix socket {path!r}" if isinstance(path, bytes) else f"Unix socket {PurePosixPath(path)}"
     )
+
+
+def _tcp_name(address: str, port: int, v6_only: bool) -> str:
+    # Who may come to :: is a part of the place: only a new socket can change it.
+    return f"TCP {format_address(address, port)}{', IPv6 only' if v6_only else ''}"
+
+
+def _tcp_socket_name(sock: socket.socket, address: Tuple[Any, ...]) -> str:
+    if not isinstance(address[0], str):
+        # An address that the socket module cannot read.
+        raise UnavailableError(f"cannot serve the socket that was passed: {NO_IPV6}")
+    host = str(parse_address(address[0]) or address[0])
+    if len(address) == 4 and address[3]:
+        host = f"{host}%{socket.if_indextoname(address[3])}"
+    v6_only = host == EVERY_IPV6_ADDRESS and bool(
+        sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    )
+    return _tcp_name(host, address[1], v6_only)
+
+
+def _is_v6_only(settings: ServiceSettings) -> bool:
+    options = settings.options
+    return options.listen_tcp == EVERY_IPV6_ADDRESS and options.family == socket.AF_INET6
 
 
 def _listen_vsock(port: int) -> Listener:
@@ -177,6 +210,68 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
+    name = _tcp_name(address, port, v6_only)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if family == socket.AF_INET6 and not socket.has_ipv6:
+        raise UnavailableError(f"cannot listen on {name}: {NO_IPV6}")
+    sock = None
+    try:
+        sockaddr = _sockaddr(address, port)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        # Connections of a proxy before this one may still be ending there.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # The system's default may be either (net.ipv6.bindv6only).
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
+        sock.bind(sockaddr)
+        return _listening(sock, name)
+    except OSError as error:
+        if sock:
+            sock.close()
+        raise UnavailableError(
+            f"cannot listen on {name}: {error.strerror}{_tcp_advice(error, address, port)}"
+        ) from None
+
+
+def _sockaddr(address: str, port: int) -> Tuple[Any, ...]:
+    """What bind() wants, with the number of the zone's interface. Raises OSError."""
+    host, _, zone = address.partition("%")
+    if not zone:
+        return (host, port)
+    if zone.isdigit():
+        return (host, port, 0, int(zone))
+    try:
+        return (host, port, 0, socket.if_nametoindex(zone))
+    except OSError:
+        # The socket module's own error has no errno.
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+
+
+def _tcp_advice(error: OSError, address: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "; another listener, of this program or of another, has that port, on this address or "
+            "on one that includes it (0.0.0.0 and :: include all); ss -tlnp shows it"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
+        return (
+            f"; ports below {FIRST_UNPRIVILEGED_PORT} need CAP_NET_BIND_SERVICE: have a .socket "
+            "unit pass the port, or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE, the "
+            "same as CapabilityBoundingSet=, and PrivateUsers=no, or take a higher one"
+        )
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
+        return (
+            "; this machine does not have the address, or not yet: see `ip address`; with "
+            "Wants=network-online.target and After=network-online.target a unit waits for it"
+        )
+    if error.errno == errno.EINVAL and "%" not in address and ":" in address:
+        return "; a link-local address needs its interface, such as fe80::1%eth0"
+    if error.errno == errno.EAFNOSUPPORT:
+        return "; the system has no such addresses, or the unit's RestrictAddressFamilies= none"
+    return ""
 
 
 def _listening(sock: socket.socket, name: str) -> Listener:

@@ -25,8 +25,8 @@ from vsock_proxy.serving.listener import (
 from vsock_proxy.settings import ServiceSettings
 
 AGREE = (
-    "make ListenStream= of the .socket units agree with <local_port> and --uds-path, or with the "
-    "services of the file"
+    "make ListenStream= of the .socket units agree with <local_port> and --uds-path or "
+    "--listen-tcp, or with the services of the file"
 )
 
 log = logging.getLogger(__name__)

@@ -156,7 +156,8 @@ class Fleet:
         if len(self.services) > 1:
             return f"master, {len(self.services)} services"
         (service,) = self.services
-        return f"master {service.settings.local_port} -> {service.settings.endpoint}"
+        settings = service.settings
+        return f"master {settings.tcp_place or settings.local_port} -> {settings.endpoint}"
 
     def introduce(self) -> None:
         """Say in the log what is served."""

@@ -89,12 +89,12 @@ def question_of(service: ServiceSettings) -> Question:
 
 
 def names_of(services: Sequence[ServiceSettings]) -> List[str]:
-    """What each is called where there are several: its port, or its path if others have that."""
+    """What each is called where there are several: its port, or its place if others have that."""
     ports = Counter(service.local_port for service in services)
     return [
         str(service.local_port)
         if ports[service.local_port] == 1
-        else service.path or str(service.local_port)
+        else service.path or service.tcp_place or str(service.local_port)
         for service in services
     ]
 

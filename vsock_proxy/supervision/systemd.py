@@ -158,8 +158,11 @@ def _take(fd: int, name: str) -> socket.socket:
 def _problems(sock: socket.socket) -> List[str]:
     """Why a socket is none to accept guests' connections from."""
     problems = []
-    if sock.family not in (AF_VSOCK, socket.AF_UNIX):
-        problems.append("neither AF_VSOCK nor AF_UNIX")
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        if sock.type == socket.SOCK_STREAM and sock.proto != socket.IPPROTO_TCP:
+            problems.append("not TCP")
+    elif sock.family not in (AF_VSOCK, socket.AF_UNIX):
+        problems.append("neither AF_VSOCK, AF_UNIX nor TCP")
     if sock.type != socket.SOCK_STREAM:
         problems.append("not a stream socket")
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -170,7 +173,7 @@ def _problems(sock: socket.socket) -> List[str]:
 def _unfit(name: str, problem: str) -> UnavailableError:
     return UnavailableError(
         f"the socket that systemd passed ({name}) cannot be served: {problem}; the "
-        ".socket unit must have ListenStream=vsock::PORT or a path, and Accept=no"
+        ".socket unit must have ListenStream=vsock::PORT, a path or ADDRESS:PORT, and Accept=no"
     )
 
 
