@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -18,7 +19,7 @@ from vsock_proxy.config.hostnames import NoHost
 from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.errors import ConfigurationError, UsageError
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
-from vsock_proxy.supervision.judging import Judged, Wanted, judge
+from vsock_proxy.supervision.judging import Judged, Wanted, judge, leads_to_itself
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -165,6 +166,8 @@ def test_the_port_is_one_of_what_the_endpoint_is(host: str, port: str, expected:
         (["--resolve-interval", "15"], "--resolve-interval"),
         (["--resolve-interval=15"], "--resolve-interval"),
         (["--resolve", "9"], "--resolve-interval"),
+        (["-6", "--listen-tcp", "::1"], "--ipv6"),
+        (["-4", "--listen-tcp", "::"], "--ipv4"),
     ],
     ids=" ".join,
 )
@@ -185,6 +188,8 @@ def test_an_option_of_lookups_is_refused_where_nothing_is_looked_up(
         # The value of another option.
         ["--config", "--resolve-interval", "8000", "vsock:16", "5000"],
         ["--resolve-interval", "9", "8000", "kms.example", "443"],
+        # It says where to listen.
+        ["-6", "--listen-tcp", "::", "8000", "vsock:16", "5000"],
         ["-4"],
     ],
     ids=" ".join,
@@ -393,32 +398,56 @@ def test_an_endpoint_that_is_not_listed_ends_with_78(file: Path) -> None:
     )
 
 
+ON_SOCKET = ServiceOptions(uds_path="/run/v.sock")
+
+
+def over_tcp(address: str, family: int = socket.AF_UNSPEC) -> ServiceOptions:
+    return ServiceOptions(family=socket.AddressFamily(family), listen_tcp=address)
+
+
 @pytest.mark.parametrize(
-    ("endpoint", "path", "loops"),
+    ("endpoint", "options", "loops"),
     [
-        (Endpoint("vsock:1", 8000), None, True),
-        (Endpoint("vsock:1", 8001), None, False),
-        (Endpoint("vsock:3", 8000), None, False),
-        (Endpoint("vsock:1", 8000), "/run/v.sock", False),
-        (Endpoint("unix:/run/v.sock", 8000), "/run/v.sock", False),
-        (Endpoint("unix:/run/v.sock_8000", 8000), "/run/v.sock", True),
+        (Endpoint("vsock:1", 8000), ServiceOptions(), True),
+        (Endpoint("vsock:1", 8001), ServiceOptions(), False),
+        (Endpoint("vsock:3", 8000), ServiceOptions(), False),
+        (Endpoint("127.0.0.1", 8000), ServiceOptions(), False),
+        (Endpoint("vsock:1", 8000), ON_SOCKET, False),
+        (Endpoint("unix:/run/v.sock", 8000), ON_SOCKET, False),
+        (Endpoint("unix:/run/v.sock_8000", 8000), ON_SOCKET, True),
+        (Endpoint("vsock:1", 8000), over_tcp("127.0.0.1"), False),
+        (Endpoint("unix:/run/v.sock_8000", 8000), over_tcp("127.0.0.1"), False),
+        (Endpoint("127.0.0.1", 8000), over_tcp("127.0.0.1"), True),
+        (Endpoint("::ffff:127.0.0.1", 8000), over_tcp("127.0.0.1"), True),
+        (Endpoint("127.0.0.1", 443), over_tcp("127.0.0.1"), False),
+        (Endpoint("127.0.0.2", 8000), over_tcp("127.0.0.1"), False),
+        (Endpoint("127.0.0.2", 8000), over_tcp("0.0.0.0"), True),
+        (Endpoint("0.0.0.0", 8000), over_tcp("0.0.0.0"), True),
+        (Endpoint("192.0.2.1", 8000), over_tcp("0.0.0.0"), False),
+        (Endpoint("::1", 8000), over_tcp("0.0.0.0"), False),
+        (Endpoint("::1", 8000), over_tcp("::"), True),
+        (Endpoint("127.0.0.1", 8000), over_tcp("::"), True),
+        (Endpoint("127.0.0.1", 8000), over_tcp("::", socket.AF_INET6), False),
+        (Endpoint("::1", 8000), over_tcp("::", socket.AF_INET6), True),
+        (Endpoint("vsock:1", 8000), over_tcp("::", socket.AF_INET6), False),
     ],
     ids=str,
 )
-def test_a_service_that_leads_to_itself_is_refused(
-    endpoint: Endpoint, path: Optional[str], loops: bool, file: Path
+def test_a_service_that_leads_to_itself_is_seen(
+    endpoint: Endpoint, options: ServiceOptions, loops: bool
 ) -> None:
-    file.write_text(f"allowlist:\n- {{address: '{endpoint.host}', port: {endpoint.port}}}\n")
-    service = ServiceSettings(8000, endpoint, ServiceOptions(uds_path=path), line=3)
+    assert leads_to_itself(ServiceSettings(8000, endpoint, options)) is loops
+
+
+def test_a_service_that_leads_to_itself_is_refused(file: Path) -> None:
+    file.write_text("allowlist:\n- {address: 'vsock:1', port: 8000}\n")
+    service = ServiceSettings(8000, Endpoint("vsock:1", 8000), line=3)
     wanted = Wanted(loading.load(str(file)).allowlist, (service,), True)
-    if not loops:
-        judge(wanted, {}, lambda questions: {})
-        return
     with pytest.raises(ConfigurationError) as caught:
         judge(wanted, {}, lambda questions: {})
     assert str(caught.value) == (
-        f"services {file}, line 3: service 8000: {endpoint} is where this service listens itself; "
-        "give the address and the port of the server"
+        f"services {file}, line 3: service 8000: vsock:1:8000 is where this service listens "
+        "itself; give the address and the port of the server"
     )
 
 

@@ -142,7 +142,7 @@ def parse(arguments: List[str]) -> Settings:
         service = None
     else:
         service = _service(words, options)
-        _check_lookup(service.endpoint, _given(arguments))
+        _check_lookup(service, _given(arguments))
     return Settings(
         service,
         options,
@@ -184,8 +184,8 @@ def _options(words: Dict[str, Any]) -> ServiceOptions:
 
 def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
     """The one that the arguments describe."""
-    port_rule = rules.port_to_listen_on(options.listen_tcp is not None)
-    local_port = _value(words, "<local_port>", port_rule.parse)
+    local_rule = rules.port_to_listen_on(options.listen_tcp is not None)
+    local_port = _value(words, "<local_port>", local_rule.parse)
     if options.uds_path is not None:
         _check_uds_path(options.uds_path, local_port)
     address = _address(words["<remote_addr>"])
@@ -193,15 +193,15 @@ def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
     return ServiceSettings(local_port, Endpoint(address, port), options)
 
 
-def _check_lookup(endpoint: Endpoint, given: FrozenSet[str]) -> None:
+def _check_lookup(service: ServiceSettings, given: FrozenSet[str]) -> None:
     """Whether no lookup is described where there is none."""
-    if endpoint.is_tcp:
+    if service.endpoint.is_tcp:
         return
     for name in OF_LOOKUPS:
-        if name in given:
+        if name in given and not (name == "--ipv6" and service.is_v6_only):
             raise UsageError(
-                f"{name} is for a host name or an IP address, and {endpoint.host} is neither; "
-                f"leave {name} out"
+                f"{name} is for a host name or an IP address, and {service.endpoint.host} is "
+                f"neither; leave {name} out"
             )
 
 

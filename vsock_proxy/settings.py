@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import FrozenSet, Optional
 
 VSOCK_PREFIX, UNIX_PREFIX = "vsock:", "unix:"
+EVERY_IPV6_ADDRESS = "::"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ class ServiceSettings:
         """`address:port` to listen on over TCP, None for others."""
         address = self.options.listen_tcp
         return None if address is None else format_address(address, self.local_port)
+
+    @property
+    def is_v6_only(self) -> bool:
+        """Whether it listens on all IPv6 addresses, and on no IPv4 one."""
+        options = self.options
+        return options.listen_tcp == EVERY_IPV6_ADDRESS and options.family == socket.AF_INET6
 
 
 @dataclass(frozen=True)

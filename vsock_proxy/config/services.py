@@ -179,7 +179,7 @@ def _check_lookup(nodes: Nodes, service: ServiceSettings) -> None:
     if service.endpoint.is_tcp:
         return
     for name in OF_LOOKUPS:
-        if name in nodes:
+        if name in nodes and not (name == "family" and service.is_v6_only):
             raise Fault(
                 nodes[name],
                 f"{name} together with address {shown(nodes['address'])}; expected it with a host "

@@ -21,7 +21,7 @@ from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.interpreter import Socket, accept
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
-from vsock_proxy.settings import ServiceSettings, format_address
+from vsock_proxy.settings import EVERY_IPV6_ADDRESS, ServiceSettings, format_address
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
 # reset at once, so it cannot be too large (virtio_transport_recv_listen() in
@@ -30,7 +30,6 @@ BACKLOG = 2**31 - 1
 FIRST_UNPRIVILEGED_PORT = 1024
 NO_VSOCK = "this Python was built without AF_VSOCK; use another one, such as that of the system"
 NO_IPV6 = "this Python was built without IPv6; use another one, such as that of the system"
-EVERY_IPV6_ADDRESS = "::"
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def listener_name(settings: ServiceSettings) -> str:
     if settings.path is not None:
         return _unix_name(settings.path)
     address, port = settings.options.listen_tcp, settings.local_port
-    return _vsock_name(port) if address is None else _tcp_name(address, port, _is_v6_only(settings))
+    return _vsock_name(port) if address is None else _tcp_name(address, port, settings.is_v6_only)
 
 
 def socket_name(sock: socket.socket) -> str:
@@ -100,7 +99,7 @@ def open_listener(settings: ServiceSettings) -> Listener:
     if settings.path is not None:
         return _listen_unix(settings.path)
     if settings.options.listen_tcp is not None:
-        return _listen_tcp(settings.options.listen_tcp, settings.local_port, _is_v6_only(settings))
+        return _listen_tcp(settings.options.listen_tcp, settings.local_port, settings.is_v6_only)
     return _listen_vsock(settings.local_port)
 
 
@@ -136,11 +135,6 @@ def _tcp_socket_name(sock: socket.socket, address: Tuple[Any, ...]) -> str:
         sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
     return _tcp_name(host, address[1], v6_only)
-
-
-def _is_v6_only(settings: ServiceSettings) -> bool:
-    options = settings.options
-    return options.listen_tcp == EVERY_IPV6_ADDRESS and options.family == socket.AF_INET6
 
 
 def _listen_vsock(port: int) -> Listener:

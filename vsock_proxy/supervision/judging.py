@@ -172,16 +172,27 @@ def warn_of_doubts(judged: Sequence[Judged]) -> None:
 
 def _check_loop(service: ServiceSettings) -> None:
     """Raise UsageError if a service leads to itself: one client would then take all workers."""
-    endpoint, path = service.endpoint, service.path
-    if path is None:
-        itself = (endpoint.cid, endpoint.port) == (VMADDR_CID_LOCAL, service.local_port)
-    else:
-        itself = endpoint.path == path
-    if itself:
+    if leads_to_itself(service):
         raise UsageError(
-            f"{endpoint} is where this service listens itself; give the address and the port of "
-            "the server"
+            f"{service.endpoint} is where this service listens itself; give the address and the "
+            "port of the server"
         )
+
+
+def leads_to_itself(service: ServiceSettings) -> bool:
+    """Whether that can be seen without asking DNS or the machine for its addresses."""
+    endpoint = service.endpoint
+    if service.path is not None:
+        return endpoint.path == service.path
+    if service.options.listen_tcp is None:
+        return (endpoint.cid, endpoint.port) == (VMADDR_CID_LOCAL, service.local_port)
+    here, there = parse_address(service.options.listen_tcp), parse_address(endpoint.host)
+    if here is None or there is None or endpoint.port != service.local_port:
+        return False
+    covers = here.version == there.version or (here.version == 6 and not service.is_v6_only)
+    # Linux takes a connection to the unspecified address for one to the loopback.
+    is_own = there.is_loopback or there.is_unspecified
+    return here == there or (here.is_unspecified and covers and is_own)
 
 
 def _without_dns(
