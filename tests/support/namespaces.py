@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Callable, List, TypeVar
 
+from tests.support.timing import wait_until
+
 PROJECT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
 RESOLV_CONF = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
@@ -98,6 +100,7 @@ class Namespace:
     def add_address(self, address: str) -> None:
         """An address that belongs to this host."""
         self.run("ip", "address", "add", address, "dev", "lo", *_no_delay(address))
+        self._wait_for_route(address)
 
     def add_black_holes(self, *addresses: str) -> None:
         """Addresses of which no packet ever comes back, nor an error."""
@@ -107,6 +110,7 @@ class Namespace:
         self.run("ip", "address", "add", "192.0.2.1/24", "dev", "hole0")
         self.run("ip", "address", "add", "2001:db8::1/64", "dev", "hole0", "nodad")
         for address in addresses:
+            self._wait_for_route(address)
             self._send_to_nobody(address, "hole0")
 
     def join(self, other: Namespace) -> None:
@@ -124,6 +128,14 @@ class Namespace:
     def close(self) -> None:
         """End it; the kernel removes it with its last process and socket."""
         self._holder.communicate()
+
+    def _wait_for_route(self, address: str) -> None:
+        """The kernel makes an IPv6 route a moment after the address (addrconf_dad_work())."""
+        command = [*self.wrapper, "ip", "route", "get", address]
+        wait_until(
+            lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0,
+            f"there is a route to {address}",
+        )
 
     def _send_to_nobody(self, address: str, device: str) -> None:
         self.run(
