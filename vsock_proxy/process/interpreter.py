@@ -76,3 +76,13 @@ def share_with_children(*rehearsals: Callable[[], None]) -> List[object]:
     # So that the collector does not write to it.
     gc.freeze()
     return fillers
+
+
+def share_with_first_child() -> None:
+    """The same before a child that is forked long before the others, and is to live as long.
+
+    What they write to afterwards is there twice: 8 MiB on 3.13 and 2.5 MiB on 3.11 without this.
+    """
+    gc.collect()
+    make_all_immortal()
+    gc.freeze()
