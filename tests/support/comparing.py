@@ -1,0 +1,90 @@
+"""Whether one thing takes longer than another, on a machine that others use too.
+
+Each is measured many times, in turns: a sample of the one and a sample of the other in every turn.
+What others do on the machine falls on the one as well as on the other, so each turn's two samples
+could as well be exchanged. That is done at random, some thousand times (a permutation test). Where
+noise alone makes the difference, many of these exchanges make one as large; where it is real,
+hardly any does. So a comparison needs no second attempt and no quiet machine: noise may hide a
+difference from it, but makes none.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple, Sequence, Tuple
+
+Turn = Tuple[Sequence[float], Sequence[float]]
+
+# So many turns can be exchanged in enough ways.
+FEWEST_TURNS = 12
+EXCHANGES = 1999
+# How often noise may be taken for a difference.
+CHANCE = 0.001
+SEED = 1
+
+
+class Comparison(NamedTuple):
+    """What was found: what so many in a hundred take at most, and whether that may be noise.
+
+    chance: how often noise would make as much of a difference, were the second at its limit.
+    """
+
+    percent: int
+    first: float
+    second: float
+    chance: float
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether the second takes longer than it may, beyond noise."""
+        return self.chance < CHANCE
+
+
+def compare(turns: Sequence[Turn], factor: float, percent: int = 99) -> Comparison:
+    """Is what so many in a hundred of the second take at most above `factor` times the first's?"""
+    assert len(turns) >= FEWEST_TURNS, "too few to tell anything from noise"
+    # Were it exactly so many times, the two would now be alike.
+    alike = _Exchangeable(turns, factor, percent)
+    found = alike.ratio([0] * len(turns))
+    draw = random.Random(SEED)
+    ratios = (alike.ratio(draw.choices((0, 1), k=len(turns))) for _ in range(EXCHANGES))
+    # What was found is itself one of the exchanges.
+    chance = (sum(ratio >= found for ratio in ratios) + 1) / (EXCHANGES + 1)
+    first, second = ([each for turn in turns for each in turn[side]] for side in (0, 1))
+    return Comparison(percent, at_most(first, percent), at_most(second, percent), chance)
+
+
+def at_most(times: Sequence[float], percent: int) -> float:
+    """What so many in a hundred take at most."""
+    return sorted(times)[-_place(len(times), percent)]
+
+
+def _place(count: int, percent: int) -> int:
+    """Which of so many it is, counted from the largest."""
+    return count - count * percent // 100
+
+
+class _Exchangeable:
+    """All times in one order, the largest first, so that few are looked at for each exchange."""
+
+    def __init__(self, turns: Sequence[Turn], factor: float, percent: int) -> None:
+        scaled = (
+            (time / (factor if side else 1.0), turn, side)
+            for turn, samples in enumerate(turns)
+            for side, sample in enumerate(samples)
+            for time in sample
+        )
+        self._times = sorted(scaled, reverse=True)
+        self._place = _place(sum(len(first) for first, _ in turns), percent)
+
+    def ratio(self, exchanged: Sequence[int]) -> float:
+        """The second's in terms of the first's, where the samples of some turns are exchanged."""
+        counts, found = [0, 0], [0.0, 0.0]
+        for time, turn, side in self._times:
+            owner = side ^ exchanged[turn]
+            counts[owner] += 1
+            if counts[owner] == self._place:
+                found[owner] = time
+                if all(found):
+                    break
+        return found[1] / found[0]
