@@ -1068,6 +1068,29 @@ def test_while_no_process_more_can_be_started_the_old_workers_serve_and_the_relo
     all_idle(proxy, 4)
 
 
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_where_there_is_room_for_one_process_more_a_reload_replaces_one_pool_after_the_other(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    ports = transport.ports(3)
+    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+    # The master, six workers, and the process that reads the file.
+    proxy = start_services(
+        *(service(port, old, workers=2) for port in ports), wrapper=limited_to(8)
+    )
+    all_idle(proxy, 6)
+    services_file.write(service(port, new, workers=2) for port in ports)
+    proxy.send(signal.SIGHUP)
+    for port in ports:
+        wait_until(lambda port=port: letter_at(proxy, port) == b"B", "it is in force")  # type: ignore[misc]
+    proxy.log.wait_for("info master: all 6 workers run")
+    all_idle(proxy, 6)
+    assert [letter_at(proxy, port) for port in ports] == [b"B"] * 3
+
+
 def test_when_the_master_is_killed_during_a_reload_no_process_and_no_listener_is_left(
     start_services: StartProxy,
     start_server: StartServer,

@@ -1,0 +1,208 @@
+"""How pools take the place of others: real processes, some of which end before they serve."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Callable, Iterator, List, Optional, Set
+
+import pytest
+
+from tests.support import processes
+from tests.support.timing import wait_until
+from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.endpoint.policy import make_policy
+from vsock_proxy.observing.scoreboard import DRAINS
+from vsock_proxy.observing.untold import Untold
+from vsock_proxy.process.signals import Signals
+from vsock_proxy.serving.passed import Passed
+from vsock_proxy.serving.worker import Duty
+from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
+from vsock_proxy.supervision.children import Children
+from vsock_proxy.supervision.fleet import Fleet
+from vsock_proxy.supervision.judging import Judged
+from vsock_proxy.supervision.pool import Means, Pool
+from vsock_proxy.supervision.timers import Timers
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+ONE, TWO, THREE = range(8001, 8004)
+
+
+class Work:
+    """What a worker does here: it says that it waits for clients, and ends when it is told to.
+
+    fails: the services whose workers end before that.
+    """
+
+    def __init__(self, signals: Signals) -> None:
+        self.fails: Set[int] = set()
+        self._signals = signals
+
+    def run(self, duty: Duty, number: int) -> None:
+        if any(int(route.name) in self.fails for route in duty.routes):
+            return
+        slot = duty.board.claim(number, os.getpid())
+        duty.alarm.tell_serving()
+        while signal.SIGTERM not in self._signals.take():
+            select.select([self._signals.reader], [], [])
+        slot[DRAINS] = True
+
+
+class Master:
+    """As much of one as a fleet needs."""
+
+    def __init__(self, signals: Signals, folder: Path) -> None:
+        self._path = str(folder / "v")
+        self._timers = Timers()
+        self._children = Children(signals, lambda: None, lambda pid, status: None)
+        self.work = Work(signals)
+        self._alarms = os.pipe()
+        log = SimpleNamespace(untold=Untold(), name=lambda *_: None)
+        means = Means(
+            self._children,
+            self._timers,
+            self.work,  # type: ignore[arg-type]
+            log,  # type: ignore[arg-type]
+            self._alarms[1],
+            lambda kept: None,
+            self._start_missing,
+        )
+        self.fleet = Fleet(1, 10.0, Passed(()), means)
+
+    def serve(self, *services: ServiceSettings) -> None:
+        """Let these be served, and start their workers."""
+        nothing = Allowlist("allowlist.yaml", ())
+        self.fleet.put_into_force([Judged(one, make_policy(one, nothing), ()) for one in services])
+        self._start_missing()
+
+    def service(
+        self, port: int, workers: Optional[int] = 1, idle_timeout: float = 0.0
+    ) -> ServiceSettings:
+        options = ServiceOptions(uds_path=self._path, idle_timeout=idle_timeout)
+        return ServiceSettings(port, Endpoint("vsock:16", 443), options, workers)
+
+    def run_until(self, condition: Callable[[], bool], what: str) -> None:
+        def holds() -> bool:
+            self._children.reap()
+            self._timers.look(time.monotonic())
+            self.fleet.look()
+            return condition()
+
+        wait_until(holds, what)
+
+    def pids(self, port: int) -> List[int]:
+        """Those of the workers that accept at a port and are in force or were."""
+        return [row.pid for pool in self.pools(port) for row in pool.board.rows() if row.pid]
+
+    def pools(self, port: int) -> List[Pool]:
+        return [
+            pool
+            for pool in self.fleet.all_pools
+            if port in (one.settings.local_port for one in pool.composition.services)
+        ]
+
+    def end(self) -> None:
+        self.fleet.drain()
+        self.run_until(lambda: self.fleet.running == 0, "all have ended")
+        for end in self._alarms:
+            os.close(end)
+
+    def _start_missing(self) -> None:
+        self.fleet.start_missing()
+
+
+@pytest.fixture
+def master(signals: Signals, tmp_path: Path) -> Iterator[Master]:
+    made = Master(signals, tmp_path)
+    yield made
+    made.end()
+
+
+def serving(master: Master, *services: ServiceSettings) -> None:
+    """Let these be served, and wait until they are."""
+    master.serve(*services)
+    master.run_until(lambda: master.fleet.serves, "all serve")
+
+
+def ended(caplog: pytest.LogCaptureFixture, port: int) -> int:
+    """How often a worker of that service has ended."""
+    return sum(f"worker {port}/1 ended" in message for message in caplog.messages)
+
+
+def test_a_pool_whose_workers_end_at_once_keeps_no_other_from_its_place(
+    master: Master, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    serving(master, master.service(ONE), master.service(TWO))
+    (good,), (bad,) = master.pids(ONE), master.pids(TWO)
+    master.work.fails = {TWO}
+    master.serve(*(master.service(port, idle_timeout=900) for port in (ONE, TWO)))
+    master.run_until(lambda: len(master.pools(ONE)) == 1, "the old pool has ended")
+    assert not processes.is_alive(good)
+    master.run_until(lambda: ended(caplog, TWO) >= 3, "the new one ends again and again")
+    # Somebody has to serve those who come there.
+    assert processes.is_alive(bad)
+    master.work.fails = set()
+    master.run_until(lambda: len(master.pools(TWO)) == 1, "the other old pool has ended")
+    assert not processes.is_alive(bad)
+    assert master.fleet.serves
+
+
+def test_a_pool_that_several_take_the_place_of_retires_once_all_of_them_serve(
+    master: Master, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    serving(master, master.service(ONE, None), master.service(TWO, None))
+    (old,) = master.pids(ONE)
+    master.work.fails = {TWO}
+    master.serve(master.service(ONE), master.service(TWO))
+    master.run_until(lambda: ended(caplog, TWO) >= 3, "one of them ends again and again")
+    assert master.pids(ONE)[0] != old
+    assert processes.is_alive(old)
+    master.work.fails = set()
+    master.run_until(lambda: len(master.pools(TWO)) == 1, "the old pool has ended")
+
+
+def test_a_service_that_is_gone_is_closed_though_the_workers_of_another_end_at_once(
+    master: Master, tmp_path: Path
+) -> None:
+    serving(master, master.service(ONE), master.service(TWO), master.service(THREE))
+    master.work.fails = {TWO}
+    master.serve(master.service(ONE), master.service(TWO, idle_timeout=900))
+    master.run_until(lambda: not (tmp_path / f"v_{THREE}").exists(), "it is closed")
+    assert not master.fleet.serves
+    assert len(master.pids(TWO)) == 1
+
+
+def test_what_a_pool_accepts_from_that_has_no_successor_yet_stays_open(
+    master: Master, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO")
+    serving(master, master.service(ONE, None), master.service(TWO, None))
+    master.work.fails = {ONE}
+    master.serve(master.service(ONE))
+    master.run_until(lambda: ended(caplog, ONE) >= 3, "its workers end again and again")
+    assert (tmp_path / f"v_{TWO}").exists()
+    master.work.fails = set()
+    master.run_until(lambda: not (tmp_path / f"v_{TWO}").exists(), "it is closed")
+
+
+def test_a_reload_after_one_whose_workers_end_at_once_takes_the_place_of_both(
+    master: Master, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    serving(master, master.service(ONE))
+    (old,) = master.pids(ONE)
+    master.work.fails = {ONE}
+    master.serve(master.service(ONE, idle_timeout=900))
+    master.run_until(lambda: ended(caplog, ONE) >= 3, "its workers end again and again")
+    master.work.fails = set()
+    serving(master, master.service(ONE, idle_timeout=901))
+    master.run_until(lambda: len(master.pools(ONE)) == 1, "the old pools have ended")
+    assert not processes.is_alive(old)
+    assert len(master.pids(ONE)) == 1
