@@ -176,6 +176,14 @@ def test_a_unix_path_must_have_room_for_the_port_that_it_gets() -> None:
         ("2001:DB8:0::1", "2001:db8::1"),
         ("::ffff:127.0.0.1", "127.0.0.1"),
         ("fe80::1%eth0", "fe80::1%eth0"),
+        ("fe80::1%1", "fe80::1%lo"),
+        ("fe80::1%0", "fe80::1%0"),
+        # No machine has so many interfaces, and no number of one has so many digits.
+        ("fe80::1%4294967290", "fe80::1%4294967290"),
+        ("fe80::1%4294967297", "fe80::1%4294967297"),
+        ("fe80::1%999999999999999", "fe80::1%999999999999999"),
+        ("fe80::1%\u00b2", "fe80::1%\u00b2"),
+        ("fe80::1%\u0661", "fe80::1%\u0661"),
     ],
 )
 def test_an_address_to_listen_on_has_one_form(address: str, normal: str) -> None:
@@ -184,13 +192,18 @@ def test_an_address_to_listen_on_has_one_form(address: str, normal: str) -> None
 
 @pytest.mark.parametrize(
     "address",
-    ["", "localhost", "127.1", "[::1]", "10.0.0.0/8", "224.0.0.1", "ff02::1", "255.255.255.255"],
+    [
+        *("", "localhost", "127.1", "[::1]", "10.0.0.0/8", "224.0.0.1", "ff02::1"),
+        # The kernel would not heed the interface, and let more clients come than it seems.
+        *("255.255.255.255", "::%lo", "::1%lo", "2001:db8::1%eth0"),
+    ],
 )
 def test_what_is_no_address_to_listen_on_is_told_what_one_is(address: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(["--listen-tcp", address, *GOOD])
     assert str(caught.value) == (
-        "--listen-tcp must be an IP address of this machine, or 0.0.0.0 or :: for all, "
+        "--listen-tcp must be an IP address of this machine, with %INTERFACE if it is link-local, "
+        "or 0.0.0.0 or :: for all, "
         f"not {address!r}"
     )
 

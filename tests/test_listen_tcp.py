@@ -21,6 +21,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board
 from tests.support.means import need_address
+from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
 from tests.support.servers import exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
@@ -169,6 +170,21 @@ def test_a_link_local_address_is_listened_on_with_its_interface(port: int) -> No
     assert names == [listener_name(asked)] * 2
 
 
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_a_socket_whose_interface_is_gone_has_its_number_in_its_name(
+    network: Namespace, port: int
+) -> None:
+    network.run("ip", "link", "add", "brief", "up", "type", "veth", "peer", "name", "other")
+    network.run("ip", "address", "add", "fe80::5/64", "dev", "brief", "nodad")
+    asked = settings("fe80::5%brief", port)
+    listener = network.call(lambda: open_listener(asked))
+    number = listener.sock.getsockname()[3]
+    network.run("ip", "link", "delete", "brief")
+    name = network.call(lambda: socket_name(listener.sock))
+    listener.close()
+    assert name == f"TCP [fe80::5%{number}]:{port}"
+
+
 def _link_local() -> str:
     """One that this machine has."""
     for line in Path("/proc/net/if_inet6").read_text().splitlines():
@@ -219,6 +235,9 @@ def message(proxy: Proxy) -> str:
     ("address", "said"),
     [
         (DOCUMENTATION, "Cannot assign requested address; this machine does not have the address"),
+        ("fe80::1%0", "No such device; this machine does not have the address, or not yet"),
+        ("fe80::1%4294967297", "No such device; this machine does not have the address, or not"),
+        ("fe80::1%\u00b2", "No such device; this machine does not have the address, or not yet"),
         ("fe80::1%none", "No such device; this machine does not have the address, or not yet"),
         ("fe80::1", "Invalid argument; a link-local address needs its interface"),
     ],

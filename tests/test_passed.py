@@ -59,6 +59,7 @@ def bound(tmp_path: Path) -> Iterator[Sockets]:
         (["Unix socket /run/v_8000"], ["/run/v_8000"], []),
         # systemd has such a path in its simplest form.
         (["Unix socket /run/v_8000"], ["/run/.//v_8000"], []),
+        (["Unix socket /run/v_8000"], ["//run/v_8000"], []),
         (["Unix socket /run/v_8000"], ["/run/w_8000", 8000], ["Unix socket /run/v_8000"]),
         (["vsock port 1", "vsock port 2"], [], ["vsock port 1", "vsock port 2"]),
     ],

@@ -398,11 +398,11 @@ def test_a_service_with_a_path_of_its_own_has_a_vsock_port(file: Path) -> None:
     assert service(file, "listen: 70000, address: a, port: 1, uds_path: /v", options).path
 
 
-@pytest.mark.parametrize("value", ["", "localhost", "[]", "224.0.0.1", "8080"])
+@pytest.mark.parametrize("value", ["", "localhost", "[]", "224.0.0.1", "8080", "'::%lo'"])
 def test_what_is_no_address_to_listen_on_is_an_error_with_its_line(file: Path, value: str) -> None:
     assert re.fullmatch(
-        r"line 3: listen_tcp is .*; expected an IP address of this machine, or 0\.0\.0\.0 or :: "
-        "for all",
+        r"line 3: listen_tcp is .*; expected an IP address of this machine, with %INTERFACE if it "
+        r"is link-local, or 0\.0\.0\.0 or :: for all",
         error_of(file, f"\n- {{{GOOD}, listen_tcp: {value}}}"),
     )
 
@@ -512,6 +512,18 @@ def test_services_of_another_shape_are_explained(file: Path, content: str, said:
             3,
         ),
         (
+            f"\n- {{{GOOD}, uds_path: /a/v}}\n- {{{GOOD}, uds_path: //a/v}}",
+            4,
+            "Unix socket //a/v_8000",
+            3,
+        ),
+        (
+            f"\n- {{{GOOD}, listen_tcp: 'fe80::1%lo'}}\n- {{{GOOD}, listen_tcp: 'fe80::1%1'}}",
+            4,
+            "TCP [fe80::1%lo]:8000",
+            3,
+        ),
+        (
             f"\n- {{{GOOD}, listen_tcp: '::1'}}\n- {{{GOOD}, listen_tcp: '0::1'}}",
             4,
             "TCP [::1]:8000",
@@ -530,6 +542,8 @@ def test_services_of_another_shape_are_explained(file: Path, content: str, said:
         "alias",
         "Unix",
         "Unix, spelled differently",
+        "Unix, with two slashes before it",
+        "TCP, by the number of the interface",
         "TCP",
         "TCP, of another family",
     ],
