@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import threading
@@ -15,7 +16,7 @@ from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.relaying import Kinds, Relayed, on
 from tests.support.servers import Handler, echo, exchange, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, is_within, wait_until
 from vsock_proxy.serving.outcome import End
 from vsock_proxy.serving.relay import Relay
 
@@ -120,26 +121,33 @@ def test_an_endpoint_that_reads_slowly_after_its_half_close_is_not_cut(join: Joi
 
 
 LIMIT = 0.5
+LATE = 0.1
 
 
 @pytest.mark.hybrid_only  # beside the relay alone
 @pytest.mark.alone
 @pytest.mark.parametrize("side", ["client", "endpoint"])
 def test_a_slow_reader_that_stops_for_good_is_ended_a_limit_later(side: str, join: Join) -> None:
-    relayed = join(idle_timeout=LIMIT)
-    source, sink = relayed.endpoint, relayed.client
-    if side == "endpoint":
-        source, sink = sink, source
-        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
-    threading.Thread(target=_send_all, args=(source, bytes(8 * MIB)), daemon=True).start()
-    for _ in range(4):
-        time.sleep(0.3)
-        # More than one packet, so that the kernel tells.
-        for _ in range(8):
-            sink.recv(32 * KIB)
-    stopped = time.monotonic()
-    assert relayed.outcome().end is End.IDLE
-    assert LIMIT - 0.01 <= time.monotonic() - stopped <= LIMIT + 0.1 * SLOWNESS
+
+    def stop() -> float:
+        relayed = join(idle_timeout=LIMIT)
+        source, sink = relayed.endpoint, relayed.client
+        if side == "endpoint":
+            source, sink = sink, source
+            sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        threading.Thread(target=_send_all, args=(source, bytes(8 * MIB)), daemon=True).start()
+        for _ in range(4):
+            time.sleep(0.3)
+            # More than one packet, so that the kernel tells.
+            for _ in range(8):
+                sink.recv(32 * KIB)
+        stopped = time.monotonic()
+        assert relayed.outcome().end is End.IDLE
+        late = time.monotonic() - stopped - LIMIT
+        assert late >= -0.01
+        return late
+
+    assert is_within(LATE, stop)
 
 
 def _send_all(sock: socket.socket, data: bytes) -> None:
@@ -175,14 +183,21 @@ def test_the_idle_timeout_is_kept_within_100_ms_and_never_early(
     limit: float, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(echo), "--idle-timeout", str(limit), workers=1)
-    with proxy.connect() as client:
-        before = time.monotonic()
-        assert exchange(client, b"x") == b"x"
-        after = time.monotonic()
-        assert client.recv(1) == b""
-        now = time.monotonic()
-        assert now - before >= limit
-        assert now - after <= limit + 0.1 * SLOWNESS
+
+    def be_idle() -> float:
+        with proxy.connect() as client:
+            before = time.monotonic()
+            client.sendall(b"x")
+            if client.recv(1) != b"x":
+                # Somebody else had the processor for as long as the limit.
+                return math.inf
+            after = time.monotonic()
+            assert client.recv(1) == b""
+            now = time.monotonic()
+            assert now - before >= limit
+            return now - after - limit
+
+    assert is_within(LATE, be_idle)
     assert "idle timeout" in ended(proxy)
 
 
@@ -192,12 +207,18 @@ def test_the_idle_timeout_is_kept_after_the_clients_half_close(
     limit: float, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(silent), "--idle-timeout", str(limit), workers=1)
-    with proxy.connect() as client:
-        client.sendall(b"x")
-        client.shutdown(socket.SHUT_WR)
-        last = time.monotonic()
-        assert client.recv(1) == b""
-        assert limit <= time.monotonic() - last <= limit + 0.1 * SLOWNESS
+
+    def be_idle() -> float:
+        with proxy.connect() as client:
+            client.sendall(b"x")
+            client.shutdown(socket.SHUT_WR)
+            last = time.monotonic()
+            assert client.recv(1) == b""
+            late = time.monotonic() - last - limit
+            assert late >= 0
+            return late
+
+    assert is_within(LATE, be_idle)
 
 
 @pytest.mark.alone
@@ -205,11 +226,18 @@ def test_the_idle_timeout_is_kept_after_the_clients_half_close(
 def test_the_limit_after_a_half_close_is_kept_within_100_ms_and_never_early(
     kinds: Kinds, join: Join
 ) -> None:
-    relayed = join(Relay(half_close_timeout=1.2), kinds)
-    relayed.client.shutdown(socket.SHUT_WR)
-    began = time.monotonic()
-    assert relayed.outcome().end is End.HALF_CLOSED_IDLE
-    assert 1.2 <= time.monotonic() - began <= 1.2 + 0.1 * SLOWNESS
+    limit = 1.2
+
+    def be_idle() -> float:
+        relayed = join(Relay(half_close_timeout=limit), kinds)
+        relayed.client.shutdown(socket.SHUT_WR)
+        began = time.monotonic()
+        assert relayed.outcome().end is End.HALF_CLOSED_IDLE
+        late = time.monotonic() - began - limit
+        assert late >= 0
+        return late
+
+    assert is_within(LATE, be_idle)
 
 
 @pytest.mark.hybrid_only  # the kernel tells it of a Unix and of a TCP socket alone

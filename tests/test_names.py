@@ -23,7 +23,7 @@ from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
 from tests.support.servers import Server, exchange, silent
 from tests.support.systemd import NotifySocket
-from tests.support.timing import SLOWNESS, at_full_length, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, wait_until
 from vsock_proxy.config.hostnames import parse_address
 
 pytestmark = [
@@ -782,16 +782,24 @@ def behind_a_hole(network: Namespace, dns: NameServer, start_inside: StartServer
 def test_an_address_that_does_not_answer_costs_less_than_400_ms(
     behind_a_hole: Server, start_named: StartProxy
 ) -> None:
-    proxy = start_named(behind_a_hole.port)
-    proxy.log.wait_for(f"{NAME} is {HOLE_6}, {BEYOND}")
-    proxy.wait_for_workers(4, "idle")
+    def be_first() -> float:
+        proxy = start_named(behind_a_hole.port)
+        proxy.log.wait_for(f"{NAME} is {HOLE_6}, {BEYOND}")
+        proxy.wait_for_workers(4, "idle")
+        took = seconds_until_answered(proxy)
+        assert took + 0.01 >= 0.25
+        proxy.end()
+        return took
+
+    assert is_within(0.4, be_first)
+
+
+def seconds_until_answered(proxy: Proxy) -> float:
+    """How long a client takes, with a byte there and back."""
     with proxy.connect() as client:
         began = time.monotonic()
-        client.sendall(b"x")
-        assert client.recv(1) == b"x"
-        took = time.monotonic() - began
-    assert took + 0.01 >= 0.25
-    assert took < 0.4 * SLOWNESS
+        assert exchange(client, b"x") == b"x"
+        return time.monotonic() - began
 
 
 REFUSING = tuple(f"198.51.100.{number}" for number in range(2, 6))
@@ -809,13 +817,15 @@ def test_addresses_that_refuse_after_one_that_does_not_answer_cost_no_time(
     for address in REFUSING:
         network.add_address(f"{address}/32")
     dns.set(NAME, HOLE_6, *REFUSING, BEYOND)
-    proxy = start_named(behind_a_hole.port, "--connect-timeout", timeout, workers=1)
-    proxy.log.wait_for(f"{NAME} is {HOLE_6}, .*{BEYOND}")
-    with proxy.connect() as client:
-        began = time.monotonic()
-        assert exchange(client, b"x") == b"x"
-        took = time.monotonic() - began
-    assert took < 0.4 * SLOWNESS
+
+    def be_first() -> float:
+        proxy = start_named(behind_a_hole.port, "--connect-timeout", timeout, workers=1)
+        proxy.log.wait_for(f"{NAME} is {HOLE_6}, .*{BEYOND}")
+        took = seconds_until_answered(proxy)
+        proxy.end()
+        return took
+
+    assert is_within(0.4, be_first)
 
 
 def test_an_address_to_which_no_local_port_is_left_is_followed_by_the_next(
@@ -838,9 +848,13 @@ def test_the_address_that_worked_last_is_tried_first(
     proxy = start_named(behind_a_hole.port)
     proxy.log.wait_for(f"{NAME} is {HOLE_6}, {BEYOND}")
     assert answers(proxy)
-    began = time.monotonic()
-    assert all(answers(proxy) for _ in range(8))
-    assert time.monotonic() - began < 0.25 * SLOWNESS
+
+    def try_all() -> float:
+        began = time.monotonic()
+        assert all(answers(proxy) for _ in range(8))
+        return time.monotonic() - began
+
+    assert is_within(0.25, try_all)
 
 
 def test_a_connection_that_is_being_made_when_sigterm_comes_is_served(
@@ -854,7 +868,7 @@ def test_a_connection_that_is_being_made_when_sigterm_comes_is_served(
         proxy.send(signal.SIGTERM)
         began = time.monotonic()
         assert client.recv(1) == b"x"
-        assert time.monotonic() - began < 1 * SLOWNESS
+        assert time.monotonic() - began < AT_ONCE * SLOWNESS
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
@@ -879,13 +893,25 @@ def test_no_answer_at_all_is_given_up_after_the_connect_timeout(
     dns.set(NAME, HOLE_6, HOLE)
     proxy = start_named(behind_a_hole.port, "--connect-timeout", "0.6", workers=1)
     proxy.log.wait_for(f"{NAME} is {HOLE_6}, {HOLE}")
-    with proxy.connect() as client:
-        began = time.monotonic()
-        assert end_of(client) == b""
-        assert 0.5 < time.monotonic() - began < 0.6 + 0.4 * SLOWNESS
+
+    def seconds_beyond() -> float:
+        took = seconds_until_closed(proxy)
+        assert took > 0.5
+        return took - 0.6
+
+    # Were the time for each of the addresses, it would be twice as long.
+    assert is_within(0.4, seconds_beyond)
     line = proxy.log.wait_for("cannot connect to")[0]
     assert f"[{HOLE_6}]:{behind_a_hole.port}: no answer in time" in line
     assert f"{HOLE}:{behind_a_hole.port}: no answer in time" in line
+
+
+def seconds_until_closed(proxy: Proxy) -> float:
+    """How long a client is kept that cannot be served."""
+    with proxy.connect() as client:
+        began = time.monotonic()
+        assert end_of(client) == b""
+        return time.monotonic() - began
 
 
 def test_families_take_turns(
@@ -916,10 +942,7 @@ def test_when_all_addresses_refuse_the_client_is_closed_at_once_and_the_cause_lo
     dns.set(NAME, HERE, THERE)
     proxy = start_named(server.port, workers=1)
     proxy.log.wait_for(f"{NAME} is ")
-    with proxy.connect() as client:
-        began = time.monotonic()
-        assert end_of(client) == b""
-        assert time.monotonic() - began < 0.2 * SLOWNESS
+    assert is_within(0.2, lambda: seconds_until_closed(proxy))
     line = proxy.log.wait_for("cannot connect to")[0]
     assert f"{HERE}:{server.port}: Connection refused" in line
     assert f"{THERE}:{server.port}: Connection refused" in line
@@ -932,11 +955,15 @@ def test_a_refused_address_is_followed_by_the_next_at_once(
 ) -> None:
     server = start_inside(host=THERE)
     dns.set(NAME, HERE, THERE)
-    proxy = start_named(server.port, workers=1)
-    proxy.log.wait_for(f"{NAME} is ")
-    began = time.monotonic()
-    assert answers(proxy)
-    assert time.monotonic() - began < 0.2 * SLOWNESS
+
+    def be_first() -> float:
+        proxy = start_named(server.port, workers=1)
+        proxy.log.wait_for(f"{NAME} is ")
+        took = seconds_until_answered(proxy)
+        proxy.end()
+        return took
+
+    assert is_within(0.2, be_first)
 
 
 def test_the_program_runs_where_there_is_no_dns_at_all(tmp_path: Path) -> None:

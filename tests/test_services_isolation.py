@@ -20,7 +20,7 @@ from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.services import ServicesFile, letter, letter_at, pool_of, service
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
 
 # How often the pool is measured with the disturbance and without it, in turn.
 TURNS = 60 if SLOWNESS == 1 else FEWEST_TURNS
@@ -100,7 +100,7 @@ def test_an_endpoint_that_hangs_delays_no_replacement_in_another_pool(
     held.wait_for_connections(2)
     (old,) = pool_of(proxy, good)
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: set(pool_of(proxy, good)) - {old}, "another worker", 0.5)
+    wait_until(lambda: set(pool_of(proxy, good)) - {old}, "another worker", AT_ONCE)
     assert letter_at(proxy, good) == b"A"
     for client in clients:
         client.close()
@@ -149,21 +149,26 @@ def test_workers_that_die_at_once_are_paced_without_slowing_the_replacement_in_a
     with Killer(proxy, f"vsock-proxy: worker {bad}/"):
         proxy.log.wait_for(rf"{ended} .* in \d+\.\d s, too many have ended", 20)
         began, before = time.monotonic(), len(proxy.log.matching(ended))
-        for _ in range(5):
-            (old,) = proxy.wait_for_workers(1, title)
-            os.kill(old, signal.SIGKILL)
-            wait_until(
-                lambda old=old: set(proxy.workers(title)) - {old},  # type: ignore[misc]
-                "another worker",
-                0.5,
-            )
-            assert letter_at(proxy, good) == b"A"
+        took = [seconds_until_replaced(proxy, good, title) for _ in range(5)]
+        # Others who use this machine do not spoil most of them.
+        assert sorted(took)[2] < 0.5 * SLOWNESS, took
         threading.Event().wait(1.0)
         # At most ten a second, and those of a burst that had begun before.
         count = len(proxy.log.matching(ended)) - before
         assert 0 < count <= 10 * (time.monotonic() - began) + 10
     wait_until(lambda: len(pool_of(proxy, bad)) == 8, "it recovers", 20)
     assert letter_at(proxy, bad) == b"A"
+
+
+def seconds_until_replaced(proxy: Proxy, port: int, title: str) -> float:
+    """How long after its end another worker is in the place of one that is killed."""
+    (old,) = proxy.wait_for_workers(1, title)
+    began = time.monotonic()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: set(proxy.workers(title)) - {old}, "another worker")
+    took = time.monotonic() - began
+    assert letter_at(proxy, port) == b"A"
+    return took
 
 
 # DNS
@@ -300,8 +305,8 @@ class TestNames:
         with proxy.connect(good) as client:
             assert exchange(client, b"x") == b"x"
         proxy.send(signal.SIGTERM)
-        assert proxy.wait(timeout=1) == os.EX_OK
-        wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left", 0.5)
+        assert proxy.wait(timeout=AT_ONCE) == os.EX_OK
+        wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left", AT_ONCE)
 
     def test_services_of_the_same_name_share_nothing_but_the_name(
         self,

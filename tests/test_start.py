@@ -20,7 +20,7 @@ from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.servers import Server, exchange, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
 needs_root = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
@@ -104,7 +104,7 @@ def test_while_metadata_are_awaited_a_signal_that_ends_does_so_at_once_with_exit
 ) -> None:
     proxy = start_waiting()
     proxy.send(number)
-    assert proxy.wait(timeout=0.5) == os.EX_OK
+    assert proxy.wait(timeout=AT_ONCE) == os.EX_OK
     proxy.log.join()
     assert proxy.log.lines[-1].endswith("told to end before the start was complete")
     assert not proxy.log.matching("Traceback")
@@ -146,7 +146,7 @@ def test_process_1_ends_at_once_while_metadata_are_awaited(
     began = time.monotonic()
     os.kill(processes.children(proxy.pid)[0], signal.SIGTERM)
     assert proxy.wait() == os.EX_OK
-    assert time.monotonic() - began < 0.5 * SLOWNESS
+    assert time.monotonic() - began < AT_ONCE * SLOWNESS
 
 
 @pytest.fixture
@@ -196,9 +196,9 @@ def test_while_dns_is_awaited_a_signal_that_ends_does_so_at_once_and_leaves_no_p
     proxy = start_judging()
     children = proxy.children()
     proxy.send(number)
-    assert proxy.wait(timeout=0.5) == os.EX_OK
+    assert proxy.wait(timeout=AT_ONCE) == os.EX_OK
     for pid in children:
-        wait_until(lambda pid=pid: processes.state(pid) is None, f"process {pid} is gone", 0.5)  # type: ignore[misc]
+        wait_until(lambda pid=pid: processes.state(pid) is None, f"process {pid} is gone", AT_ONCE)  # type: ignore[misc]
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it

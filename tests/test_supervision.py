@@ -46,7 +46,7 @@ def test_a_worker_that_dies_is_replaced(start_proxy: StartProxy, start_server: S
     old = proxy.wait_for_workers(1, "idle")[0]
     os.kill(old, signal.SIGKILL)
     assert proxy.log.wait_for("worker 1 ended, signal 9 .Killed.; starting another")
-    wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker", 0.5)
+    wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker")
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
 
