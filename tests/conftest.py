@@ -19,10 +19,11 @@ from tests.support.dns import NameServer
 from tests.support.means import need_address
 from tests.support.namespaces import PATIENT_RESOLV_CONF, Namespace
 from tests.support.program import Proxy, Transport
-from tests.support.servers import Handler, Server, UnixServer, Vmm, VsockServer, echo
+from tests.support.servers import Handler, Server, UnixServer, VsockServer, echo
 from tests.support.services import Service, ServicesFile
 from tests.support.systemd import NotifySocket
 from tests.support.transports import Hybrid, Tcp, Vsock
+from tests.support.vmm import Firecracker
 from vsock_proxy.process.signals import HANDLED, IGNORED, Signals
 
 ONLY_ON_HYBRID = "hybrid_only"
@@ -128,8 +129,12 @@ def start_vmm(tmp_path: Path) -> Iterator[StartServer]:
     """Starts stand-ins for a VMM, which end with the test."""
     started: List[Server] = []
 
-    def start(handler: Handler = echo, kind: Type[UnixServer] = Vmm) -> Server:
-        started.append(kind(handler, tmp_path / "vm"))
+    def start(
+        handler: Handler = echo,
+        kind: Type[UnixServer] = Firecracker,
+        path: Path = tmp_path / "vm",
+    ) -> Server:
+        started.append(kind(handler, path))
         return started[-1]
 
     yield start

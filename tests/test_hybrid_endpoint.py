@@ -23,6 +23,7 @@ from tests.support.clients import answers, end_of
 from tests.support.program import Proxy
 from tests.support.servers import Handler, UnixServer, exchange, read_all, read_exactly, silent
 from tests.support.timing import SLOWNESS, wait_until
+from tests.support.vmm import CloudHypervisor, Firecracker
 from vsock_proxy.serving.hybrid_upstream import HybridUpstream
 from vsock_proxy.serving.presence import Presence
 from vsock_proxy.serving.race import ConnectFailed
@@ -359,18 +360,31 @@ def test_much_passes_both_ways_at_the_same_time(
         assert exchange(client, data) == data
 
 
+def answer_at_the_end(connection: socket.socket) -> None:
+    connection.sendall(b"you said " + read_all(connection))
+    connection.close()
+
+
 def test_an_end_of_the_client_is_passed_on_and_the_answer_still_comes(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
-    def greet(connection: socket.socket) -> None:
-        connection.sendall(b"you said " + read_all(connection))
-        connection.close()
-
-    proxy = start_proxy(start_vmm(greet))
+    proxy = start_proxy(start_vmm(answer_at_the_end, CloudHypervisor))
     with proxy.connect() as client:
         client.sendall(b"words")
         client.shutdown(socket.SHUT_WR)
         assert read_all(client) == b"you said words"
+
+
+def test_an_end_of_the_client_ends_all_where_the_vmm_takes_it_for_that(
+    start_proxy: StartProxy, start_vmm: StartServer
+) -> None:
+    proxy = start_proxy(start_vmm(answer_at_the_end, Firecracker), workers=1)
+    with proxy.connect() as client:
+        client.sendall(b"words")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+    proxy.log.wait_for(" ended: 5 bytes up, 0 bytes down, .*, client closed$")
+    proxy.wait_for_workers(1, "idle")
 
 
 def test_an_end_of_the_guest_is_passed_on_and_the_client_still_heard(
@@ -383,12 +397,29 @@ def test_an_end_of_the_guest_is_passed_on_and_the_client_still_heard(
         heard.append(read_all(connection))
         connection.close()
 
-    proxy = start_proxy(start_vmm(listen))
+    proxy = start_proxy(start_vmm(listen, CloudHypervisor))
     with proxy.connect() as client:
         assert client.recv(1) == b""
         client.sendall(b"words")
         client.shutdown(socket.SHUT_WR)
         wait_until(lambda: heard == [b"words"], "they arrive")
+
+
+def test_an_end_of_the_guest_that_the_vmm_keeps_to_itself_ends_nothing_until_the_guest_closes(
+    start_proxy: StartProxy, start_vmm: StartServer
+) -> None:
+    def listen(connection: socket.socket) -> None:
+        connection.sendall(b"bye")
+        connection.shutdown(socket.SHUT_WR)
+        read_exactly(connection, 5)
+        connection.close()
+
+    proxy = start_proxy(start_vmm(listen, Firecracker))
+    with proxy.connect() as client:
+        assert read_exactly(client, 3) == b"bye"
+        client.sendall(b"words")
+        assert client.recv(1) == b""
+    proxy.log.wait_for(" ended: 5 bytes up, 3 bytes down, .*, endpoint closed$")
 
 
 def test_a_vmm_that_dies_ends_its_connections(

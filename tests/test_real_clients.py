@@ -4,38 +4,64 @@ from __future__ import annotations
 
 import http.server
 import shutil
+import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator, List
 
 import boto3
 import botocore.config
 import pytest
 
-from tests.conftest import StartProxy
-from tests.support.forwarder import Forwarder
-from tests.support.kms import HOST, KmsServer
+from tests.conftest import StartProxy, StartServer
+from tests.support.kms import KmsServer
+from tests.support.program import Proxy, Transport
 from tests.support.timing import SLOWNESS
-from tests.support.transports import Hybrid
+from tests.support.transports import VMADDR_CID_LOCAL, Hybrid, Tcp, Vsock
+from vsock_proxy.serving.relay import Relay
 
 
 @pytest.fixture
-def kms(tmp_path: Path) -> Iterator[KmsServer]:
-    server = KmsServer(tmp_path)
-    yield server
-    server.close()
+def start_in_guest(
+    transport: Transport, start_vmm: StartServer, write_allowlist: Callable[..., Path]
+) -> Iterator[Callable[[Tcp], None]]:
+    """Starts the program as a guest has it, for software there that knows only TCP."""
+    started: List[Proxy] = []
+
+    def start(near: Tcp) -> None:
+        if isinstance(transport, Vsock):
+            endpoint = f"vsock:{VMADDR_CID_LOCAL}", transport.port
+        else:
+            vmm = start_vmm(lead_to_parent)
+            endpoint = vmm.host, vmm.port
+        allowed = str(write_allowlist(endpoint, name="of-the-guest.yaml"))
+        host, port = endpoint
+        listening = (*near.options(), str(near.port))
+        started.append(Proxy(near, ["--config", allowed, *listening, host, str(port)]))
+        started[-1].wait_ready()
+
+    def lead_to_parent(connection: socket.socket) -> None:
+        """What such a guest does, as the host has none whose AF_VSOCK it could be."""
+        with connection, transport.connect() as parent:
+            Relay().run(connection, parent)
+
+    yield start
+    for proxy in started:
+        proxy.end()
 
 
-def test_a_kms_client_encrypts_and_decrypts_over_tls(
-    start_proxy: StartProxy, kms: KmsServer
+def test_a_kms_client_encrypts_and_decrypts_over_tls_by_a_proxy_at_either_end(
+    start_proxy: StartProxy, start_in_guest: Callable[[Tcp], None], tmp_path: Path
 ) -> None:
+    near = Tcp(tmp_path)
+    kms = KmsServer(tmp_path, near.address)
     proxy = start_proxy((kms.host, kms.port))
-    forwarder = Forwarder(proxy.connect)
+    start_in_guest(near)
     client = boto3.client(
         "kms",
         region_name="us-east-1",
-        endpoint_url=f"https://{HOST}:{forwarder.port}",
+        endpoint_url=f"https://{near.address}:{near.port}",
         verify=str(kms.certificate),
         aws_access_key_id="test",
         aws_secret_access_key="test",
@@ -51,7 +77,7 @@ def test_a_kms_client_encrypts_and_decrypts_over_tls(
         assert client.decrypt(CiphertextBlob=sealed)["Plaintext"] == secret
     finally:
         client.close()
-        forwarder.close()
+        kms.close()
     assert proxy.log.wait_for(" ended: ")
 
 

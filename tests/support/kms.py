@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import threading
 from pathlib import Path
 
@@ -13,15 +14,14 @@ from cryptography.x509.oid import NameOID
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-HOST = "localhost"
-
 
 class KmsServer:
     """Serves the KMS over TLS on loopback until closed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
+        """name: what its clients take it for, a host name or an address."""
         self.host = "127.0.0.1"
-        self.certificate, key = _make_certificate(folder)
+        self.certificate, key = _make_certificate(folder, name)
         self._server = make_server(
             self.host,
             0,
@@ -40,10 +40,10 @@ class KmsServer:
         self._server.server_close()
 
 
-def _make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for HOST that signs itself, and its key, as PEM files."""
+def _make_certificate(folder: Path, host: str) -> tuple[Path, Path]:
+    """A certificate for a host that signs itself, and its key, as PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.timezone.utc)
     certificate = (
         x509.CertificateBuilder()
@@ -53,7 +53,7 @@ def _make_certificate(folder: Path) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -67,3 +67,10 @@ def _make_certificate(folder: Path) -> tuple[Path, Path]:
         )
     )
     return certificate_file, key_file
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -45,7 +45,10 @@ class Server:
         self._thread.join()
         self._listener.close()
         for connection in self.accepted:
-            connection.close()
+            self._end_connection(connection)
+
+    def _end_connection(self, connection: socket.socket) -> None:
+        connection.close()
 
     def _run(self) -> None:
         while True:
@@ -74,32 +77,6 @@ class UnixServer(Server):
         listener.bind(str(path))
         listener.listen(1024)
         self._begin(handler, listener, f"unix:{path}", port)
-
-
-class Vmm(UnixServer):
-    """Stands in for the VMM of a guest that listens on one port.
-
-    It does what docs/vsock.md of Firecracker says. Behind the end of the line of `CONNECT` it reads
-    nothing, since that is the guest's.
-    """
-
-    HOST_PORT = 1073741824
-
-    def __init__(self, handler: Handler, path: Path, port: int = 5000) -> None:
-        """handler: the guest's, for each connection to that port of it."""
-        self._guest = handler
-        super().__init__(self._connect, path, port)
-
-    def _connect(self, connection: socket.socket) -> None:
-        request = b""
-        while not request.endswith(b"\n") and len(request) < 32:
-            request += connection.recv(1) or b"\n"
-        # If no one is listening, Firecracker will terminate the host connection.
-        if request != b"CONNECT %d\n" % self.port:
-            connection.close()
-            return
-        connection.sendall(b"OK %d\n" % self.HOST_PORT)
-        self._guest(connection)
 
 
 class VsockServer(Server):

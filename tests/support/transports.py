@@ -20,7 +20,8 @@ class Hybrid:
 
     def __init__(self, folder: Path) -> None:
         self.port = 8000
-        self._prefix = folder / "v.sock"
+        # Also where the VMM itself listens, if there is one.
+        self.prefix = folder / "v.sock"
         self.path = self.path_of(self.port)
         # What the proxy calls a client of this transport, and the place where it listens.
         self.peer_pattern = "unix"
@@ -28,7 +29,7 @@ class Hybrid:
 
     def options(self) -> List[str]:
         """What the proxy is started with for this transport."""
-        return ["--uds-path", str(self._prefix)]
+        return ["--uds-path", str(self.prefix)]
 
     def ports(self, count: int) -> List[int]:
         """So many ports to listen on, the first of them that of the transport."""
@@ -36,7 +37,7 @@ class Hybrid:
 
     def path_of(self, port: int) -> Path:
         """The Unix socket that stands for a port."""
-        return self._prefix.with_name(f"{self._prefix.name}_{port}")
+        return self.prefix.with_name(f"{self.prefix.name}_{port}")
 
     def connect(self, port: Optional[int] = None) -> socket.socket:
         """A client's connection."""
