@@ -86,7 +86,7 @@ def with_workers(count: int) -> str:
 def measure_memory(bench: Bench, counts: Sequence[int], peers: Sequence[Proxy]) -> List[Memory]:
     found: List[Memory] = []
     for count in counts:
-        with started(bench.site, ours(workers=count), bench.backend.port) as running:
+        with started(bench.site, ours(workers=count), bench.backend.place) as running:
             running.await_ready()
             _await_workers(running, count)
             found.append(_memory(running, FRESH, 0))
@@ -125,7 +125,7 @@ def _await_workers(running: Running, count: int) -> None:
 
 
 def _memory_of_any(bench: Bench, proxy: Proxy) -> List[Memory]:
-    with started(bench.site, proxy, bench.backend.port) as running:
+    with started(bench.site, proxy, bench.backend.place) as running:
         running.await_ready()
         idle = _memory(running, FRESH, 0)
         with held_open(bench.programs, running.place.target, HELD_FOR_MEMORY) as outcome:
@@ -165,7 +165,7 @@ def measure_starts(
 
 
 def _start(bench: Bench, proxy: Proxy, workers: Optional[int]) -> Start:
-    with started(bench.site, proxy, bench.backend.port) as running:
+    with started(bench.site, proxy, bench.backend.place) as running:
         connection = running.await_connection()
         connected = time.monotonic() - running.started
         with connection:
@@ -199,7 +199,7 @@ def measure_held(bench: Bench, count: int, peers: Sequence[Proxy], rounds: int) 
 
 
 def _held(bench: Bench, proxy: Proxy, count: int) -> Held:
-    with started(bench.site, proxy, bench.backend.port) as running:
+    with started(bench.site, proxy, bench.backend.place) as running:
         running.await_connection().close()
         with held_open(bench.programs, running.place.target, count) as outcome:
             seconds = time.monotonic() - running.started
@@ -211,7 +211,7 @@ def measure_switches(bench: Bench, counts: Sequence[int], connections: int) -> L
     """One client, one connection after the other: all but one worker have no reason to wake."""
     found: List[Switches] = []
     for count in counts:
-        with started(bench.site, ours(workers=count), bench.backend.port) as running:
+        with started(bench.site, ours(workers=count), bench.backend.place) as running:
             running.await_ready()
             pids = processes.workers(running.process.pid)
             before = sum(map(processes.voluntary_switches, pids))

@@ -10,7 +10,8 @@
  *         hold      open COUNT connections, one block there and back on each while all are open, report, and keep
  *                   them open until the standard input ends (THREADS, SECONDS and SIZE are not used)
  * TARGET  unix:PATH, vsock:CID:PORT or tcp:PORT (of 127.0.0.1), or several of them with commas between, which the
- *         connections of each thread visit in turn
+ *         connections of each thread visit in turn; with `ask:` before it, a VMM is behind it, which each connection
+ *         asks for its guest before all else
  *
  * Each thread repeats the operation until SECONDS are over or the threads together have done COUNT. Calls block and
  * nothing but the clock is asked per operation, so that the generator costs as little as it can. One line of JSON
@@ -59,6 +60,7 @@ struct target {
         struct sockaddr_in tcp;
     } address;
     socklen_t length;
+    bool asks; /* a VMM for its guest */
 };
 
 struct cause {
@@ -118,10 +120,8 @@ static bool failed(struct client *client, const char *what, int number)
     return false; /* still counted in errors */
 }
 
-static int open_connection(struct client *client)
+static int connect_to(struct client *client, const struct target *target)
 {
-    const struct target *target = &client->plan->targets[client->turn];
-    client->turn = (client->turn + 1) % client->plan->target_count;
     int fd = socket(target->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         failed(client, "socket", errno);
@@ -162,6 +162,27 @@ static bool get(struct client *client, int fd, void *data, size_t length)
         length -= (size_t)got;
     }
     return true;
+}
+
+/* "CONNECT PORT", and "OK N" for an answer, both a line. */
+static bool ask(struct client *client, int fd)
+{
+    char answer[sizeof VMM_ACCEPTED - 1];
+    if (!put(client, fd, VMM_REQUEST, sizeof VMM_REQUEST - 1) || !get(client, fd, answer, sizeof answer))
+        return false;
+    return memcmp(answer, VMM_ACCEPTED, sizeof answer) == 0 || failed(client, "answer of the VMM", -1);
+}
+
+static int open_connection(struct client *client)
+{
+    const struct target *target = &client->plan->targets[client->turn];
+    client->turn = (client->turn + 1) % client->plan->target_count;
+    int fd = connect_to(client, target);
+    if (fd >= 0 && target->asks && !ask(client, fd)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
 
 static struct block new_block(enum request request, uint64_t length, uint64_t sequence)
@@ -421,6 +442,9 @@ static bool parse_target(const char *text, struct target *target)
 {
     unsigned cid, port;
     memset(target, 0, sizeof *target);
+    target->asks = strncmp(text, "ask:", 4) == 0;
+    if (target->asks)
+        text += 4;
     if (strncmp(text, "unix:", 5) == 0 && strlen(text + 5) < sizeof target->address.unix_path.sun_path) {
         target->address.unix_path.sun_family = AF_UNIX;
         strcpy(target->address.unix_path.sun_path, text + 5);

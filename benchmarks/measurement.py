@@ -1,4 +1,4 @@
-"""One transport's measurement from beginning to end: which parts, how much, beside which peers."""
+"""One way's measurement from beginning to end: which parts, how much, beside which peers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import accounting
 import footprint
 import machine
 import native
-import network
 import proxies
 import services
 from accounting import Accounting
-from proxies import Proxy, Site
-from results import VSOCK, Results
+from places import UNIX, VSOCK
+from proxies import PROXYD, Proxy, Site
+from results import Results
 from rounds import LOADS, MIB, Bench, Report, run_rounds
+from ways import Way
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("loads", "scale", "memory", "starts", "held", "switches", "services")
-# Memory and the number of connections have nothing to do with the transport.
-VSOCK_PARTS = ("loads", "scale", "starts", "switches")
 BACKEND_THREADS = 64
 SPARE_THREADS = 64
 
@@ -77,7 +75,7 @@ SHORT = Extent(
 class Choice:
     """What the command line asked for."""
 
-    transport: str
+    way: Way
     extent: Extent
     parts: Tuple[str, ...]
     loads: Tuple[str, ...]
@@ -86,23 +84,25 @@ class Choice:
     baseline: Optional[Path]
 
 
-def measure(choice: Choice, report: Report) -> Results:
+def measure(choice: Choice, notes: Sequence[str], report: Report) -> Results:
+    """notes: what is to stand beside the results."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         accounts = stack.enter_context(accounting.accounting())
-        return _measure(choice, report, folder, accounts)
+        return _measure(choice, notes, report, folder, accounts)
 
 
-def _measure(choice: Choice, report: Report, folder: Path, accounts: Accounting) -> Results:
+def _measure(
+    choice: Choice, known: Sequence[str], report: Report, folder: Path, accounts: Accounting
+) -> Results:
     programs = native.build(folder)
-    why_no_network = network.enter()
-    site = proxies.new_site(choice.transport == VSOCK, folder, choice.python, ROOT, accounts)
-    peers, notes = _peers(choice.peers)
-    notes += [note for note in (accounts.why_not, why_no_network) if note]
-    for note in notes:
+    site = proxies.new_site(choice.way.listens, folder, choice.python, ROOT, accounts)
+    peers, notes = _peers(choice)
+    notes += [note for note in (accounts.why_not, *known) if note]
+    for note in (choice.way.title, *notes):
         report(note)
     empty = Results(
-        transport=choice.transport,
+        way=choice.way.name,
         machine=machine.describe(choice.python, ROOT),
         seconds=choice.extent.seconds,
         size=choice.extent.size,
@@ -125,17 +125,24 @@ def _bench(
     choice: Choice, programs: native.Programs, site: Site, report: Report, threads: int
 ) -> Iterator[Bench]:
     extent = choice.extent
-    with native.backend(programs, site.accounts, threads) as backend:
+    kind = choice.way.connects
+    with native.backend(programs, site.accounts, kind, threads) as backend:
         yield Bench(programs, backend, site, extent.seconds, extent.size, report)
 
 
-def _peers(wanted: bool) -> Tuple[List[Proxy], List[str]]:
-    """The peers there are, and for each that is missing what to install."""
-    if not wanted:
+def _peers(choice: Choice) -> Tuple[List[Proxy], List[str]]:
+    """The peers there are, and for each that is missing why."""
+    if not choice.peers:
         return [], []
     missing = proxies.missing_peers()
-    there = [peer for peer in (proxies.socat(), proxies.proxyd()) if peer.name not in missing]
-    return there, [f"{name} is missing: install the package {missing[name]}" for name in missing]
+    notes = [f"{name} is missing: install the package {missing[name]}" for name in missing]
+    if choice.way.connects == VSOCK:
+        missing[PROXYD] = ""
+        notes = [note for note in notes if PROXYD not in note]
+        notes.append(f"{PROXYD} cannot connect to AF_VSOCK")
+    asks = choice.way.connects == UNIX
+    peers = [proxies.socat(asks), proxies.proxyd(asks=asks)]
+    return [peer for peer in peers if peer.name not in missing], notes
 
 
 def _under_load(choice: Choice, bench: Bench, results: Results, peers: Sequence[Proxy]) -> Results:
@@ -145,6 +152,8 @@ def _under_load(choice: Choice, bench: Bench, results: Results, peers: Sequence[
         own = [proxies.ours(), logging]
         if choice.baseline is not None:
             own.append(proxies.ours(name=proxies.BASELINE, source=choice.baseline.resolve()))
+        if choice.way.connects == UNIX and any(peer.name == PROXYD for peer in peers):
+            own.append(proxies.proxyd(name=proxies.PROXYD_PLAIN, loads=("short",)))
         loads = [load for load in LOADS if load.name in choice.loads]
         samples = run_rounds(bench, [*own, *peers], loads, extent.rounds)
         results = replace(results, samples=samples)

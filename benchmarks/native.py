@@ -6,16 +6,19 @@ import json
 import shutil
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator
 
 from accounting import Accounting, Group
+from places import UNIX, Place
 
 HERE = Path(__file__).resolve().parent
 LOAD_THREADS = 4
 MAX_OPERATIONS = 20_000_000
 LOAD_TIMEOUT_SECONDS = 60.0
+# Of the guest behind the VMM for which the backend stands on a Unix socket.
+GUEST_PORT = 5000
 
 
 class CompilerMissing(Exception):
@@ -32,9 +35,9 @@ class Programs:
 
 @dataclass(frozen=True)
 class Backend:
-    """A running backend: its port, and the group that counts its CPU time."""
+    """A running backend: where it listens, and the group that counts its CPU time."""
 
-    port: int
+    place: Place
     group: Group
 
 
@@ -61,20 +64,23 @@ def build(folder: Path) -> Programs:
 
 
 @contextmanager
-def backend(programs: Programs, accounts: Accounting, threads: int) -> Iterator[Backend]:
+def backend(programs: Programs, accounts: Accounting, kind: str, threads: int) -> Iterator[Backend]:
     """A backend for up to `threads` connections at once; it ends when its standard input does."""
+    place = Place(kind, GUEST_PORT, programs.backend.with_name("guest"))
     with accounts.group() as group:
         process = subprocess.Popen(
-            [str(programs.backend), str(threads)],
+            [str(programs.backend), str(threads), place.target if kind == UNIX else kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             preexec_fn=group.enter,  # noqa: PLW1509 - there are no threads
         )
         assert process.stdout is not None
         try:
-            yield Backend(int(process.stdout.readline()), group)
+            port = int(process.stdout.readline()) or GUEST_PORT
+            yield Backend(replace(place, port=port), group)
         finally:
             process.communicate()
+            Path(place.file).unlink(missing_ok=True)
 
 
 def run_load(

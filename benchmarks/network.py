@@ -25,7 +25,9 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 INTERFACE_FLAGS = "16sH14x"  # struct ifreq of netdevice(7)
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-ALL_UNPRIVILEGED = "1024 65535"
+# No connection gets one of these of its own: proxies listen there.
+RESERVED = range(1024, 2048)
+ALL_OTHERS = f"{RESERVED.stop} 65535"
 CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 UNPACED = "reno"
 
@@ -35,7 +37,7 @@ def enter() -> str:
     try:
         _unshare()
         _bring_up_loopback()
-        PORT_RANGE.write_text(ALL_UNPRIVILEGED)
+        PORT_RANGE.write_text(ALL_OTHERS)
         CONGESTION_CONTROL.write_text(UNPACED)
     except OSError as error:
         first, last = map(int, PORT_RANGE.read_text().split())

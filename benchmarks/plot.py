@@ -13,11 +13,11 @@ from xml.sax.saxutils import escape
 
 import summary
 from proxies import OURS, PROXYD, SOCAT
-from results import HYBRID, VSOCK, Results
+from results import Results
 from rounds import LOADS, Sample
+from ways import WAYS
 
 BARS = ((OURS, "ours"), (SOCAT, "socat"), (PROXYD, "proxyd"))
-TITLES = {HYBRID: "hybrid socket", VSOCK: "AF_VSOCK, emulated"}
 WIDTH = 960
 MARGIN = 16
 HEADER = 64
@@ -57,14 +57,14 @@ class Panel:
 
 
 def draw(found: Dict[str, Results]) -> str:
-    """The whole file; a transport that was not measured is left out."""
-    transports = [t for t in (HYBRID, VSOCK) if t in found and found[t].samples]
+    """The whole file; a way that was not measured is left out."""
+    ways = [way for way in WAYS.values() if way.name in found and found[way.name].samples]
     panel_height = PANEL_TITLE + GROUP * len(LOADS) + AXIS_FOOT
-    height = HEADER + panel_height * len(transports) + MARGIN
+    height = HEADER + panel_height * len(ways) + MARGIN
     parts: List[str] = [*_header()]
-    for index, transport in enumerate(transports):
+    for index, way in enumerate(ways):
         top = HEADER + index * panel_height
-        for column, panel in enumerate(_panels(TITLES[transport], found[transport].samples)):
+        for column, panel in enumerate(_panels(way.plot_title, found[way.name].samples)):
             left = MARGIN + LABELS + column * PANEL_WIDTH
             parts.extend(_panel(panel, left, top, labelled=column == 0))
     return "\n".join(

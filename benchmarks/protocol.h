@@ -15,6 +15,10 @@ enum { BLOCK_SIZE = 64, BUFFER_SIZE = 256 * 1024 };
 
 #define BLOCK_MAGIC UINT64_C(0x6b6f636b76656e63)
 
+/* What a VMM is asked for (its port has no meaning here), and what Firecracker answers its first client. */
+#define VMM_REQUEST "CONNECT 5000\n"
+#define VMM_ACCEPTED "OK 1073741824\n"
+
 enum request {
     REQUEST_ECHO = 1, /* send this block back */
     REQUEST_SINK = 2, /* length bytes follow; answer with one byte once all are read */

@@ -1,7 +1,7 @@
 """The proxies under test: how each is started in front of a backend, and ended afterwards.
 
 Each runs in a control group of its own, so that its CPU time can be told from all else. A proxy
-is given as a command for one listening place and one backend port; nothing else differs between
+is given as a command for where it listens and where the backend does; nothing else differs between
 them.
 """
 
@@ -16,27 +16,27 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
+import network
 import processes
 from accounting import Accounting, Group
+from places import LOOPBACK, TCP, UNIX, VMADDR_CID_LOCAL, VSOCK, Place
 
 OURS = "vsock-proxy"
 OURS_LOGGING = "vsock-proxy, default log level"
 BASELINE = "vsock-proxy, baseline"
 SOCAT = "socat"
 PROXYD = "systemd-socket-proxyd"
+PROXYD_PLAIN = "systemd-socket-proxyd, no VMM"
 
 # An endpoint by name; without any server it is an address of this machine.
 NAME = "localhost"
-VMADDR_CID_LOCAL = 1
 START_TIMEOUT = 60.0
 END_TIMEOUT = 15.0
 POLL_SECONDS = 0.0005
 STABLE_SECONDS = 0.3
 PROXYD_PLACES = ("/lib/systemd/systemd-socket-proxyd", "/usr/lib/systemd/systemd-socket-proxyd")
-
-Address = Union[str, Tuple[int, int]]
 
 
 class StartFailed(Exception):
@@ -44,51 +44,10 @@ class StartFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a proxy listens: the Unix socket `path`_`port`; without a path, an AF_VSOCK port.
-
-    count: the number of ports. `port` is the first, the others follow it.
-    """
-
-    port: int
-    path: Optional[Path] = None
-    count: int = 1
-
-    @property
-    def ports(self) -> range:
-        return range(self.port, self.port + self.count)
-
-    @property
-    def target(self) -> str:
-        """As the load generator wants it."""
-        return ",".join(map(self._target, self.ports))
-
-    def _target(self, port: int) -> str:
-        if self.path is None:
-            return f"vsock:{VMADDR_CID_LOCAL}:{port}"
-        return f"unix:{self.path}_{port}"
-
-    def connect(self, port: Optional[int] = None) -> socket.socket:
-        """A connection to one of the ports, the first if none is named."""
-        family = socket.AF_VSOCK if self.path is None else socket.AF_UNIX
-        address: Address = (VMADDR_CID_LOCAL, port or self.port)
-        if self.path is not None:
-            address = f"{self.path}_{port or self.port}"
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(START_TIMEOUT)
-            sock.connect(address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-
-@dataclass(frozen=True)
 class Site:
-    """What all proxies of one benchmark share: transport, folder for files, interpreter."""
+    """What all proxies of one benchmark share: folder for files, interpreter, where they listen."""
 
-    vsock: bool
+    listens: str
     folder: Path
     python: str
     source: Path
@@ -97,15 +56,27 @@ class Site:
 
     def new_place(self, count: int = 1) -> Place:
         ports = [next(self.ports) for _ in range(count)]
-        return Place(ports[0], None if self.vsock else self.folder / "s", count)
+        return Place(self.listens, ports[0], self.folder / "s", count)
 
 
-def new_site(vsock: bool, folder: Path, python: str, source: Path, accounts: Accounting) -> Site:
-    ports = itertools.count(20000 + os.getpid() % 20000)
-    return Site(vsock, folder, python, source, accounts, ports)
+def new_site(listens: str, folder: Path, python: str, source: Path, accounts: Accounting) -> Site:
+    ports = _free_ports() if listens == TCP else itertools.count(20000 + os.getpid() % 20000)
+    return Site(listens, folder, python, source, accounts, ports)
 
 
-Command = Callable[[Site, Place, int], List[str]]
+def _free_ports() -> Iterator[int]:
+    """TCP ports on which nobody listens, nor does a connection have them (see network.py)."""
+    for port in itertools.count(network.RESERVED.start):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        yield port
+
+
+Command = Callable[[Site, Place, Place], List[str]]
 
 
 @dataclass(frozen=True)
@@ -113,6 +84,7 @@ class Proxy:
     """A name for the tables, the command, the checkout if not this one, the loads if not all.
 
     services: on how many ports it listens.
+    asks: whether a VMM is asked for its guest by the client, as the proxy does not.
     """
 
     name: str
@@ -120,6 +92,7 @@ class Proxy:
     source: Optional[Path] = None
     loads: Optional[Tuple[str, ...]] = None
     services: int = 1
+    asks: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +109,11 @@ class Running:
     @property
     def name(self) -> str:
         return self.proxy.name
+
+    @property
+    def target(self) -> str:
+        """As the load generator wants it."""
+        return f"ask:{self.place.target}" if self.proxy.asks else self.place.target
 
     def await_connection(self, port: Optional[int] = None) -> socket.socket:
         """The first connection that succeeds, to the first port if none is named."""
@@ -171,25 +149,37 @@ def ours(
     loads: Optional[Tuple[str, ...]] = None,
     host: str = "127.0.0.1",
 ) -> Proxy:
-    """host: the endpoint as the command line has it; it must be this machine."""
+    """host: a TCP endpoint as the command line has it; it must be this machine."""
 
-    def command(site: Site, place: Place, backend_port: int) -> List[str]:
-        config = site.folder / f"allowlist-{host}-{backend_port}.yaml"
+    def command(site: Site, place: Place, backend: Place) -> List[str]:
+        address = _endpoint(backend, host)
+        config = site.folder / f"allowlist-{host}-{backend.port}.yaml"
         # Another process may be reading it.
         if not config.exists():
-            config.write_text(f"allowlist:\n- {{address: {host}, port: {backend_port}}}\n")
-        endpoint = [str(place.port), host, str(backend_port)]
-        return [*_program(site, place, config, workers, level), *endpoint]
+            config.write_text(f"allowlist:\n- {{address: '{address}', port: {backend.port}}}\n")
+        family = ["-4"] if backend.kind == TCP else []
+        endpoint = [str(place.port), address, str(backend.port)]
+        return [*_program(site, place, config, workers, level), *family, *endpoint]
 
     return Proxy(name, command, source, loads)
+
+
+def _endpoint(backend: Place, host: str) -> str:
+    """What this proxy calls it; behind a Unix socket it takes a VMM to be, which it asks for it."""
+    return {
+        TCP: host,
+        UNIX: f"unix:{backend.file}",
+        VSOCK: f"vsock:{VMADDR_CID_LOCAL}",
+    }[backend.kind]
 
 
 def ours_for(services: int, workers: int, each: Optional[int], name: str) -> Proxy:
     """One process for many services: each with workers of its own, or `workers` for all."""
 
-    def command(site: Site, place: Place, backend_port: int) -> List[str]:
-        write_services(site, place, dict.fromkeys(place.ports, backend_port), each)
-        return _program(site, place, services_file(site, place), workers, "warning")
+    def command(site: Site, place: Place, backend: Place) -> List[str]:
+        write_services(site, place, dict.fromkeys(place.ports, backend.port), each)
+        program = _program(site, place, services_file(site, place), workers, "warning")
+        return [*program, "-4"]
 
     return Proxy(name, command, services=services)
 
@@ -225,33 +215,51 @@ def _spelling(number: int) -> str:
 
 
 def _program(site: Site, place: Place, config: Path, workers: int, level: str) -> List[str]:
-    where = [] if place.path is None else ["--uds-path", str(place.path)]
-    options = ["-4", "--config", str(config), "-w", str(workers), "--log-level", level, *where]
+    where = {
+        TCP: ["--listen-tcp", LOOPBACK],
+        UNIX: ["--uds-path", str(place.path)],
+        VSOCK: [],
+    }[place.kind]
+    options = ["--config", str(config), "-w", str(workers), "--log-level", level, *where]
     return [site.python, "-m", "vsock_proxy", *options]
 
 
-def socat() -> Proxy:
-    def command(_: Site, place: Place, backend_port: int) -> List[str]:
-        if place.path is None:
-            listen = f"VSOCK-LISTEN:{place.port},fork,backlog=4096"
-        else:
-            listen = f"UNIX-LISTEN:{place.path}_{place.port},fork,backlog=4096"
-        return ["socat", "-b", "65536", listen, f"TCP:127.0.0.1:{backend_port},nodelay"]
+def socat(asks: bool = False) -> Proxy:
+    def command(_: Site, place: Place, backend: Place) -> List[str]:
+        listen = {
+            TCP: f"TCP-LISTEN:{place.port},bind={LOOPBACK},reuseaddr,nodelay",
+            UNIX: f"UNIX-LISTEN:{place.file}",
+            VSOCK: f"VSOCK-LISTEN:{place.port}",
+        }[place.kind]
+        connect = {
+            TCP: f"TCP:{LOOPBACK}:{backend.port},nodelay",
+            UNIX: f"UNIX-CONNECT:{backend.file}",
+            VSOCK: f"VSOCK-CONNECT:{VMADDR_CID_LOCAL}:{backend.port}",
+        }[backend.kind]
+        return ["socat", "-b", "65536", f"{listen},fork,backlog=4096", connect]
 
-    return Proxy(SOCAT, command)
+    return Proxy(SOCAT, command, asks=asks)
 
 
-def proxyd(connections: int = 256) -> Proxy:
-    def command(_: Site, place: Place, backend_port: int) -> List[str]:
-        listen = f"vsock::{place.port}" if place.path is None else f"{place.path}_{place.port}"
-        program = [
-            _proxyd_program(),
-            f"--connections-max={connections}",
-            f"127.0.0.1:{backend_port}",
-        ]
+def proxyd(
+    connections: int = 256,
+    name: str = PROXYD,
+    loads: Optional[Tuple[str, ...]] = None,
+    asks: bool = False,
+) -> Proxy:
+    """It connects to TCP and Unix sockets."""
+
+    def command(_: Site, place: Place, backend: Place) -> List[str]:
+        listen = {
+            TCP: f"{LOOPBACK}:{place.port}",
+            UNIX: place.file,
+            VSOCK: f"vsock::{place.port}",
+        }[place.kind]
+        endpoint = backend.file if backend.kind == UNIX else f"{LOOPBACK}:{backend.port}"
+        program = [_proxyd_program(), f"--connections-max={connections}", endpoint]
         return ["systemd-socket-activate", "-l", listen, *program]
 
-    return Proxy(PROXYD, command)
+    return Proxy(name, command, loads=loads, asks=asks)
 
 
 def missing_peers() -> Dict[str, str]:
@@ -265,14 +273,14 @@ def missing_peers() -> Dict[str, str]:
 
 
 @contextmanager
-def started(site: Site, proxy: Proxy, backend_port: int) -> Iterator[Running]:
+def started(site: Site, proxy: Proxy, backend: Place) -> Iterator[Running]:
     """Start a proxy and end it, with whatever it has left behind."""
     place = site.new_place(proxy.services)
     log = site.folder / f"log-{place.port}"
     with site.accounts.group() as group, log.open("wb") as output:
         begun = time.monotonic()
         process = subprocess.Popen(
-            proxy.command(site, place, backend_port),
+            proxy.command(site, place, backend),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -284,7 +292,7 @@ def started(site: Site, proxy: Proxy, backend_port: int) -> Iterator[Running]:
         finally:
             _end(process)
             for port in place.ports:
-                Path(f"{place.path}_{port}").unlink(missing_ok=True)
+                Path(place.file_of(port)).unlink(missing_ok=True)
 
 
 def _proxyd_program() -> str:

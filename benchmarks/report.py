@@ -10,30 +10,27 @@ import services
 import summary
 import targets
 from footprint import Held, Memory, Start, Switches
-from proxies import BASELINE, OURS, OURS_LOGGING, PROXYD, SOCAT
-from results import HYBRID, VSOCK, Results
+from proxies import BASELINE, OURS, OURS_LOGGING, PROXYD, PROXYD_PLAIN, SOCAT
+from results import Results
 from rounds import DIRECT, LOADS, Load, Sample
+from ways import WAYS
 
-ROWS = (OURS, OURS_LOGGING, BASELINE, SOCAT, PROXYD, DIRECT)
-TITLES = {
-    HYBRID: "On the hybrid socket",
-    VSOCK: "On AF_VSOCK, in an emulated virtual machine",
-}
+ROWS = (OURS, OURS_LOGGING, BASELINE, SOCAT, PROXYD, PROXYD_PLAIN, DIRECT)
 KIB_A_MIB = 1024
 
 INTRODUCTION = """\
 # Benchmark
 
 This proxy, `socat -b 65536` with a fork for each connection, and systemd's
-`systemd-socket-proxyd`, each in front of the same TCP backend on 127.0.0.1, under the same load,
-in the same run. This page is written by
+`systemd-socket-proxyd`, each in front of the same backend, under the same load, in the same run.
+This page is written by
 
     python3 benchmarks/run.py --vm
 
 which needs a C compiler, the peers (Debian: `socat`, `systemd`), root for the CPU time and the
-network, and for `--vm` what the tests in the virtual machine need. Without `--vm` only the part on
-the hybrid socket is measured and the other is kept as it was. `--short` is a quick look that writes
-nothing.
+network, and for `--vm` what the tests in the virtual machine need. Without `--vm` only the parts on
+hybrid sockets are measured and the others are kept as they were. `--ways` chooses among the parts
+(`hybrid`, `to-hybrid`, `vsock`, `to-vsock`). `--short` is a quick look that writes nothing.
 
 ![Throughput and CPU time beside the peers](benchmark.svg)
 """
@@ -49,11 +46,11 @@ METHOD = """\
   few in a transfer breaks the framing of the next: any error is listed below the tables, and
   voids the run.
 - **Load and backend** are in C and use blocking calls; the backend discards what is sent up
-  without copying it. The row *direct, no proxy* is the same load straight at the same backend,
-  over TCP. The last table of each part says how busy proxy, load and backend kept the machine;
+  without copying it where it is TCP. The row *direct, no proxy* is the same load straight at the
+  same backend. The last table of each part says how busy proxy, load and backend kept the machine;
   what is missing from its cores was idle or taken by other programs, so the machine should have
   no other work.
-- **Network.** It all runs in a network namespace of its own, with all ports from 1024 up, since
+- **Network.** It all runs in a network namespace of its own, with all ports from 2048 up, since
   with the usual range the kernel limits every fast proxy to the same 14,116 short connections a
   second, and with Reno, since BBR, where it is the default, sets a timer for every burst.
 - **Rounds.** All proxies run at once, the idle ones at no cost; in a round each load visits one
@@ -65,6 +62,12 @@ METHOD = """\
   for the proxy in its system calls is in it, and so is loopback TCP's delivery to the backend,
   which the kernel does on the sender's time. Each run first measures a known burner whose
   children end unreaped.
+- **From TCP to a hybrid socket** the backend also stands for the VMM: who says `CONNECT PORT` is
+  answered `OK N` at once. This proxy says it; behind the peers, which know nothing of it, the
+  clients do, as they would have to with a VMM. That is once a connection and part of it, so it
+  makes a difference to short connections alone. What the same peer does where nobody says it is a
+  row of its own (*no VMM*). From TCP to AF_VSOCK nobody says anything first, and
+  systemd-socket-proxyd cannot connect there.
 - **Equal terms.** This proxy runs with `-w 4` and `--log-level warning`, for the peers log no
   connections either; what the default level's line a connection costs, written to a file, is a
   row of its own.
@@ -85,14 +88,14 @@ METHOD = """\
 
 def page(found: Dict[str, Results]) -> str:
     parts = [INTRODUCTION]
-    parts += [part(found[transport]) for transport in (HYBRID, VSOCK) if transport in found]
+    parts += [part(found[way]) for way in WAYS if way in found]
     return "\n".join([*parts, METHOD])
 
 
 def part(results: Results) -> str:
-    """One transport's results."""
+    """One way's results."""
     sections = [
-        f"## {TITLES[results.transport]}\n",
+        f"## {WAYS[results.way].title}\n",
         _machine(results),
         "### Figures to reach\n",
         _table(

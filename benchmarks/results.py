@@ -11,15 +11,12 @@ import services
 from footprint import Held, Memory, Start, Switches
 from rounds import Sample
 
-HYBRID = "hybrid"
-VSOCK = "vsock"
-
 
 @dataclass(frozen=True)
 class Results:
-    """One transport's results; `burner` is what the check of the accounting returned."""
+    """One way's results; `burner` is what the check of the accounting returned."""
 
-    transport: str
+    way: str
     machine: Dict[str, str]
     seconds: float
     size: int
@@ -53,13 +50,13 @@ def from_record(record: Dict[str, Any]) -> Results:
 
 
 def load(path: Path) -> Dict[str, Results]:
-    """The results kept in a file, by transport; none when there is no such file."""
+    """The results kept in a file, by way; none when there is no such file."""
     if not path.exists():
         return {}
     kept = json.loads(path.read_text())
-    return {transport: from_record(record) for transport, record in kept.items()}
+    return {way: from_record(record) for way, record in kept.items()}
 
 
 def save(path: Path, found: Dict[str, Results]) -> None:
-    kept = {transport: asdict(results) for transport, results in found.items()}
+    kept = {way: asdict(results) for way, results in found.items()}
     path.write_text(json.dumps(kept, indent=1) + "\n")

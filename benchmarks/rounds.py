@@ -92,7 +92,7 @@ def run_rounds(
     for number in range(rounds):
         with ExitStack() as stack:
             running = [
-                stack.enter_context(started(bench.site, p, bench.backend.port)) for p in proxies
+                stack.enter_context(started(bench.site, p, bench.backend.place)) for p in proxies
             ]
             for each in running:
                 each.await_ready()
@@ -110,9 +110,9 @@ def _visit(
     for each in [*running[turn:], *running[:turn]]:
         if each.proxy.loads is not None and load.name not in each.proxy.loads:
             continue
-        yield measure(bench, load, number, each.name, each.place.target, each.group)
+        yield measure(bench, load, number, each.name, each.target, each.group)
     if direct:
-        target = f"tcp:{bench.backend.port}"
+        target = bench.backend.place.target
         yield measure(bench, load, number, DIRECT, target, Group(None))
 
 

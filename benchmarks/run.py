@@ -1,14 +1,16 @@
 """Measure this proxy beside its peers and write the page and the plot.
 
-    python3 benchmarks/run.py           the hybrid socket; writes docs/benchmark.md, .svg, .json
-    python3 benchmarks/run.py --vm      that, and AF_VSOCK in a virtual machine
+    python3 benchmarks/run.py           both directions on hybrid sockets; writes
+                                        docs/benchmark.md, .svg, .json
+    python3 benchmarks/run.py --vm      that, and both on AF_VSOCK in a virtual machine
     python3 benchmarks/run.py --short   a round of everything, to see that it works; writes nothing
-    python3 benchmarks/run.py --parts loads --only short,up --rounds 3
+    python3 benchmarks/run.py --ways to-hybrid --parts loads --only short,up --rounds 3
                                         while working on the speed; writes nothing
 
-By duty: `proxies` is what is measured, `rounds` the four loads, `footprint` memory, start and
-scale, `services` many services, `accounting` the CPU time, `network` a network for all,
-`measurement` all of them in order, `targets` the figures to reach, `report` and `plot` the outcome.
+By duty: `ways` is from where to where, `proxies` what is measured, `rounds` the four loads,
+`footprint` memory, start and scale, `services` many services, `accounting` the CPU time, `network`
+a network for all, `measurement` all of them in order, `targets` the figures to reach, `report` and
+`plot` the outcome.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from typing import Dict, List, Optional, Tuple
 
 import measurement
 import native
+import network
 import plot
 import proxies
 import report
 import results
 import targets
 import virtual
-from measurement import FULL, PARTS, ROOT, SHORT, VIRTUAL, VSOCK_PARTS, Choice
-from results import HYBRID, VSOCK, Results
+from measurement import FULL, ROOT, SHORT, VIRTUAL, Choice
+from results import Results
 from rounds import LOADS
+from ways import PARTS, WAYS, Way
 
 FAILURES = (
     proxies.StartFailed,
@@ -57,13 +61,25 @@ def main() -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> Dict[str, Results]:
+    ways = _ways(arguments)
+    virtually = [way for way in ways if way.emulated and not arguments.inside]
     fresh = {}
     # First, because measuring here leaves the network from which a kernel may have to be fetched.
-    if arguments.vm or arguments.vm_only:
-        fresh[VSOCK] = virtual.measure(_passed_on(arguments), arguments.python)
-    if not arguments.vm_only:
-        fresh[arguments.transport] = measurement.measure(_choice(arguments), _say)
+    for way in virtually:
+        fresh[way.name] = virtual.measure(way, _passed_on(arguments), arguments.python)
+    here = [way for way in ways if way not in virtually]
+    notes = [network.enter()] if here else []
+    for way in here:
+        fresh[way.name] = measurement.measure(_choice(arguments, way), notes, _say)
     return fresh
+
+
+def _ways(arguments: argparse.Namespace) -> List[Way]:
+    emulated = arguments.vm_only, arguments.vm or arguments.vm_only
+    default = [way.name for way in WAYS.values() if way.emulated in emulated]
+    parts = _names(arguments.parts, PARTS, PARTS)
+    ways = [WAYS[name] for name in _names(arguments.ways, tuple(WAYS), tuple(default))]
+    return [way for way in ways if set(parts) & set(way.parts)]
 
 
 def _show(arguments: argparse.Namespace, fresh: Dict[str, Results]) -> None:
@@ -77,7 +93,7 @@ def _show(arguments: argparse.Namespace, fresh: Dict[str, Results]) -> None:
 
 
 def write(folder: Path, fresh: Dict[str, Results]) -> None:
-    """Write the page, the plot and all samples; a transport not measured now stays as it is."""
+    """Write the page, the plot and all samples; a way not measured now stays as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {**results.load(folder / "benchmark.json"), **fresh}
     results.save(folder / "benchmark.json", found)
@@ -94,18 +110,18 @@ def _folder(arguments: argparse.Namespace) -> Optional[Path]:
     return None if partial or arguments.baseline or arguments.json else ROOT / "docs"
 
 
-def _choice(arguments: argparse.Namespace) -> Choice:
-    vsock = arguments.transport == VSOCK
+def _choice(arguments: argparse.Namespace, way: Way) -> Choice:
     loads = tuple(load.name for load in LOADS)
-    extent = SHORT if arguments.short else VIRTUAL if vsock else FULL
+    parts = _names(arguments.parts, PARTS, PARTS)
+    extent = SHORT if arguments.short else VIRTUAL if way.emulated else FULL
     if arguments.rounds is not None:
         extent = replace(extent, rounds=arguments.rounds)
     if arguments.seconds is not None:
         extent = replace(extent, seconds=arguments.seconds)
     return Choice(
-        transport=arguments.transport,
+        way=way,
         extent=extent,
-        parts=_names(arguments.parts, PARTS, VSOCK_PARTS if vsock else PARTS),
+        parts=tuple(part for part in way.parts if part in parts),
         loads=_names(arguments.only, loads, loads),
         peers=not arguments.no_peers,
         python=arguments.python,
@@ -154,11 +170,10 @@ def _parse() -> argparse.Namespace:
         help="another checkout of this proxy, as a further peer",
     )
     add("--python", default=sys.executable, help="the interpreter that runs the proxy")
-    add(
-        "--transport", choices=(HYBRID, VSOCK), default=HYBRID, help="vsock: on CID 1, the loopback"
-    )
+    add("--ways", metavar="WAYS", help=f"of {','.join(WAYS)}; the rest of the page stays")
     add("--vm", action="store_true", help="measure AF_VSOCK in a virtual machine as well")
     add("--vm-only", action="store_true", help="measure only that; the rest of the page stays")
+    add("--inside", action="store_true", help="this is the virtual machine, with a loopback CID")
     add(
         "--json", metavar="FILE", help="write the samples there (-: print them) instead of the page"
     )

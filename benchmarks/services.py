@@ -19,12 +19,12 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import processes
 from footprint import BLOCK, FRESH, HAS_SERVED, SERVED, SETTLE_SECONDS
 from native import run_load
+from places import Place
 from proxies import (
     NAME,
     OURS,
     STABLE_SECONDS,
     START_TIMEOUT,
-    Place,
     Proxy,
     Running,
     StartFailed,
@@ -162,7 +162,7 @@ def _fleet(bench: Bench, proxy: Proxy) -> Iterator[List[Running]]:
     """As many programs as it takes for all services, started one right after the other."""
     with ExitStack() as stack:
         yield [
-            stack.enter_context(started(bench.site, proxy, bench.backend.port))
+            stack.enter_context(started(bench.site, proxy, bench.backend.place))
             for _ in range(SERVICES // proxy.services)
         ]
 
@@ -196,7 +196,7 @@ def _await_stable(fleet: Sequence[Running]) -> None:
 
 def _listens(running: Running) -> bool:
     place = running.place
-    return all(os.path.exists(f"{place.path}_{port}") for port in place.ports)
+    return all(os.path.exists(place.file_of(port)) for port in place.ports)
 
 
 def _memory(bench: Bench, proxy: Proxy) -> Iterator[Memory]:
@@ -240,7 +240,7 @@ def _reload(bench: Bench, proxy: Proxy, each: Optional[int]) -> Reload:
         _await_stable([running])
         place = running.place
         changed = place.ports[SERVICES // 2]
-        backends = dict.fromkeys(place.ports, bench.backend.port)
+        backends = dict.fromkeys(place.ports, bench.backend.place.port)
         backends[changed] = new.getsockname()[1]
         with ExitStack() as stack:
             live = [stack.enter_context(place.connect(port)) for port in place.ports]

@@ -1,6 +1,6 @@
 """Count the system calls that one worker makes for a short connection and for a round trip.
 
-    python3 benchmarks/syscalls.py [--operations N] [--python PROGRAM]
+    python3 benchmarks/syscalls.py [--operations N] [--python PROGRAM] [--way WAY]
 
 A proxy with one worker is put under a load of N operations by one client while strace counts the
 worker's calls. What an operation costs is the difference between a count of 2 N and one of N, so
@@ -29,6 +29,7 @@ import proxies
 from native import Programs
 from proxies import Running
 from rounds import LOADS
+from ways import WAYS, Way
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKEND_THREADS = 4
@@ -42,25 +43,29 @@ def main() -> int:
     )
     parser.add_argument("--operations", type=int, default=500, metavar="N")
     parser.add_argument("--python", default=sys.executable, help="the interpreter of the proxy")
+    native_ways = [way.name for way in WAYS.values() if not way.emulated]
+    parser.add_argument("--way", choices=native_ways, default=native_ways[0])
     arguments = parser.parse_args()
     if shutil.which("strace") is None:
         print("syscalls: strace is missing; install the package strace", file=sys.stderr)
         return 1
     for load in LOADS[:2]:
-        print(table(load.title, count(load.name, arguments.operations, arguments.python)))
+        found = count(WAYS[arguments.way], load.name, arguments.operations, arguments.python)
+        print(table(load.title, found))
     return 0
 
 
-def count(mode: str, operations: int, python: str) -> dict[str, float]:
+def count(way: Way, mode: str, operations: int, python: str) -> dict[str, float]:
     """System calls by name, for one operation."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         programs = native.build(folder)
         accounts = accounting.Accounting(None, "")
-        site = proxies.new_site(False, folder, python, ROOT, accounts)
+        site = proxies.new_site(way.listens, folder, python, ROOT, accounts)
         with ExitStack() as stack:
-            backend = stack.enter_context(native.backend(programs, accounts, BACKEND_THREADS))
-            proxy = proxies.started(site, proxies.ours(workers=1), backend.port)
+            server = native.backend(programs, accounts, way.connects, BACKEND_THREADS)
+            backend = stack.enter_context(server)
+            proxy = proxies.started(site, proxies.ours(workers=1), backend.place)
             running = stack.enter_context(proxy)
             running.await_ready()
             once = _counted(programs, running, mode, operations, folder)

@@ -15,8 +15,9 @@ import services
 import summary
 from footprint import FRESH, HAS_SERVED, Memory, with_workers
 from proxies import OURS, PROXYD, SOCAT
-from results import HYBRID, Results
+from results import Results
 from rounds import LOADS, Sample
+from ways import HYBRID, TO_HYBRID, TO_VSOCK, VSOCK_TO_TCP
 
 KIB_A_MIB = 1024
 MIN_ROUNDS = 5
@@ -59,6 +60,23 @@ VSOCK_BOUNDS = (
     Bound("down", False, SOCAT, 1.00),
     Bound("down", False, PROXYD, 1.00),
 )
+TO_HYBRID_BOUNDS = (
+    Bound("short", False, PROXYD, 1.20),
+    Bound("short", True, PROXYD, 0.85),
+    Bound("pingpong", False, PROXYD, 1.00),
+    Bound("up", False, SOCAT, 1.05),
+    Bound("down", False, SOCAT, 1.05),
+)
+TO_VSOCK_BOUNDS = (
+    Bound("up", False, SOCAT, 1.05),
+    Bound("down", False, SOCAT, 1.05),
+)
+BOUNDS = {
+    HYBRID.name: HYBRID_BOUNDS,
+    VSOCK_TO_TCP.name: VSOCK_BOUNDS,
+    TO_HYBRID.name: TO_HYBRID_BOUNDS,
+    TO_VSOCK.name: TO_VSOCK_BOUNDS,
+}
 SCALE_AT_LEAST = 0.95
 FRESH_AT_MOST_MIB = 1.0
 SERVED_AT_MOST_MIB = 1.3
@@ -75,9 +93,9 @@ LISTENERS_AT_LEAST = 0.95
 
 
 def figures(results: Results) -> List[Figure]:
-    if results.transport == HYBRID:
-        return [
-            *(_bound(results, bound) for bound in HYBRID_BOUNDS),
+    found = [_bound(results, bound) for bound in BOUNDS[results.way]]
+    if results.way == HYBRID.name:
+        found += [
             _scale(results),
             _memory(results, "idle memory at -w 100", FRESH, FRESH_AT_MOST_MIB),
             _memory(results, "memory at -w 100, having served", HAS_SERVED, SERVED_AT_MOST_MIB),
@@ -85,7 +103,9 @@ def figures(results: Results) -> List[Figure]:
             _start(results),
             *_services(results),
         ]
-    return [*(_bound(results, bound) for bound in VSOCK_BOUNDS), _wake_ups(results)]
+    if results.way == VSOCK_TO_TCP.name:
+        found.append(_wake_ups(results))
+    return found
 
 
 def all_errors(results: Results) -> List[str]:

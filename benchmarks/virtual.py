@@ -13,12 +13,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Sequence
 
-from results import VSOCK, Results, from_record
+from results import Results, from_record
+from ways import Way
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 1800.0
 MODULES = ("vsock_loopback",)
-RESULTS_BEGIN = '{"transport"'
+RESULTS_BEGIN = '{"way"'
 
 
 class WithoutResults(io.TextIOBase):
@@ -39,14 +40,14 @@ class NoMachine(Exception):
     """The virtual machine could not be run, or the benchmark failed in it."""
 
 
-def measure(arguments: Sequence[str], python: str) -> Results:
+def measure(way: Way, arguments: Sequence[str], python: str) -> Results:
     """Run the benchmark with these arguments in the virtual machine."""
     sys.path.insert(0, str(ROOT))
     from tests.vm.boot import MachineFailed, run_in_vm
     from tests.vm.kernel import Lacking
 
     program = str(Path(__file__).resolve().with_name("run.py"))
-    command = [python, program, "--transport", VSOCK, "--json", "-", *arguments]
+    command = [python, program, "--ways", way.name, "--inside", "--json", "-", *arguments]
     try:
         with redirect_stdout(WithoutResults()):
             ended = run_in_vm(command, timeout=TIMEOUT_SECONDS, modules=MODULES)
