@@ -19,7 +19,7 @@ CONNECTIONS = 200
 KIB, MIB = 1 << 10, 1 << 20
 # Where objects are counted, each use of one may cost a page.
 IS_COUNTED = sys.version_info < (3, 12)
-FRESH_AT_MOST_KIB = (1.3 if IS_COUNTED else 0.7) * KIB
+FRESH_AT_MOST_KIB = (1.25 if IS_COUNTED else 0.65) * KIB
 SERVED_AT_MOST_KIB = (2.2 if IS_COUNTED else 1.15) * KIB
 
 

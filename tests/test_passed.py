@@ -123,11 +123,3 @@ def test_a_reload_that_leaves_a_socket_without_a_service_is_warned_of(
     passed.warn(services(f"{tmp_path}/a_8000"))
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.startswith(f"systemd holds Unix socket {tmp_path}/b_8000, but no service")
-
-
-def test_a_child_keeps_only_the_sockets_that_it_serves(bound: Sockets, tmp_path: Path) -> None:
-    sockets = bound("a_8000", "b_8000", "c_8000")
-    passed = Passed(sockets)
-    mine = [passed.open(service) for service in services(f"{tmp_path}/b_8000")]
-    passed.leave(mine)
-    assert [sock.fileno() == -1 for sock in sockets] == [True, False, True]

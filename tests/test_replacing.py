@@ -69,7 +69,7 @@ class Master:
             self.work,  # type: ignore[arg-type]
             log,  # type: ignore[arg-type]
             self._alarms[1],
-            lambda kept: None,
+            lambda kept: [],
             self._start_missing,
         )
         self.fleet = Fleet(1, 10.0, Passed(()), means)
@@ -206,3 +206,11 @@ def test_a_reload_after_one_whose_workers_end_at_once_takes_the_place_of_both(
     master.run_until(lambda: len(master.pools(ONE)) == 1, "the old pools have ended")
     assert not processes.is_alive(old)
     assert len(master.pids(ONE)) == 1
+
+
+def test_a_worker_is_to_close_what_belongs_to_other_services(master: Master) -> None:
+    serving(master, *map(master.service, (ONE, TWO, THREE)))
+    services = master.fleet.services
+    listening = [service.listener.sock.fileno() for service in services]
+    assert sorted(master.fleet.foreign_to(services[:1])) == sorted(listening[1:])
+    assert master.fleet.foreign_to(services[1:]) == listening[:1]

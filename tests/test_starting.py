@@ -119,9 +119,6 @@ class FakeCopier:
             raise self.fails.pop()
         self.started += 1
 
-    def leave(self) -> None:
-        """Close what only the master may hold."""
-
 
 def test_a_log_process_that_cannot_be_started_is_tried_again(timers: ManualTimers) -> None:
     copier = FakeCopier()
@@ -141,5 +138,5 @@ def test_a_log_process_that_cannot_be_started_is_tried_again(timers: ManualTimer
 def test_without_a_log_process_none_is_missed(timers: ManualTimers) -> None:
     copying = Copying(None, timers, lambda: None)
     copying.buried(100, 0)
-    copying.leave()
+    assert copying.descriptors == []
     assert timers.waiting == 0

@@ -108,6 +108,11 @@ class AddressTable:
         os.set_blocking(self.published, False)
         os.set_blocking(self.nudges, False)
 
+    @property
+    def descriptors(self) -> Tuple[int, int]:
+        """All that it has."""
+        return self.published, self.nudges
+
     def publish(self, addresses: Iterable[Address]) -> None:
         """Replace the list. Only one process at a time may do this."""
         cells = self._cells

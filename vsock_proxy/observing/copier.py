@@ -51,9 +51,10 @@ class Copier:
         self.pid = fork(self._signals, child)
         self._stderr.send_to(self._near)
 
-    def leave(self) -> None:
-        """In another child: close what only the master and this process may hold."""
-        self._far.close()
+    @property
+    def descriptor(self) -> int:
+        """What only the master and this process may hold."""
+        return self._far.fileno()
 
     def finish(self) -> None:
         """Let the process write what it has, and see to its end. All others must have ended."""

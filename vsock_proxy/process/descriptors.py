@@ -1,4 +1,6 @@
-"""Descriptors 0, 1 and 2, which must be there whatever the program was started with.
+"""Which descriptors there are: 0, 1 and 2, and in a child nothing that is its parent's alone.
+
+0, 1 and 2 must be there whatever the program was started with.
 
 The kernel gives out the lowest number that is free. Started with one of them closed, as some shells
 and supervisors do (`2>&-`), a program would get its listener or a pipe under that number, and write
@@ -8,6 +10,7 @@ its log into it.
 from __future__ import annotations
 
 import os
+from typing import Iterable
 
 STANDARD = (0, 1, 2)
 # Of the root folder, where there is no /dev, nothing can be read and nothing written to it.
@@ -21,6 +24,12 @@ def hold_standard_descriptors() -> None:
             os.fstat(number)
         except OSError:
             _take_lowest()
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """In a child: close what it has inherited and is not to have."""
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _take_lowest() -> None:

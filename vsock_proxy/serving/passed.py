@@ -69,12 +69,10 @@ class Passed:
         sock = self._sockets.get(listener_name(service))
         return open_listener(service) if sock is None else take_over(sock)
 
-    def leave(self, mine: Iterable[Listener] = ()) -> None:
-        """In a child: close those that it does not serve."""
-        served = {listener.sock for listener in mine}
-        for sock in self._sockets.values():
-            if sock not in served:
-                sock.close()
+    @property
+    def sockets(self) -> List[socket.socket]:
+        """All of them, also those that no service asks for now."""
+        return list(self._sockets.values())
 
 
 def unasked(names: Iterable[str], services: Iterable[ServiceSettings]) -> List[str]:

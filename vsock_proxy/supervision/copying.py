@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.supervision.children import START_AGAIN, start_another
@@ -29,10 +29,10 @@ class Copying:
             copier.pid = None
             start_another("log", status, self._pacer, self._timers, self._start)
 
-    def leave(self) -> None:
-        """In another child: close what only the master and the copier may hold."""
-        if self._copier is not None:
-            self._copier.leave()
+    @property
+    def descriptors(self) -> List[int]:
+        """What only the master and the copier may hold."""
+        return [] if self._copier is None else [self._copier.descriptor]
 
     def _start(self) -> None:
         assert self._copier is not None

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import time
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence, Set, Tuple
 
+from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.resolver import Lookup
 from vsock_proxy.errors import UnavailableError, out_of
 from vsock_proxy.observing import report
@@ -223,27 +225,34 @@ class Fleet:
 
     def close(self) -> None:
         """Close all listeners for good."""
-        self.close_listeners()
+        for sock in self._sockets:
+            sock.close()
         for listener in self._listeners:
             listener.remove()
 
-    def close_listeners(self, kept: Sequence[Listener] = ()) -> None:
-        """Close this process's copies of all listeners but these."""
-        for listener in self._listeners:
-            if listener not in kept:
-                listener.close()
-        self._passed.leave(kept)
+    @property
+    def listening(self) -> List[int]:
+        """The descriptors of all listeners."""
+        return _descriptors(self._sockets)
 
-    def leave(self, kept: Iterable[Service] = ()) -> None:
-        """In a child: close what belongs to services that it does not serve."""
-        services = list(kept)
-        self.close_listeners([service.listener for service in services])
-        _close_tables(self.services, services)
+    def foreign_to(self, kept: Sequence[Service]) -> List[int]:
+        """The descriptors of what belongs to other services than these."""
+        own = {service.listener.sock for service in kept}
+        tables = _tables(self.services, kept)
+        return [
+            *_descriptors(self._sockets - own),
+            *(fd for table in tables for fd in table.descriptors),
+        ]
 
     @property
     def _listeners(self) -> List[Listener]:
         """All that the master has open."""
         return [*(service.listener for service in self.services), *self._gone]
+
+    @property
+    def _sockets(self) -> Set[socket.socket]:
+        """Those of the listeners, and those that were passed and that no service asks for now."""
+        return {*(listener.sock for listener in self._listeners), *self._passed.sockets}
 
     def _open_new(self, services: Iterable[ServiceSettings]) -> Dict[str, Listener]:
         """A listener for each that has none, by its name.
@@ -280,7 +289,8 @@ class Fleet:
     def _let_go(self, before: Iterable[Service]) -> None:
         """Close what nothing needs any more of the services from before."""
         listeners = [service.listener for service in self.services]
-        _close_tables(before, self.services)
+        for table in _tables(before, self.services):
+            table.close()
         for service in before:
             if service.listener not in listeners:
                 self._gone.append(service.listener)
@@ -313,12 +323,19 @@ def _services(
     return services
 
 
-def _close_tables(services: Iterable[Service], kept: Iterable[Service]) -> None:
-    """Close those tables of some services that no other has."""
-    tables = [service.table for service in kept]
-    for service in services:
-        if service.table is not None and service.table not in tables:
-            service.table.close()
+def _tables(services: Iterable[Service], kept: Iterable[Service]) -> List[AddressTable]:
+    """Those of some services that no other has."""
+    others = [service.table for service in kept]
+    return [
+        service.table
+        for service in services
+        if service.table is not None and service.table not in others
+    ]
+
+
+def _descriptors(sockets: Iterable[socket.socket]) -> List[int]:
+    """Of those that are not closed."""
+    return [sock.fileno() for sock in sockets if sock.fileno() >= 0]
 
 
 def _asked(services: Iterable[Service]) -> Dict[str, Tuple[str, ServiceSettings]]:

@@ -19,7 +19,7 @@ import os
 import select
 import signal
 import time
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from vsock_proxy.config.metadata import look_up
 from vsock_proxy.endpoint.policy import NotPermitted
@@ -28,6 +28,7 @@ from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.teller import Teller
+from vsock_proxy.process.descriptors import close_all
 from vsock_proxy.process.interpreter import share_with_children
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
@@ -105,7 +106,7 @@ class Master:
                 Worker(signals, self._lifeline, log_output.untold),
                 log_output,
                 alarm,
-                self._leave_for_worker,
+                self._foreign_to_worker,
                 self._start_missing,
             ),
         )
@@ -316,35 +317,27 @@ class Master:
         set_title(resolver.title)
         resolver.run(self._lifeline.reader)
 
-    def _leave_for_worker(self, kept: Iterable[Service]) -> None:
-        """In a worker: close all but what belongs to the services that it serves."""
-        self._fleet.leave(kept)
-        self._leave()
+    def _foreign_to_worker(self, services: Sequence[Service]) -> List[int]:
+        """The descriptors that a worker of these services may not hold."""
+        return [*self._fleet.foreign_to(services), *self._ends, *self._copying.descriptors]
+
+    @property
+    def _ends(self) -> List[int]:
+        """The ends of pipes that are the master's alone."""
+        pipes = [self._lifeline.writer, self._alarm_reader, self._log.untold.reader]
+        return [*pipes, *self._reloading.descriptors]
 
     def _leave_with_tables(self) -> None:
         """In a child that accepts nobody, but may look up addresses."""
-        self._fleet.close_listeners()
-        self._leave()
+        close_all([*self._fleet.listening, *self._ends, *self._copying.descriptors])
 
     def _leave_to_read(self) -> None:
         """In the child that reads the file, which may hang."""
         self._leave_with_tables()
         self._lifeline.signal_when_cut(signal.SIGALRM)
 
-    def _leave(self) -> None:
-        self._close_ends()
-        self._copying.leave()
-
-    def _close_ends(self) -> None:
-        """In a child: close the ends of pipes that are the master's."""
-        os.close(self._lifeline.writer)
-        os.close(self._alarm_reader)
-        os.close(self._log.untold.reader)
-        self._reloading.leave()
-
     def _leave_for_copier(self) -> None:
-        self._fleet.leave()
-        self._close_ends()
+        close_all([*self._fleet.foreign_to(()), *self._ends])
 
     def _buried(self, pid: int, status: int) -> None:
         """A child that others have forked has ended."""

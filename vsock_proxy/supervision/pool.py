@@ -21,6 +21,7 @@ from vsock_proxy.observing import report
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.saturation import Alarm, Watch
 from vsock_proxy.observing.scoreboard import Scoreboard
+from vsock_proxy.process.descriptors import close_all
 from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import ServiceSettings
@@ -56,7 +57,7 @@ class Means:
     """What all pools have in common.
 
     alarm: where workers tell that all of them are busy.
-    leave: called in a child, with the services that it keeps; closes what else is the master's.
+    foreign: the descriptors that a worker of these services may not hold.
     wanting: called when workers are missing.
     """
 
@@ -65,7 +66,7 @@ class Means:
     worker: Worker
     log_output: Log
     alarm: int
-    leave: Callable[[Iterable[Service]], None]
+    foreign: Callable[[Sequence[Service]], List[int]]
     wanting: Callable[[], None]
 
 
@@ -160,8 +161,11 @@ class Pool:
 
     def start_missing(self) -> None:
         """Start the workers that are not there. Raises OSError if one cannot be started."""
+        # Before the fork, since each function that a worker runs costs it pages: 60 to 120 KiB less
+        # on CPython 3.13, 95 to 250 KiB less on 3.11.
+        foreign = self._means.foreign(self.composition.services) if self.missing else []
         while self.missing:
-            self._start(self.missing[0])
+            self._start(self.missing[0], foreign)
             del self.missing[0]
 
     def replace_no_more(self) -> None:
@@ -193,14 +197,14 @@ class Pool:
             if row.state not in report.WITHOUT_CLIENT and row.route in places:
                 os.kill(pid, number)
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, foreign: List[int]) -> None:
         self._pids[number] = self._means.children.start(
-            lambda: self._be_worker(number), lambda status: self._buried(number, status)
+            lambda: self._be_worker(number, foreign), lambda status: self._buried(number, status)
         )
 
-    def _be_worker(self, number: int) -> None:
+    def _be_worker(self, number: int, foreign: List[int]) -> None:
+        close_all(foreign)
         means = self._means
-        means.leave(self.composition.services)
         row = self._counts.row(number - 1)
         means.log_output.name(f"worker {self._duty.name_of(number)}", row)
         means.worker.run(self._duty, number)

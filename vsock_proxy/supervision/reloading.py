@@ -14,10 +14,9 @@ something else has been read.
 from __future__ import annotations
 
 import logging
-import os
 import select
 import signal
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.errors import EXHAUSTED, ProxyError
@@ -150,10 +149,10 @@ class Reloading:
         self._waiting = None
         self._abandon()
 
-    def leave(self) -> None:
-        """In another child: close what only the master may hold."""
-        if self._reading is not None:
-            os.close(self._reading.reader)
+    @property
+    def descriptors(self) -> List[int]:
+        """What only the master may hold."""
+        return [] if self._reading is None else [self._reading.reader]
 
     def _begin(self, read: Callable[[], Wanted], now: float) -> None:
         """Raises OSError if there can be no process."""
