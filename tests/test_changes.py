@@ -39,6 +39,12 @@ def services(*ports: int, **settings: object) -> Known:
             "3 added; 1 removed; 2 changed",
         ),
         (services(1), services(*range(1, 12)), "2, 3, 4, 5, 6, 7, 8, 9 and 2 more added"),
+        # A service that listens elsewhere under the same port is told by its places.
+        (
+            services(1, 2),
+            {**services(2), "TCP 127.0.0.1:1": services(1)["vsock port 1"]},
+            "TCP 127.0.0.1:1 added; vsock port 1 removed",
+        ),
     ],
 )
 def test_a_reload_names_what_it_has_changed(before: Known, after: Known, text: str) -> None:

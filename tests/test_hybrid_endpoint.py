@@ -269,6 +269,11 @@ def no_folder(path: Path) -> None:
     path.parent.rmdir()
 
 
+def a_file_for_a_folder(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.touch()
+
+
 def a_file(path: Path) -> None:
     path.touch()
 
@@ -305,6 +310,7 @@ NO_VMM = "its VMM has ended and left the file, or it is no socket"
     [
         (no_file, f"No such file or directory; {NOT_STARTED}"),
         (no_folder, f"No such file or directory; {NOT_STARTED}"),
+        (a_file_for_a_folder, f"Not a directory; {NOT_STARTED}"),
         (a_file, f"Connection refused; {NO_VMM}"),
         (a_folder, f"Connection refused; {NO_VMM}"),
         (left_behind, f"Connection refused; {NO_VMM}"),

@@ -260,8 +260,22 @@ def test_a_port_in_use_on_an_address_that_overlaps_is_exit_code_69_and_says_so(
     with socket.create_server((first, port)):
         proxy = start_proxy(start_server(), "--listen-tcp", second, ready=False)
         line = message(proxy)
-    assert f"cannot listen on TCP {second}:{port}: Address already in use; another listener" in line
+    assert f"cannot listen on TCP {second}:{port}: Address already in use; another socket" in line
     assert "0.0.0.0 and :: include all" in line
+
+
+def test_a_port_that_a_connection_has_which_goes_out_is_told_to_be_looked_for_among_all_sockets(
+    transport: _Anywhere, start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    server = start_server()
+    with connect(server.host, server.port) as outgoing:
+        host, transport.port = outgoing.getsockname()
+        line = message(start_proxy(server, "--listen-tcp", host, ready=False))
+    assert (
+        f"cannot listen on TCP {host}:{transport.port}: Address already in use; another socket"
+        in line
+    )
+    assert line.endswith("ss -tanp shows it")
 
 
 def test_two_services_whose_addresses_overlap_are_exit_code_69_and_the_second_is_named(
@@ -273,7 +287,7 @@ def test_two_services_whose_addresses_overlap_are_exit_code_69_and_the_second_is
     )
     line = message(launch("--config", str(services_file.path), ready=False))
     assert (
-        f"cannot listen on TCP 0.0.0.0:{port}: Address already in use; another listener, of" in line
+        f"cannot listen on TCP 0.0.0.0:{port}: Address already in use; another socket, of" in line
     )
 
 

@@ -33,13 +33,12 @@ ACCEPTED = re.compile(rb"OK [0-9]{1,10}\n")
 QUEUE_PAUSE = 0.05
 
 NO_ANSWER = "no answer in time from the VMM"
+NO_SOCKET = "the VM is not started yet, or its vsock device has another path"
 FORBIDDEN = "the user of this process must be able to write to it and to enter its directories"
 # By errno, the cause as the scoreboard counts it, and what may be wrong.
 FAILURES: Dict[int, Tuple[int, str]] = {
-    errno.ENOENT: (
-        scoreboard.UNREACHABLE,
-        "the VM is not started yet, or its vsock device has another path",
-    ),
+    errno.ENOENT: (scoreboard.UNREACHABLE, NO_SOCKET),
+    errno.ENOTDIR: (scoreboard.UNREACHABLE, NO_SOCKET),
     errno.ECONNREFUSED: (
         scoreboard.REFUSED,
         "its VMM has ended and left the file, or it is no socket",

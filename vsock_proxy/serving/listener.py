@@ -253,8 +253,8 @@ def _sockaddr(address: str, port: int) -> Tuple[Any, ...]:
 def _tcp_advice(error: OSError, address: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            "; another listener, of this program or of another, has that port, on this address or "
-            "on one that includes it (0.0.0.0 and :: include all); ss -tlnp shows it"
+            "; another socket, of this program or of another, has that port, on this address or "
+            "on one that includes it (0.0.0.0 and :: include all); ss -tanp shows it"
         )
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 from vsock_proxy.settings import ServiceSettings
 
@@ -30,16 +30,29 @@ def compare(
     before: Mapping[str, Tuple[str, ServiceSettings]],
     after: Mapping[str, Tuple[str, ServiceSettings]],
 ) -> Changes:
-    """Both by where services listen, each with its name and what was asked for."""
+    """Both by where services listen, each with its name and what was asked for.
+
+    One that now listens elsewhere under the same name is one added and one removed: these are told
+    by their places.
+    """
+    added, removed = _only_in(after, before), _only_in(before, after)
+    moved = set(added.values()) & set(removed.values())
     return Changes(
-        tuple(name for place, (name, _) in after.items() if place not in before),
-        tuple(name for place, (name, _) in before.items() if place not in after),
+        tuple(place if name in moved else name for place, name in added.items()),
+        tuple(place if name in moved else name for place, name in removed.items()),
         tuple(
             name
             for place, (name, settings) in after.items()
             if place in before and before[place][1] != settings
         ),
     )
+
+
+def _only_in(
+    one: Mapping[str, Tuple[str, ServiceSettings]], other: Mapping[str, object]
+) -> Dict[str, str]:
+    """By where they listen, the names of the services that only one of the two has."""
+    return {place: name for place, (name, _) in one.items() if place not in other}
 
 
 def _in_words(names: Sequence[str]) -> str:
