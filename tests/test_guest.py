@@ -13,16 +13,16 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Iterator, List, Optional, Sequence
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
-from tests.support.program import Proxy, Transport
+from tests.support.program import PROJECT, Proxy, Transport
 from tests.support.root import Root, why_no_root
-from tests.support.servers import exchange
-from tests.support.timing import wait_until
+from tests.support.servers import Server, exchange
+from tests.support.timing import SLOWNESS, wait_until
 
 pytestmark = pytest.mark.skipif(bool(why_no_root()), reason=why_no_root() or "can be")
 # Modules in C that an image may lack: those that need a library of their own, and those for what
@@ -32,6 +32,21 @@ NEEDLESS = (
     *("_uuid", "nis", "readline", "zlib"),
     *("_multiprocessing", "_posixshmem", "_posixsubprocess"),
 )
+# The file of a forwarder, and a program that knows only TCP.
+SERVICES = "- {{listen: 443, listen_tcp: 127.0.0.1, address: '{0}', port: {1}}}"
+CLIENT = """
+import socket, time
+while True:
+    try:
+        sock = socket.create_connection(("127.0.0.1", 443))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.01)
+sock.sendall(b"hello")
+sock.shutdown(socket.SHUT_WR)
+print(sock.makefile().read())
+"""
+LOOKUP = "import socket; print(socket.gethostbyname('endpoint.test'))"
 WITHOUT_DESCRIPTORS = ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh"]
 WORKERS = 4
 
@@ -82,7 +97,7 @@ except OSError as error:
         check=True,
     )
     listed, problem = done.stdout.splitlines()
-    assert not {"dev", "etc", "proc", "run", "sys", "tmp"} & set(listed.split())
+    assert not {"dev", "proc", "run", "sys", "tmp", "usr"} & set(listed.split())
     assert problem == "Read-only file system"
 
 
@@ -156,3 +171,54 @@ def test_without_a_name_server_a_name_does_not_resolve_and_the_log_says_so(
     with proxy.connect() as client:
         assert client.recv(1) == b""
     proxy.log.wait_for("cannot connect to endpoint.test:443: the endpoint's name does not resolve")
+
+
+@pytest.fixture
+def parent(request: pytest.FixtureRequest, transport: Transport) -> Server:
+    """What listens in the guest's parent, on vsock or, in its place, behind a VMM."""
+    kind = "start_vsock_server" if transport.name == "vsock" else "start_vmm"
+    start: StartServer = request.getfixturevalue(kind)
+    return start()
+
+
+@pytest.fixture
+def example(root: Root, parent: Server) -> List[str]:
+    """The command by which the example starts a program in a guest, with a forwarder."""
+    root.put(PROJECT / "etc" / "guest" / "start", "/start")
+    file = root.within("/etc/nitro_enclaves/vsock-proxy.yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        f"allowlist: [{{address: '{parent.host}', port: {parent.port}}}]\n"
+        f"services:\n{SERVICES.format(parent.host, parent.port)}\n"
+    )
+    return [root.python, "/start", root.python, "-I", "-c"]
+
+
+def in_its_own_machine(*command: str) -> str:
+    """What a command prints that is process 1, and has a loopback interface that is down."""
+    done = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--kill-child", *command],
+        capture_output=True,
+        text=True,
+        timeout=20 * SLOWNESS,
+        check=False,
+    )
+    print(done.stderr)
+    return done.stdout
+
+
+def test_a_guest_that_starts_by_the_example_reaches_its_parent_by_tcp(
+    root: Root, example: List[str], tmp_path: Path
+) -> None:
+    assert in_its_own_machine(*root.inside(tmp_path), *example, CLIENT) == "hello\n"
+
+
+def test_a_guest_that_starts_by_the_example_has_the_names_of_its_hosts_file(
+    root: Root, example: List[str]
+) -> None:
+    hosts = root.within("/opt/hosts")
+    hosts.write_text("127.0.0.7 endpoint.test\n")
+    # Not read-only.
+    assert in_its_own_machine("chroot", str(root.folder), *example, LOOKUP) == "127.0.0.7\n"
+    hosts.unlink()
+    root.within("/etc/hosts").unlink()

@@ -10,24 +10,24 @@ packed into an archive the folder is a guest's initramfs (tests/vm).
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
+import runpy
 import shutil
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
-from typing import Iterable, List, Set
+from typing import Callable, Iterable, List, Union
 
-import vsock_proxy
 from tests.support.namespaces import why_not
+from tests.support.program import PROJECT
 
-# What no program needs of the standard library, and most of its size.
-LEFT_OUT = (
-    *("config-*", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data"),
-    *("site-packages", "test", "tests", "tkinter", "turtledemo"),
-    *("*.opt-*.pyc", "_test*", "_tkinter*", "_xxtestfuzz*", "xxlimited*"),
-)
+Place = Union[str, Path]
+
+# The example makes the root, so it is tested too.
+EXAMPLE = runpy.run_path(str(PROJECT / "etc" / "guest" / "build-root"))
+_build: Callable[[Path], None] = EXAMPLE["build"]
+_copy: Callable[[Path, Path, Path], Path] = EXAMPLE["copy"]
+_libraries_of: Callable[[Iterable[Path]], List[Path]] = EXAMPLE["libraries_of"]
 ENTER = """
 set -e
 root=$1
@@ -61,53 +61,26 @@ class Root:
     def __init__(self, folder: Path) -> None:
         """Put this interpreter in, without the packages that it has here, and the program."""
         self.folder = folder
-        # In a virtual environment the interpreter's own place is known by that name only.
-        program = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-        library = Path(sysconfig.get_path("stdlib"))
-        self.put(program)
-        self.put(library)
-        modules = [self.within(library), self.within(sysconfig.get_path("platstdlib"))]
-        self.put_libraries(program, *(path for one in modules for path in one.rglob("*.so")))
-        link = self.within(self.python)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(program)
-        self.program = self._put_program("/vsock-proxy")
+        _build(folder)
+        self.program = self._put_program("/opt/vsock-proxy")
 
-    def within(self, place: str | os.PathLike[str]) -> Path:
+    def within(self, place: Place) -> Path:
         """Where in this machine's files a place of the root is."""
         return self.folder / os.path.relpath(place, "/")
 
-    def put(self, source: Path, place: str | os.PathLike[str] = "") -> str:
-        """Copy a file or a folder of this machine to a place, by default its own; that place."""
-        target = self.within(place or source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(
-                source,
-                target,
-                symlinks=True,
-                ignore=shutil.ignore_patterns(*LEFT_OUT),
-                dirs_exist_ok=True,
-            )
-        else:
-            shutil.copy2(source, target)
-        return str(place or source)
-
-    def put_libraries(self, *programs: Path) -> None:
-        """Copy the shared libraries that programs need, and the loader."""
-        for library in _libraries(programs):
-            if not self.within(library).exists():
-                self.put(library)
+    def put(self, source: Path, place: Place = "") -> None:
+        """Copy a file or a folder of this machine to a place, by default its own."""
+        _copy(source, self.folder, Path(place or source))
 
     def put_packages(self, *names: str) -> None:
-        """Copy top-level modules or packages that this interpreter has, with what is compiled."""
-        library = self.within(sysconfig.get_path("stdlib"))
+        """Copy top-level modules or packages that this interpreter has, and what is compiled."""
+        library = Path(sysconfig.get_path("stdlib"))
         for name in names:
             source = _origin(name)
-            target = library / "site-packages" / source.name
-            self.put(source, "/" / target.relative_to(self.folder))
-            self.put_libraries(*target.rglob("*.so"))
+            place = library / "site-packages" / source.name
+            self.put(source, place)
+            for one in _libraries_of(list(self.within(place).rglob("*.so"))):
+                self.put(one)
 
     def inside(self, *writable: Path) -> List[str]:
         """What to put before a command to run it in here, with an empty environment.
@@ -121,29 +94,18 @@ class Root:
 
     def _put_program(self, place: str) -> List[str]:
         """As packaging/build-zipapp has it, but from what is here, and as a folder."""
-        self.put(Path(vsock_proxy.__file__).parent, f"{place}/vsock_proxy")
-        for name in ("yaml", "docopt"):
+        for name in ("vsock_proxy", "yaml", "docopt"):
             source = _origin(name)
             self.put(source, f"{place}/{source.name}")
         for compiled in self.within(place).rglob("*.so"):
             compiled.unlink()
-        launcher = Path(vsock_proxy.__file__).parents[1] / "packaging" / "launcher"
-        self.put(launcher, f"{place}/__main__.py")
+        self.put(PROJECT / "packaging" / "launcher", f"{place}/__main__.py")
         return [self.python, "-I", place]
 
 
 def _origin(name: str) -> Path:
     """Where a top-level module or package is."""
-    module = __import__(name)
+    module = importlib.import_module(name)
     assert module.__file__ is not None
     path = Path(module.__file__)
     return path.parent if path.name == "__init__.py" else path
-
-
-def _libraries(programs: Iterable[Path]) -> List[Path]:
-    """All that ldd(1) names; it takes a program's word for where its libraries are."""
-    shown = subprocess.run(
-        ["ldd", *map(str, programs)], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    found: Set[str] = set(re.findall(r"(/\S+) \(0x[0-9a-f]+\)$", shown, re.MULTILINE))
-    return [Path(path) for path in sorted(found)]
