@@ -107,6 +107,7 @@ def test_a_worker_gives_back_the_memory_of_its_buffers(
     assert processes.anonymous_kib(worker) - before < BUFFER_SIZE // KIB
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.alone
 def test_a_worker_takes_little_memory_fresh_and_once_it_has_served(
     start_proxy: StartProxy, start_server: StartServer

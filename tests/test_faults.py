@@ -80,6 +80,7 @@ def test_a_worker_killed_in_mid_transfer_costs_only_its_connection(
     wait_until_idle(proxy, 4)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.alone
 def test_a_worker_that_is_killed_is_replaced_within_250_ms(
     start_proxy: StartProxy, start_server: StartServer
@@ -115,6 +116,7 @@ def test_the_endpoint_of_an_upload_whose_worker_dies_does_not_take_the_part_for_
         assert end_of(client) == b""
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.alone
 def test_workers_that_die_at_once_are_replaced_at_most_10_times_a_second(
     start_proxy: StartProxy, start_server: StartServer
@@ -524,6 +526,7 @@ def test_a_transfer_that_grows_large_while_descriptors_are_out_arrives_whole(
     assert proxy.workers() == [worker]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_master_out_of_descriptors_replaces_workers_once_it_can(
     start_proxy: StartProxy,
     start_server: StartServer,
@@ -540,6 +543,7 @@ def test_a_master_out_of_descriptors_replaces_workers_once_it_can(
     assert not proxy.has_ended()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_soft_limit_that_is_tiny_at_the_start_is_raised(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -548,6 +552,7 @@ def test_a_soft_limit_that_is_tiny_at_the_start_is_raised(
     assert resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)[0] >= 32
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("hard", [6, 12, 20, 40])
 def test_a_hard_limit_that_is_tiny_at_the_start_is_an_error_of_one_line_or_no_trouble(
     hard: int, start_proxy: StartProxy, start_server: StartServer
@@ -568,6 +573,7 @@ def test_a_hard_limit_that_is_tiny_at_the_start_is_an_error_of_one_line_or_no_tr
 # What the log says, and how often
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.alone
 def test_all_workers_being_busy_for_a_second_is_one_warning_that_names_the_option(
     start_proxy: StartProxy, start_server: StartServer
@@ -588,6 +594,7 @@ def test_all_workers_being_busy_for_a_second_is_one_warning_that_names_the_optio
     assert len(proxy.log.matching("workers are busy")) == 1
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.alone
 def test_all_workers_being_busy_for_a_moment_is_no_warning(
     start_proxy: StartProxy, start_server: StartServer

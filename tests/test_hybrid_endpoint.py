@@ -109,6 +109,7 @@ def test_the_vmm_is_sent_nothing_of_the_client_before_its_answer(
     assert seen == [b"words"]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     "parts",
     [
@@ -130,6 +131,7 @@ def test_what_follows_the_answer_is_the_guests_to_the_byte(
         assert read_all(client) == b"".join(parts).split(b"\n", 1)[1]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     ("answer", "shown"),
     [
@@ -186,6 +188,7 @@ def test_a_port_on_which_the_guest_does_not_listen_is_refused(
     )
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_part_of_an_answer_is_not_waited_on_for_longer_than_the_rest(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
@@ -218,6 +221,7 @@ def test_a_vmm_that_lets_its_queue_fill_up_gets_the_client_once_there_is_room(
                 assert read_exactly(connection, 1) == b"x"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_of_any_answer_no_byte_behind_its_line_is_taken(tmp_path: Path) -> None:
     chance = random.Random(14)
     meanwhile = Meanwhile(os.open("/dev/null", os.O_RDONLY), lambda: None, lambda: None)
@@ -305,6 +309,7 @@ NOT_STARTED = "the VM is not started yet, or its vsock device has another path"
 NO_VMM = "its VMM has ended and left the file, or it is no socket"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -331,6 +336,7 @@ def test_a_socket_that_cannot_be_connected_to_is_explained(
     assert failure(proxy) == f"unix:{path}:5000: {said}"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_socket_that_may_not_be_written_to_is_explained(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
@@ -471,6 +477,7 @@ def test_a_worker_that_dies_with_such_a_connection_leaves_its_line(
     proxy.log.wait_for(f" -> {server.host}:5000 ended: 1 bytes up, .* worker died$")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_what_fails_is_counted_by_its_cause(
     tmp_path: Path, start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
@@ -501,6 +508,7 @@ def test_nothing_is_left_open_by_connections_that_fail(
     assert len(os.listdir(f"/proc/{worker}/fd")) == before
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_there_is_no_resolver_for_it(start_proxy: StartProxy, start_vmm: StartServer) -> None:
     proxy = start_proxy(start_vmm(), workers=2)
     assert answers(proxy)

@@ -216,6 +216,7 @@ def milliseconds_after_a_look(keepalive: KeepAlive, sock: socket.socket) -> int:
     return tcp_option(sock, socket.TCP_USER_TIMEOUT)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @TAKES_NETWORKS
 @pytest.mark.alone
 def test_an_endpoint_that_is_lost_while_data_is_under_way_ends_the_connection_in_time(
@@ -232,6 +233,7 @@ def test_an_endpoint_that_is_lost_while_data_is_under_way_ends_the_connection_in
     assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ETIMEDOUT
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @TAKES_NETWORKS
 @pytest.mark.alone
 def test_an_endpoint_that_does_not_read_for_longer_keeps_its_connection(
@@ -247,6 +249,7 @@ def test_an_endpoint_that_does_not_read_for_longer_keeps_its_connection(
     keepalive.end()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @TAKES_NETWORKS
 @pytest.mark.alone
 def test_an_endpoint_that_is_lost_while_it_did_not_read_ends_the_connection_in_time(
@@ -276,6 +279,7 @@ def info(unacked: int = 0, since: int = 0, waiting: int = 0, window: int = 1000)
     return bytes(data)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     ("given", "standing"),
     [

@@ -13,6 +13,8 @@ from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.stderr import MOST, Stderr, pieces
 from vsock_proxy.observing.untold import UNWRITTEN, Untold
 
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
 LONG = "x" * (MOST - 1)
 
 

@@ -25,6 +25,8 @@ from tests.support.program import PROJECT, Proxy, command
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS, wait_until
 
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
 WHOLE_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|debug) \S[^:]*: .*")
 NOT_WRITTEN = r"warning master: (\d+) lines of the log could not be written: (.*)$"
 CONNECTIONS = 60

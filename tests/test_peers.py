@@ -15,6 +15,8 @@ from tests.support.timing import SLOWNESS
 from vsock_proxy.observing.peers import NO_CID, TCP_PEER, UNIX_PEER, Peer, peer_name, peer_of
 from vsock_proxy.serving.listener import Listener
 
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
 # What a client binds its socket to, given a folder and a name that nobody else has.
 BOUND: Dict[str, Callable[[Path], str]] = {
     "a path": lambda folder: str(folder / "client"),
@@ -73,7 +75,6 @@ def connect(path: Path, name: str) -> socket.socket:
     return client
 
 
-@pytest.mark.hybrid_only
 @bound
 def test_a_bound_unix_client_is_accepted_as_unix(
     bind: Callable[[Path], str], tmp_path: Path
@@ -88,7 +89,6 @@ def test_a_bound_unix_client_is_accepted_as_unix(
     assert peer == UNIX_PEER
 
 
-@pytest.mark.hybrid_only
 @bound
 def test_a_bound_unix_client_is_served_like_any_other(
     bind: Callable[[Path], str], tmp_path: Path, start_proxy: StartProxy, start_server: StartServer

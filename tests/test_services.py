@@ -83,6 +83,7 @@ def test_a_service_with_workers_has_a_pool_of_its_own_and_the_others_share_one(
     assert len(common_pool(proxy)) == 3
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_services_that_all_have_workers_of_their_own_leave_no_common_pool(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -152,6 +153,7 @@ def test_no_listener_of_a_pool_starves_while_another_has_clients_all_the_time(
         client.close()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_options_of_the_command_line_are_the_defaults_of_each_service(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -432,6 +434,7 @@ def test_a_name_that_does_not_resolve_yet_holds_up_its_own_service_only(
 # What is seen from outside
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_titles_of_many_services(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -470,6 +473,7 @@ def test_a_worker_that_relays_has_the_port_of_the_service_in_its_title(
     wait_until(lambda: processes.title(busy) == f"vsock-proxy: worker {name} idle", "it is idle")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_command_line(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -542,6 +546,7 @@ def asked_totals(proxy: Proxy) -> str:
     return board.totals(proxy)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_worker_of_a_pool_of_its_own_that_dies_is_called_as_in_its_title(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
@@ -579,6 +584,7 @@ def test_the_table_names_the_service_that_a_worker_serves_and_the_totals_are_tho
         client.close()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
 def test_the_warning_that_all_are_busy_names_the_pool(
     start_services: StartProxy, start_server: StartServer, transport: Transport, own: bool

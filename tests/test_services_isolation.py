@@ -133,6 +133,7 @@ class Killer:
                         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("own", [False, True], ids=["of the common pool", "of another service"])
 def test_workers_that_die_at_once_are_paced_without_slowing_the_replacement_in_another_pool(
     start_services: StartProxy, start_server: StartServer, transport: Transport, own: bool

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import StartProxy, StartServer
 from tests.support import board
 from tests.support.clients import end_of
@@ -32,6 +34,7 @@ def test_a_pool_serves_guests_and_tcp_endpoints_in_turn(
             assert (row.service, row.endpoint) == (str(port), where)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_options_of_lookups_are_no_fault_beside_a_service_that_has_none(
     start_services: StartProxy,
     start_server: StartServer,
@@ -79,6 +82,7 @@ def test_a_reload_of_an_unchanged_file_touches_no_guest(
     assert letter_at(proxy, one) == b"G"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_guest_that_is_not_listed_any_more_changes_nothing_on_a_reload(
     start_services: StartProxy,
     start_vmm: StartServer,
@@ -93,6 +97,7 @@ def test_a_guest_that_is_not_listed_any_more_changes_nothing_on_a_reload(
     assert letter_at(proxy, one) == b"G"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_guest_of_the_command_line_drains_once_it_is_not_listed_any_more(
     start_proxy: StartProxy, start_vmm: StartServer, tmp_path: Path
 ) -> None:
@@ -106,6 +111,7 @@ def test_the_guest_of_the_command_line_drains_once_it_is_not_listed_any_more(
     assert proxy.wait() == 78
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_guest_that_is_not_started_yet_harms_no_other_service(
     start_services: StartProxy,
     start_server: StartServer,

@@ -540,6 +540,7 @@ def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(
         assert exchange(client, b"x") == b"x"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_totals_outlive_a_pool(
     start_services: StartProxy,
     start_server: StartServer,
@@ -787,6 +788,7 @@ def parses(proxy: Proxy) -> bool:
     return any(processes.processor_ticks(pid) >= 3 for pid in readers)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_asked_for_during_another_begins_once_that_is_in_force(
     start_services: StartProxy,
     start_server: StartServer,
@@ -815,6 +817,7 @@ def test_a_reload_asked_for_during_another_begins_once_that_is_in_force(
     assert is_refused(proxy, two)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(
     start_services: StartProxy,
     start_server: StartServer,
@@ -835,6 +838,7 @@ def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(
     all_idle(proxy, 4)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_storm_of_reloads_of_a_file_that_changes_leaves_what_the_last_one_says(
     start_services: StartProxy,
     start_server: StartServer,
@@ -1041,6 +1045,7 @@ def limited_to(processes_allowed: int) -> List[str]:
     return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 def test_while_no_process_more_can_be_started_the_old_workers_serve_and_the_reload_waits(
     start_services: StartProxy,
@@ -1068,6 +1073,7 @@ def test_while_no_process_more_can_be_started_the_old_workers_serve_and_the_relo
     all_idle(proxy, 4)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 def test_where_there_is_room_for_one_process_more_a_reload_replaces_one_pool_after_the_other(
     start_services: StartProxy,

@@ -190,6 +190,7 @@ def test_a_sigquit_to_the_whole_group_resets_every_connection_and_says_how_each_
     assert proxy.log.matching(f"{workers} bytes up, 0 bytes down")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("pause", [0.0, 0.0003, 0.0006, 0.0009])
 def test_a_sigterm_to_the_whole_group_while_another_signal_is_obeyed_replaces_no_worker(
     start_proxy: StartProxy, start_server: StartServer, pause: float
@@ -264,6 +265,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_bad_file_is_one_error_line_and_the_old_list_stays(
     content: bytes,
@@ -289,6 +291,7 @@ def test_a_bad_file_is_one_error_line_and_the_old_list_stays(
     proxy.log.wait_for("info master: allowlist read again")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_file_that_is_gone_is_one_error_line_and_the_old_list_stays(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -318,6 +321,7 @@ def test_an_endpoint_no_longer_permitted_drains_and_ends_with_78(
     assert proxy.wait(timeout=2) == os.EX_CONFIG
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_while_draining_does_not_change_how_it_ends(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -371,6 +375,7 @@ def is_stopped(pid: int) -> bool:
     return processes.state(pid) == "T"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_file_that_takes_long_to_read_keeps_the_master_from_nothing(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -390,6 +395,7 @@ def test_a_file_that_takes_long_to_read_keeps_the_master_from_nothing(
     wait_until(lambda: not processes.is_alive(reader), "the reader is gone")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reader_that_dies_of_the_file_is_one_error_line_and_the_old_list_stays(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -408,6 +414,7 @@ def test_a_reader_that_dies_of_the_file_is_one_error_line_and_the_old_list_stays
     proxy.log.wait_for("info master: allowlist read again")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_all_reloads_that_are_asked_for_during_one_are_one_more_after_it(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -427,6 +434,7 @@ def test_all_reloads_that_are_asked_for_during_one_are_one_more_after_it(
     assert len(proxy.log.matching("allowlist read again")) == before + 2
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_an_unknown_key_is_warned_of_once_a_reload(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -500,6 +508,7 @@ def test_the_table_counts_what_failed_by_its_cause(
     assert "3 failed (3 refused, " in board.totals(proxy)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_totals_outlive_a_worker(start_proxy: StartProxy, start_server: StartServer) -> None:
     proxy = start_proxy(start_server(), workers=1)
     with proxy.connect() as client:
@@ -528,6 +537,7 @@ def test_a_worker_killed_in_mid_connection_leaves_its_bytes_in_the_totals(
     assert "5 bytes up, 5 bytes down" in board.totals(proxy)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_storm_of_signals_ends_nothing(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -544,6 +554,7 @@ def test_a_storm_of_signals_ends_nothing(
     assert sorted(proxy.workers()) == pids
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     "number",
     [signal.SIGUSR1, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2],
@@ -563,6 +574,7 @@ def test_a_flood_of_one_signal_neither_hides_another_nor_delays_the_end(
     assert proxy.wait(timeout=1) == os.EX_OK
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_end_comes_before_a_reload_that_was_asked_for_first(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

@@ -38,6 +38,7 @@ def without_descriptors(*numbers: int) -> List[str]:
 # Descriptors 0, 1 and 2
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     "closed",
     [numbers for count in (1, 2, 3) for numbers in itertools.combinations(range(3), count)],
@@ -241,6 +242,7 @@ def opened(pid: int, fifo: Path) -> bool:
 # Signals without a meaning
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     "number",
     [
@@ -269,6 +271,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_signals_that_were_blocked_at_the_start_are_blocked_no_more(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -318,6 +321,7 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_74(
 # Too few descriptors
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("held", range(38, 62, 2))
 def test_with_few_descriptors_left_it_serves_or_ends_with_one_line_and_leaves_no_socket(
     start_proxy: StartProxy, start_server: StartServer, transport: Transport, held: int

@@ -33,6 +33,7 @@ LIMITED_USER = [
 WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_there_are_as_many_workers_as_asked_for(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_worker_holds_no_descriptor_of_a_lasting_connection_that_has_ended(
         assert processes.open_files(worker) == files
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 def test_where_there_is_no_proc_connections_last_all_the_same(
     start_proxy: StartProxy, start_server: StartServer
@@ -216,6 +218,7 @@ def test_where_there_is_no_proc_connections_last_all_the_same(
         assert exchange(client, b"after") == b"after"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connection(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -228,6 +231,7 @@ def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connectio
         assert exchange(client, b"after") == b"after"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_resolver_that_dies_does_not_wait_behind_the_workers_that_died_before(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -253,6 +257,7 @@ def lift_limit(proxy: Proxy) -> None:
     subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
 def test_with_too_few_processes_those_that_run_serve_and_one_line_says_how_many_are_missing(
     start_proxy: StartProxy, start_server: StartServer
@@ -317,6 +322,7 @@ def test_a_unix_socket_that_cannot_be_removed_is_one_line_and_the_drain_goes_on(
     assert f"cannot remove the Unix socket {transport.path}: Read-only file system" in lines[0]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 def test_a_worker_that_ends_since_its_whole_group_was_told_to_is_no_fault(
     start_proxy: StartProxy, start_server: StartServer, number: signal.Signals
@@ -329,6 +335,7 @@ def test_a_worker_that_ends_since_its_whole_group_was_told_to_is_no_fault(
     assert not proxy.log.matching(" (error|warning) | starting another")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_worker_that_was_told_to_end_by_itself_is_replaced_without_a_warning(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -339,6 +346,7 @@ def test_a_worker_that_was_told_to_end_by_itself_is_replaced_without_a_warning(
     wait_until(lambda: set(proxy.workers("idle")) - set(old), "another worker")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
 @pytest.mark.parametrize(
     "tool", [["pidof", "vsock-proxy"], ["pgrep", "-x", "vsock-proxy"]], ids=lambda tool: tool[0]
@@ -355,6 +363,7 @@ def test_the_master_alone_is_found_by_the_name_of_the_program(
     assert {str(pid) for pid in (proxy.pid, *proxy.children())} & set(found) == {str(proxy.pid)}
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
 def test_killall_by_the_name_of_the_program_reaches_the_master(
     start_proxy: StartProxy, start_server: StartServer

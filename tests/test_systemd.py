@@ -47,6 +47,7 @@ def service(systemd: NotifySocket, **variables: str) -> Dict[str, str]:
 # The protocol
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_without_a_notify_socket_there_is_nothing_to_do() -> None:
     notifier = Notifier({"WATCHDOG_USEC": "1000000"})
     assert notifier.interval is None
@@ -54,6 +55,7 @@ def test_without_a_notify_socket_there_is_nothing_to_do() -> None:
     notifier.watchdog()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_an_abstract_notify_socket_begins_with_an_at_sign() -> None:
     systemd = NotifySocket(f"@vsock-proxy-test-{os.getpid()}")
     Notifier({"NOTIFY_SOCKET": systemd.address}).ready()
@@ -61,6 +63,7 @@ def test_an_abstract_notify_socket_begins_with_an_at_sign() -> None:
     systemd.close()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_reloading_carries_the_time_of_the_monotonic_clock(systemd: NotifySocket) -> None:
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     Notifier({"NOTIFY_SOCKET": systemd.address}).reloading()
@@ -69,6 +72,7 @@ def test_reloading_carries_the_time_of_the_monotonic_clock(systemd: NotifySocket
     assert found and before <= int(found.group(1)) <= after
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_status_is_sent_only_when_it_has_changed(systemd: NotifySocket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
     notifier.status("one")
@@ -78,11 +82,13 @@ def test_a_status_is_sent_only_when_it_has_changed(systemd: NotifySocket) -> Non
     assert systemd.is_empty()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_stopping_asks_for_the_time_that_draining_may_take(systemd: NotifySocket) -> None:
     Notifier({"NOTIFY_SOCKET": systemd.address}).stopping(0.5)
     assert systemd.receive() == "STOPPING=1\nEXTEND_TIMEOUT_USEC=500000"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_watchdog_is_fed_twice_within_the_time_allowed(systemd: NotifySocket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "3000000"})
     assert notifier.interval == 1.5
@@ -90,11 +96,13 @@ def test_the_watchdog_is_fed_twice_within_the_time_allowed(systemd: NotifySocket
     assert systemd.receive() == "WATCHDOG=1"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_watchdog_of_a_microsecond_does_not_keep_the_master_busy(systemd: NotifySocket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "1"})
     assert notifier.interval == SHORTEST_INTERVAL
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     "variables",
     [
@@ -111,6 +119,7 @@ def test_no_watchdog_is_fed_that_is_not_meant_for_this_process(
     assert systemd.is_empty()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_variables_are_taken_out_of_the_environment(systemd: NotifySocket) -> None:
     environment = {
         "NOTIFY_SOCKET": systemd.address,
@@ -122,6 +131,7 @@ def test_the_variables_are_taken_out_of_the_environment(systemd: NotifySocket) -
     assert environment == {"HOME": "/"}
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_systemd_that_has_gone_harms_nothing_and_is_complained_of_once(
     systemd: NotifySocket, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,6 +144,7 @@ def test_a_systemd_that_has_gone_harms_nothing_and_is_complained_of_once(
     ]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(
     ("services", "text"),
     [
@@ -157,6 +168,7 @@ def test_ready_means_that_connections_are_accepted(
         assert exchange(client, b"x") == b"x"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_status_tells_who_is_busy_and_what_was_done(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
@@ -169,6 +181,7 @@ def test_the_status_tells_who_is_busy_and_what_was_done(
     systemd.wait_for("^STATUS=0 of 4 workers busy, 1 connections served, 0 failed$")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_watchdog_is_fed_while_the_master_supervises_and_not_when_it_is_stopped(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
@@ -186,6 +199,7 @@ def test_the_watchdog_is_fed_while_the_master_supervises_and_not_when_it_is_stop
     systemd.wait_for("^WATCHDOG=1$")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_begins_and_ends_whatever_the_allowlist_says(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket, tmp_path: Path
 ) -> None:
@@ -197,6 +211,7 @@ def test_a_reload_begins_and_ends_whatever_the_allowlist_says(
     systemd.wait_for("^READY=1$")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_stopping_is_told_when_the_drain_begins(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
@@ -218,6 +233,7 @@ def fill(systemd: NotifySocket) -> None:
             sender.send(b"X_FILL=1")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_news_that_systemd_cannot_take_are_kept_in_their_order_and_the_newest_of_a_kind(
     systemd: NotifySocket,
 ) -> None:
@@ -236,6 +252,7 @@ def test_news_that_systemd_cannot_take_are_kept_in_their_order_and_the_newest_of
     assert systemd.is_empty()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_systemd_that_reads_nothing_keeps_the_master_from_nothing(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
@@ -251,6 +268,7 @@ def test_a_systemd_that_reads_nothing_keeps_the_master_from_nothing(
     assert time.monotonic() - began < AT_ONCE * SLOWNESS
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_what_systemd_could_not_take_it_is_told_once_it_reads(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
@@ -259,6 +277,7 @@ def test_what_systemd_could_not_take_it_is_told_once_it_reads(
     systemd.wait_for("^READY=1$")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_asked_for_while_draining_is_not_told(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
@@ -309,12 +328,14 @@ def test_the_path_of_a_passed_socket_stays_for_the_next_start(
     assert transport.path.is_socket()
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_its_variables_are_taken_out_of_the_environment_even_if_meant_for_another() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
     assert inherited_sockets(environment) == []
     assert environment == {"HOME": "/"}
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_sockets_passed_to_another_process_are_not_touched(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -346,6 +367,7 @@ def test_what_cannot_be_served_is_exit_code_69(
     assert problem in proxy.log.lines[0]
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("first", ["NOTIFY_SOCKET", "LISTEN_FDS"])
 def test_titles_are_shown_also_if_a_variable_that_is_taken_out_is_the_first(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket, first: str

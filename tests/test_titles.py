@@ -14,6 +14,8 @@ from tests.support.servers import exchange
 WITHOUT_C_MODULE = """
 import logging
 
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
 def setproctitle(title):
     logging.getLogger("setproctitle").debug("C module not available")
 
