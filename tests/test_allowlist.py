@@ -121,7 +121,7 @@ def test_unknown_keys_are_warned_of_a_bounded_number_of_times(
         loaded = loading.load(str(file)).allowlist
     assert loaded.permits_name("a.example", 1)
     assert len(caplog.messages) == 11
-    assert caplog.messages[-1] == f"allowlist {file}: 4990 more unknown keys ignored"
+    assert caplog.messages[-1] == f"file {file}: 4990 more unknown keys ignored"
 
 
 SLOW = {
@@ -264,36 +264,62 @@ def test_an_address_without_a_zone_is_permitted_in_any(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("content", "part", "problem"),
     [
-        (b"", ": empty; expected 'allowlist:' and a list"),
-        (b"# only a comment\n", ": empty; expected 'allowlist:' and a list"),
-        (b"allow: []\n", ", line 1: no 'allowlist:' key; expected it with a list of endpoints"),
-        (b"- a\n", ", line 1: a list where 'allowlist:' is expected"),
-        (b"\nallowlist: yes\n", ", line 2: allowlist is 'yes'; expected a list of endpoints"),
-        (b"allowlist:\n", ", line 1: allowlist is nothing; expected a list of endpoints"),
-        (b"allowlist:\n- a\n", ", line 2: entry is 'a'; expected {address: HOST, port: N}"),
+        (b"", "file", ": empty; expected 'allowlist:' and a list"),
+        (b"# only a comment\n", "file", ": empty; expected 'allowlist:' and a list"),
+        (
+            b"allow: []\n",
+            "file",
+            ", line 1: no 'allowlist:' key; expected it with a list of endpoints",
+        ),
+        (b"- a\n", "file", ", line 1: a list where 'allowlist:' is expected"),
+        (
+            b"allowlist:\n- \xff\n",
+            "file",
+            ", line 2: byte 0xff is not UTF-8; save the file as UTF-8",
+        ),
+        (
+            b"\nallowlist: yes\n",
+            "allowlist",
+            ", line 2: allowlist is 'yes'; expected a list of endpoints",
+        ),
+        (
+            b"allowlist:\n",
+            "allowlist",
+            ", line 1: allowlist is nothing; expected a list of endpoints",
+        ),
+        (
+            b"allowlist:\n- a\n",
+            "allowlist",
+            ", line 2: entry is 'a'; expected {address: HOST, port: N}",
+        ),
         (
             b"allowlist:\n- {address: a}\n",
+            "allowlist",
             ", line 2: entry without port; expected address and port",
         ),
         (
             b"allowlist:\n- {port: 1}\n",
+            "allowlist",
             ", line 2: entry without address; expected address and port",
         ),
         (
             b"allowlist: []\nallowlist: []\n",
+            "allowlist",
             ", line 2: a second 'allowlist:'; put all endpoints in one list",
         ),
         (
             b"allowlist:\n- {address: a, port: 1, port: 2}\n",
+            "allowlist",
             ", line 2: a second port in one entry; expected one",
         ),
-        (b"allowlist:\n- \xff\n", ", line 2: byte 0xff is not UTF-8; save the file as UTF-8"),
     ],
 )
-def test_a_file_of_another_shape_is_explained(file: Path, content: bytes, problem: str) -> None:
-    assert error_of(file, content) == f"allowlist {file}{problem}"
+def test_a_file_of_another_shape_is_explained(
+    file: Path, content: bytes, part: str, problem: str
+) -> None:
+    assert error_of(file, content) == f"{part} {file}{problem}"
 
 
 @pytest.mark.parametrize(

@@ -338,7 +338,7 @@ def test_an_allowlist_that_is_not_there_is_exit_code_78() -> None:
     done = run("--config", "/nonexistent.yaml", *GOOD)
     assert done.returncode == os.EX_CONFIG
     assert done.stderr == (
-        "vsock-proxy: allowlist /nonexistent.yaml: No such file or directory; "
+        "vsock-proxy: file /nonexistent.yaml: No such file or directory; "
         "name another file with --config\n"
     )
 

@@ -133,15 +133,15 @@ def test_what_was_read_is_taken_over(master: Master) -> None:
         (malformed, "allowlist list: bad; the allowlist stays as it was"),
         (
             die,
-            "allowlist list: the process that read it ended by signal 9 (Killed); "
+            "file list: the process that read it ended by signal 9 (Killed); "
             "the allowlist stays as it was",
         ),
         (
             fail,
-            "allowlist list: the process that read it ended with exit code 70; "
+            "file list: the process that read it ended with exit code 70; "
             "the allowlist stays as it was",
         ),
-        (hang, "allowlist list: not read within 0.2 s; the allowlist stays as it was"),
+        (hang, "file list: not read within 0.2 s; the allowlist stays as it was"),
     ],
 )
 def test_a_reading_that_fails_is_one_line(

@@ -684,4 +684,4 @@ def test_unknown_keys_beside_the_services_are_warned_of(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert services(file, f"\n- {{{GOOD}}}\nservice: 1")
-    assert caplog.messages == [f"allowlist {file}, line 4: unknown key 'service' ignored"]
+    assert caplog.messages == [f"file {file}, line 4: unknown key 'service' ignored"]

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Set
+from typing import Callable, Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -574,7 +574,8 @@ def replaced(key: str, value: object) -> Fault:
     """The second service has another value."""
 
     def write(file: ServicesFile, services: List[Service]) -> None:
-        file.write([services[0], {**services[1], key: value}])
+        permitted = [(str(one["address"]), int(str(one["port"]))) for one in services]
+        file.write([services[0], {**services[1], key: value}], permitted)
 
     return write
 
@@ -604,30 +605,52 @@ def is_gone(file: ServicesFile, services: List[Service]) -> None:
     file.path.unlink()
 
 
-FAULTS: Dict[str, Fault] = {
-    "no YAML": text("services: ["),
-    "empty": text(""),
-    "an unknown key": replaced("surprise", 1),
-    "no workers": replaced("workers", 0),
-    "text for a number": replaced("idle_timeout", "soon"),
-    "a bad port": replaced("port", 70000),
-    "a bad name": replaced("address", "no host name"),
-    "a port twice": twice,
-    "not permitted": not_permitted,
-    "no services": no_services,
-    "no service": lambda file, _: file.write([]),
-    "gone": is_gone,
+def is_a_folder(file: ServicesFile, services: List[Service]) -> None:
+    file.path.unlink()
+    file.path.mkdir()
+
+
+# What is wrong, and how the error begins: with the key that it is about, if it is about one.
+FAULTS: Dict[str, Tuple[Fault, str]] = {
+    "no YAML": (text("services: ["), "file FILE, line 2: not valid YAML"),
+    "empty": (text(""), "file FILE: empty"),
+    "no text": (text("\0"), "file FILE, line 1: not valid YAML"),
+    "no allowlist": (text("services: []"), "file FILE, line 1: no 'allowlist:' key"),
+    "a list": (text("- services"), "file FILE, line 1: a list where 'allowlist:' is expected"),
+    "an empty allowlist": (
+        text("allowlist:\nservices: []"),
+        "allowlist FILE, line 1: allowlist is ",
+    ),
+    "a bad entry": (text("allowlist:\n- a\nservices: []"), "allowlist FILE, line 2: entry is 'a'"),
+    "an unknown key": (
+        replaced("surprise", 1),
+        "services FILE, line 6: unknown key the text 'surprise'",
+    ),
+    "no workers": (replaced("workers", 0), "services FILE, line 6: workers is '0'"),
+    "text for a number": (replaced("idle_timeout", "soon"), "services FILE, line 6: idle_timeout "),
+    "a bad port": (replaced("port", 70000), "services FILE, line 6: port is '70000'"),
+    "a bad name": (replaced("address", "no host name"), "services FILE, line 6: address is "),
+    "a port twice": (twice, "services FILE, line 8: a second service on "),
+    "not permitted": (not_permitted, "services FILE, line 5: service PORT: 127.0.0.1:"),
+    "no services": (no_services, "file FILE: no 'services:' key; expected it with a list of "),
+    "no service": (
+        lambda file, _: file.write([], [("a.test", 443)]),
+        "services FILE, line 3: services is nothing",
+    ),
+    "gone": (is_gone, "file FILE: No such file or directory; the services stay as they were"),
+    "a folder": (is_a_folder, "file FILE: is a directory, where a regular file is expected; the "),
 }
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(("fault", "beginning"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
     services_file: ServicesFile,
     fault: Fault,
+    beginning: str,
 ) -> None:
     one, two = transport.ports(2)
     services = [
@@ -640,11 +663,17 @@ def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
         assert say(live) == b"B"
         fault(services_file, services)
         line = services_file.reload_in_vain(proxy)
-        assert str(services_file.path) in line
+        beginning = beginning.replace("FILE", str(services_file.path)).replace("PORT", str(two))
+        assert line.partition(" error master: ")[2].startswith(beginning)
+        # The command line is not read again.
+        assert "--config" not in line
+        assert "<local_port>" not in line
         assert say(live) == b"B"
     assert len(proxy.log.matching(" (error|warning) ")) == 1
     assert all_idle(proxy, 2) == before
     assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"B"]
+    if services_file.path.is_dir():
+        services_file.path.rmdir()
     services_file.write(services)
     services_file.reload(proxy)
     assert all_idle(proxy, 2) == before

@@ -281,7 +281,9 @@ def test_a_bad_file_is_one_error_line_and_the_old_list_stays(
     with proxy.connect() as live:
         exchange(live, b"before")
         proxy.send(signal.SIGHUP)
-        proxy.log.wait_for(f"error master: allowlist {config}.*; the allowlist stays as it was$")
+        proxy.log.wait_for(
+            f"error master: (file|allowlist) {config}.*; the allowlist stays as it was$"
+        )
         assert exchange(live, b"after") == b"after"
         with proxy.connect() as client:
             assert exchange(client, b"new") == b"new"
@@ -405,7 +407,7 @@ def test_a_reader_that_dies_of_the_file_is_one_error_line_and_the_old_list_stays
     large_allowlist(config, server.port)
     os.kill(stopped_reader(proxy), signal.SIGKILL)
     proxy.log.wait_for(
-        f"error master: allowlist {config}: the process that read it ended by signal 9 .Killed.; "
+        f"error master: file {config}: the process that read it ended by signal 9 .Killed.; "
         "the allowlist stays as it was$"
     )
     with proxy.connect() as client:

@@ -56,10 +56,16 @@ EXHAUSTED = {
 }
 
 
+def advice(error: OSError) -> str:
+    """What to do, behind the error's text, if the machine is out of something; else nothing."""
+    known = EXHAUSTED.get(error.errno or 0)
+    return f"; {known}" if known else ""
+
+
 def out_of(error: OSError) -> Optional[UnavailableError]:
     """The error for the user if the machine is out of something, None if it is another one."""
-    advice = EXHAUSTED.get(error.errno or 0)
-    return UnavailableError(f"cannot start: {error.strerror}; {advice}") if advice else None
+    known = advice(error)
+    return UnavailableError(f"cannot start: {error.strerror}{known}") if known else None
 
 
 def out_of_memory() -> UnavailableError:

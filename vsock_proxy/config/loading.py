@@ -3,11 +3,15 @@
 It is read at start and on SIGHUP, never while a connection is being made. The services are parsed
 only when they are asked for: a proxy that was given its one service on the command line does not
 look at them.
+
+An error begins with the key that it is about, `allowlist` or `services`, and with `file` if it is
+about neither. On SIGHUP the command line is not read again, so no error then sends the operator
+there.
 """
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Dict, List, Tuple
 
 import yaml
 
@@ -21,17 +25,28 @@ from vsock_proxy.settings import ServiceOptions, ServiceSettings
 # Seconds for the writer of a pipe that is read at start.
 PATIENCE = 30.0
 
+# A key and its value.
+Pair = Tuple[yaml.Node, yaml.Node]
+
 
 class Configuration:
     """What one reading of the file found."""
 
     def __init__(
-        self, path: str, permitted: Allowlist, nodes: List[Tuple[yaml.Node, yaml.Node]]
+        self,
+        path: str,
+        permitted: Allowlist,
+        nodes: List[Pair],
+        again: bool,
     ) -> None:
-        """nodes: each key `services` with its value."""
+        """
+        nodes: each key `services`.
+        again: as load() has it.
+        """
         self.allowlist = permitted
         self._path = path
         self._services = nodes
+        self._again = again
 
     def services(self, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:
         """The services of the file, at least one.
@@ -39,52 +54,56 @@ class Configuration:
         options: those of the command line, the defaults of each service.
         workers: how many serve those that have none of their own.
 
-        Raises ConfigurationError: one line with file, line, value, expectation; UsageError if the
-        file has no services.
+        Raises ConfigurationError: one line with file, line, value, expectation; UsageError if at
+        start the file has no services.
         """
         if not self._services:
+            if self._again:
+                raise ConfigurationError(
+                    f"file {self._path}: no 'services:' key; expected it with a list of services"
+                )
             raise UsageError(
                 f"there is nothing to serve: give <local_port> <remote_addr> <remote_port>, or "
                 f"list services in {self._path} (--config), 'services:' beside 'allowlist:'"
             )
         try:
-            if len(self._services) > 1:
-                key, _ = self._services[1]
-                raise Fault(key, "a second 'services:'; put all services in one list")
-            return services.parse(self._services[0][1], options, workers)
+            return services.parse(_only(self._services, "services"), options, workers)
         except Fault as error:
             raise error.of("services", self._path) from None
 
 
-def load(path: str, patience: float = PATIENCE) -> Configuration:
+def load(path: str, again: bool = False) -> Configuration:
     """Read the file. Raises ConfigurationError: one line with file, line, value, expectation.
 
-    patience: seconds for the writer of a pipe; 0: only a regular file will do.
+    again: while others are served, so only a regular file will do.
     """
-    root = _compose(path, _read(path, patience))
+    root = _compose(path, _read(path, again))
     unknown = UnknownKeys(path)
     try:
         listed, nodes = _parts(root, unknown)
-        permitted = Allowlist(path, allowlist.entries(listed, unknown))
+    except Fault as error:
+        raise error.of("file", path) from None
+    try:
+        node = _only(listed, "endpoints")
+        permitted = Allowlist(path, allowlist.entries(node, unknown))
     except Fault as error:
         raise error.of("allowlist", path) from None
     unknown.end()
-    return Configuration(path, permitted, nodes)
+    return Configuration(path, permitted, nodes, again)
 
 
-def _read(path: str, patience: float) -> str:
+def _read(path: str, again: bool) -> str:
     try:
-        return config_file.read(path, patience).decode("utf-8-sig")
+        return config_file.read(path, 0 if again else PATIENCE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigurationError(
-            f"allowlist {path}, line {line}: byte 0x{error.object[error.start]:02x} is not "
+            f"file {path}, line {line}: byte 0x{error.object[error.start]:02x} is not "
             "UTF-8; save the file as UTF-8"
         ) from None
     except config_file.Unreadable as error:
-        raise ConfigurationError(
-            f"allowlist {path}: {error}; name another file with --config"
-        ) from None
+        advice = "" if again else "; name another file with --config"
+        raise ConfigurationError(f"file {path}: {error}{advice}") from None
 
 
 def _compose(path: str, text: str) -> yaml.Node:
@@ -93,9 +112,9 @@ def _compose(path: str, text: str) -> yaml.Node:
     except yaml_nodes.Malformed as error:
         where = "" if error.line is None else f", line {error.line}"
         hint = _hint(text, error.line or 0)
-        raise ConfigurationError(f"allowlist {path}{where}: {error}{hint}") from None
+        raise ConfigurationError(f"file {path}{where}: {error}{hint}") from None
     if root is None:
-        raise ConfigurationError(f"allowlist {path}: empty; expected 'allowlist:' and a list")
+        raise ConfigurationError(f"file {path}: empty; expected 'allowlist:' and a list")
     return root
 
 
@@ -106,23 +125,24 @@ def _hint(text: str, line: int) -> str:
     return ""
 
 
-def _parts(
-    root: yaml.Node, unknown: UnknownKeys
-) -> Tuple[yaml.Node, List[Tuple[yaml.Node, yaml.Node]]]:
-    """The allowlist, and each key `services` with its value."""
+def _parts(root: yaml.Node, unknown: UnknownKeys) -> Tuple[List[Pair], List[Pair]]:
+    """Each key `allowlist`, of which there is one at least, and each key `services`."""
     if not isinstance(root, yaml.MappingNode):
         raise Fault(root, f"{shown(root)} where 'allowlist:' is expected")
-    listed: Optional[yaml.Node] = None
-    found: List[Tuple[yaml.Node, yaml.Node]] = []
+    found: Dict[object, List[Pair]] = {"allowlist": [], "services": []}
     for key, value in root.value:
-        if key.value == "services":
-            found.append((key, value))
-        elif key.value != "allowlist":
-            unknown.ignore(key)
-        elif listed is None:
-            listed = value
+        if isinstance(key, yaml.ScalarNode) and key.value in found:
+            found[key.value].append((key, value))
         else:
-            raise Fault(key, "a second 'allowlist:'; put all endpoints in one list")
-    if listed is None:
+            unknown.ignore(key)
+    if not found["allowlist"]:
         raise Fault(root, "no 'allowlist:' key; expected it with a list of endpoints")
-    return listed, found
+    return found["allowlist"], found["services"]
+
+
+def _only(pairs: List[Pair], things: str) -> yaml.Node:
+    """The value of a key that must be there once. things: what it lists."""
+    if len(pairs) > 1:
+        key, _ = pairs[1]
+        raise Fault(key, f"a second '{key.value}:'; put all {things} in one list")
+    return pairs[0][1]

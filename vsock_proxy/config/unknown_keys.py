@@ -28,11 +28,11 @@ class UnknownKeys:
         """Nothing is made of this one."""
         self._count += 1
         if self._count <= MOST_WARNINGS:
-            where = f"allowlist {self._path}, line {line_of(key)}"
+            where = f"file {self._path}, line {line_of(key)}"
             log.warning("%s: unknown key %s ignored", where, shown(key))
 
     def end(self) -> None:
         """There are no more."""
         more = self._count - MOST_WARNINGS
         if more > 0:
-            log.warning("allowlist %s: %d more unknown keys ignored", self._path, more)
+            log.warning("file %s: %d more unknown keys ignored", self._path, more)

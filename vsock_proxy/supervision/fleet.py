@@ -17,7 +17,7 @@ from typing import Dict, Iterable, List, Sequence, Set, Tuple
 
 from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.resolver import Lookup
-from vsock_proxy.errors import UnavailableError, out_of
+from vsock_proxy.errors import UnavailableError, advice
 from vsock_proxy.observing import report
 from vsock_proxy.serving.listener import Listener, listener_name
 from vsock_proxy.serving.passed import Passed
@@ -121,7 +121,7 @@ class Fleet:
             pools = [self._pool(one) for one in divide(services, self._workers)]
         except OSError as error:
             _close_for_good(set(listeners.values()) - set(self._gone))
-            raise out_of(error) or UnavailableError(f"cannot serve: {error.strerror}") from None
+            raise UnavailableError(f"cannot serve: {error.strerror}{advice(error)}") from None
         self.services = services
         self._gone = [one for one in self._gone if one.name not in listeners]
         self._replace_pools(pools)

@@ -264,7 +264,7 @@ class Master:
         """In the child that reads, which has not long."""
         return want(
             self._settings,
-            patience=0,
+            again=True,
             known=self._placeholders,
             search=lambda names, urls, _: look_up(names, urls, METADATA_PATIENCE),
         )

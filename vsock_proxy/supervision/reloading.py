@@ -19,7 +19,7 @@ import signal
 from typing import Callable, List, Optional, Tuple
 
 from vsock_proxy.endpoint.policy import NotPermitted
-from vsock_proxy.errors import EXHAUSTED, ProxyError
+from vsock_proxy.errors import ProxyError, advice
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.supervision.judging import (
@@ -99,8 +99,7 @@ class Reloading:
         try:
             self._begin(self._read, now)
         except OSError as error:
-            advice = f"; {EXHAUSTED[error.errno]}" if error.errno in EXHAUSTED else ""
-            self._complain(f"cannot start a process to read it: {error.strerror}{advice}")
+            self._complain(f"cannot start a process to read it: {error.strerror}{advice(error)}")
             self._go_on(now, is_retry=False)
 
     def told_by(self, fd: int, now: float) -> None:
@@ -229,4 +228,4 @@ class Reloading:
             self._done()
 
     def _complain(self, problem: str) -> None:
-        log.error("allowlist %s: %s; %s", self._path, problem, self._kept)
+        log.error("file %s: %s; %s", self._path, problem, self._kept)

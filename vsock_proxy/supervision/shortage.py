@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Optional
 
-from vsock_proxy.errors import EXHAUSTED
+from vsock_proxy.errors import advice
 
 # Seconds after which a shortage that lasts is told again.
 TELL_INTERVAL = 60.0
@@ -28,10 +28,10 @@ class Shortage:
         if resolver:
             lacking.append("the resolver")
         log.error(
-            "cannot start %s: %s; %strying again every second",
+            "cannot start %s: %s%s; trying again every second",
             " and ".join(lacking),
             error.strerror,
-            f"{EXHAUSTED[error.errno]}; " if error.errno in EXHAUSTED else "",
+            advice(error),
         )
 
     def is_over(self, workers: int) -> None:

@@ -13,19 +13,19 @@ from vsock_proxy.supervision.judging import Wanted, names_of, naming
 
 def want(
     settings: Settings,
-    patience: float = loading.PATIENCE,
+    again: bool = False,
     known: Optional[Mapping[str, str]] = None,
     search: Optional[Search] = None,
 ) -> Wanted:
     """Read the file, and fill in {region} and {domain}.
 
-    patience: seconds for the writer of a pipe in the place of the file; 0: it must be a file.
+    again: while others are served already.
     known: the values that were found out before.
     search: how to find out others.
 
     Raises ConfigurationError, UsageError or TryAgainError.
     """
-    configuration = loading.load(settings.config, patience)
+    configuration = loading.load(settings.config, again)
     of_file = settings.service is None
     if settings.service is None:
         services = configuration.services(settings.options, settings.workers)
