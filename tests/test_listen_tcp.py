@@ -23,7 +23,7 @@ from tests.support import board
 from tests.support.means import need_address
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
-from tests.support.servers import exchange, read_exactly, silent
+from tests.support.servers import UnixServer, exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS
@@ -309,6 +309,23 @@ def test_a_port_that_takes_a_capability_says_which_and_how(
     )
 
 
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_a_higher_port_that_may_not_be_had_says_what_may_forbid_it(
+    network: Namespace, write_allowlist: Callable[..., Path]
+) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv, to give the capability up")
+    network.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=5000")
+    without = [*network.wrapper, "setpriv", "--bounding-set", "-net_bind_service"]
+    words = ["--config", str(write_allowlist((DOCUMENTATION, 443))), "--listen-tcp", "127.0.0.1"]
+    done = run(*words, "4999", DOCUMENTATION, "443", wrapper=without)
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert done.stderr == (
+        "vsock-proxy: cannot listen on TCP 127.0.0.1:4999: Permission denied; a security module "
+        "such as SELinux forbids it, or net.ipv4.ip_unprivileged_port_start is higher\n"
+    )
+
+
 # Sockets of systemd
 
 
@@ -409,6 +426,19 @@ def test_a_client_whose_endpoint_cannot_be_reached_is_reset(
     # The proxy may be quick enough to do so before the client knows of its connection.
     with pytest.raises(ConnectionResetError), connect("127.0.0.1", port) as client:
         client.recv(1)
+
+
+def test_a_client_whose_worker_dies_while_it_connects_is_reset(
+    listen: Callable[..., Proxy], start_vmm: StartServer, port: int
+) -> None:
+    proxy = listen(start_vmm(silent, UnixServer), "127.0.0.1", workers=1)
+    with connect("127.0.0.1", port) as client:
+        client.sendall(b"x")
+        (worker,) = proxy.wait_for_workers(1, "connecting [")
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    proxy.log.wait_for(r" closed: its worker died before there was a connection to unix:")
 
 
 def test_a_client_that_is_gone_for_good_is_noticed_by_what_the_endpoint_sends(

@@ -262,6 +262,11 @@ def _tcp_advice(error: OSError, address: str, port: int) -> str:
             "unit pass the port, or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE, the "
             "same as CapabilityBoundingSet=, and PrivateUsers=no, or take a higher one"
         )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            "; a security module such as SELinux forbids it, or "
+            "net.ipv4.ip_unprivileged_port_start is higher"
+        )
     if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
         return (
             "; this machine does not have the address, or not yet: see `ip address`; with "

@@ -17,7 +17,8 @@ epoll_wait() then tells of the listener all the same. So a worker that was told 
 waited still accepts what epoll_wait() has told of, and closes its listeners only then.
 
 From before the first byte on, closing a socket that has a reset is one, whoever closes it: the
-kernel too, when the worker dies. Only for a clean end the relay takes that back.
+kernel too, when the worker dies. Only for a clean end the relay takes that back. A client that has
+to wait for its endpoint is closed so as well.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Worker:
         self._stopping = False
         self._shown = ""
         self._peer = UNIX_PEER
-        self._sides: Tuple[Socket, Socket]
+        self._sides: Tuple[Socket, ...]
         self._address: Where
         self._duty: Duty
         self._route: Route
@@ -216,6 +217,8 @@ class Worker:
         self._slot[STATE] = HALF_CLOSED
 
     def _connecting_lasts(self) -> None:
+        # If the worker dies meanwhile, the client must not take an end for an empty answer.
+        reset_on_close(*self._sides)
         self._show(f"connecting [{self._client()} -> {self._route.endpoint}]")
 
     def _connection_lasts(self) -> None:
@@ -286,7 +289,7 @@ class Worker:
             self._refuse(client, DENIED)
             self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
             return
-        self._peer = peer
+        self._peer, self._sides = peer, (client,)
         presence = self._relay.look(client)
         try:
             upstream, address = self._interruption.during(
