@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from pathlib import Path
@@ -27,6 +28,9 @@ class Server:
         self.port = port
         self.accepted: List[socket.socket] = []
         self._changed = threading.Condition()
+        # A thread that waits in accept() does not notice that its listener is closed, and one on
+        # vsock cannot be shut down.
+        self._closing, self._told_to_close = socket.socketpair()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -41,8 +45,9 @@ class Server:
         """Stop listening and end all connections; a second time does nothing."""
         if self._listener.fileno() < 0:
             return
-        self._listener.shutdown(socket.SHUT_RDWR)
+        self._closing.close()
         self._thread.join()
+        self._told_to_close.close()
         self._listener.close()
         for connection in self.accepted:
             self._end_connection(connection)
@@ -51,11 +56,11 @@ class Server:
         connection.close()
 
     def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._told_to_close, select.POLLIN)
+        while self._told_to_close.fileno() not in dict(poll.poll()):
+            connection, _ = self._listener.accept()
             with self._changed:
                 self.accepted.append(connection)
                 self._changed.notify_all()
