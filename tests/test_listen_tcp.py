@@ -131,6 +131,27 @@ def test_an_address_is_served_and_no_other(
                 assert exchange(client, b"x") == b"x"
 
 
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_while_the_loopback_interface_is_down_a_warning_says_that_nobody_can_connect(
+    listen: Callable[..., Proxy], port: int
+) -> None:
+    # In a network that is new, as in an enclave that has just booted.
+    proxy = listen(("192.0.2.1", 443), "127.0.0.1", wrapper=["unshare", "--net"])
+    (line,) = proxy.log.matching(" warning ")
+    assert line.endswith(
+        f"nobody can connect to TCP 127.0.0.1:{port}: Network is unreachable; the loopback "
+        "interface is down, bring it up: ifconfig lo 127.0.0.1"
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "0.0.0.0", "::1", "::"])
+def test_while_the_loopback_interface_is_up_there_is_no_warning(
+    listen: Callable[..., Proxy], address: str
+) -> None:
+    proxy = listen(("192.0.2.1", 443), address)
+    assert not proxy.log.matching(" warning ")
+
+
 def test_with_6_all_ipv6_addresses_are_served_and_no_other(
     listen: Callable[..., Proxy], start_server: StartServer, port: int
 ) -> None:

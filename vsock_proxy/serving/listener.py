@@ -229,13 +229,38 @@ def _listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
             # The system's default may be either (net.ipv6.bindv6only).
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
         sock.bind(sockaddr)
-        return _listening(sock, name)
+        listener = _listening(sock, name)
+        _warn_if_loopback_is_down(listener, address, sockaddr)
+        return listener
     except OSError as error:
         if sock:
             sock.close()
         raise UnavailableError(
             f"cannot listen on {name}: {error.strerror}{_tcp_advice(error, address, port)}"
         ) from None
+
+
+def _warn_if_loopback_is_down(listener: Listener, address: str, sockaddr: Tuple[Any, ...]) -> None:
+    """In an enclave or microVM it is, until somebody brings it up; bind() succeeds all the same.
+
+    Before any interface was up, the kernel takes each address for a broadcast address
+    (__inet_dev_addr_type() in net/ipv4/fib_frontend.c), to which it binds.
+    """
+    host = parse_address(address)
+    if host is None or not host.is_loopback:
+        return
+    with socket.socket(listener.family, socket.SOCK_DGRAM) as probe:
+        try:
+            # Sends nothing.
+            probe.connect(sockaddr)
+        except OSError as error:
+            if error.errno == errno.ENETUNREACH:
+                log.warning(
+                    "nobody can connect to %s: %s; the loopback interface is down, bring it up: "
+                    "ifconfig lo 127.0.0.1",
+                    listener.name,
+                    error.strerror,
+                )
 
 
 def _sockaddr(address: str, port: int) -> Tuple[Any, ...]:
