@@ -10,11 +10,11 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support.servers import exchange
 
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
 # What setproctitle does since 1.3.6 where its C module is missing.
 WITHOUT_C_MODULE = """
 import logging
-
-pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 def setproctitle(title):
     logging.getLogger("setproctitle").debug("C module not available")
