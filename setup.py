@@ -46,7 +46,7 @@ def version() -> str:
 setup(
     name="vsock-proxy",
     version=version(),
-    description="Relays the vsock connections of an enclave or microVM to one TCP endpoint",
+    description="Relays connections of enclaves and microVMs between vsock and TCP",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -32,7 +32,7 @@ from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings, Settings
 
 USAGE = """\
-Relay the vsock connections of enclaves or microVMs to TCP or vsock endpoints.
+Relay connections of enclaves and microVMs between vsock and TCP.
 
 Usage:
   vsock-proxy [options] [-4 | -6] <local_port> <remote_addr> <remote_port>
