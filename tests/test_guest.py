@@ -81,6 +81,7 @@ def try_to_connect(transport: Transport) -> Optional[socket.socket]:
         return None
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_the_root_has_no_more_than_it_should_and_nothing_can_be_written(root: Root) -> None:
     script = """
 import os
@@ -112,6 +113,7 @@ def test_connections_are_served_and_no_line_says_that_anything_is_missing(
     assert len(proxy.log.matching(" info ")) == 2
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_at_level_debug_one_line_says_what_is_missing(
     start_in_guest: StartProxy, start_server: StartServer
 ) -> None:
@@ -136,6 +138,7 @@ def test_without_standard_descriptors_connections_are_served_and_nobody_is_busy(
     assert sum(map(processes.context_switches, pids)) - wakings <= 5
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_signals_are_obeyed(
     start_in_guest: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
@@ -151,6 +154,7 @@ def test_signals_are_obeyed(
     assert not proxy.log.matching("warning|error|Traceback")
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_worker_that_is_killed_is_replaced(
     start_in_guest: StartProxy, start_server: StartServer
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_worker_that_is_killed_is_replaced(
         assert exchange(client, b"x") == b"x"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_without_a_name_server_a_name_does_not_resolve_and_the_log_says_so(
     start_in_guest: StartProxy,
 ) -> None:
@@ -213,6 +218,7 @@ def test_a_guest_that_starts_by_the_example_reaches_its_parent_by_tcp(
     assert in_its_own_machine(*root.inside(tmp_path), *example, CLIENT) == "hello\n"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_guest_that_starts_by_the_example_has_the_names_of_its_hosts_file(
     root: Root, example: List[str]
 ) -> None:
