@@ -350,6 +350,20 @@ def _seen(sock: socket.socket) -> str:
     return "end"
 
 
+def test_what_was_read_of_the_endpoint_before_comes_first_and_is_counted() -> None:
+    far_client, near_client = socket.socketpair()
+    near_endpoint, endpoint = socket.socketpair()
+    endpoint.sendall(b" and more")
+    endpoint.close()
+    relay = Relay()
+    relay.run(near_client, near_endpoint, said=b"some")
+    near_client.close()
+    assert read_all(far_client) == b"some and more"
+    assert list(relay.moved) == [0, 13]
+    for sock in (far_client, near_endpoint):
+        sock.close()
+
+
 @pytest.mark.parametrize("leave", [socket.socket.close, _half_close], ids=["closed", "half-closed"])
 @pytest.mark.parametrize("kinds", [on(kinds) for kinds in EACH_PAIR if kinds[1] == "TCP"])
 def test_an_endpoint_that_reset_before_the_first_byte_has_not_had_the_clients(

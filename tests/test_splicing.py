@@ -212,10 +212,14 @@ class _Sandboxed(Relay):
         self._refusal = getattr(errno, error), which
 
     def run(
-        self, client: socket.SocketType, upstream: socket.SocketType, idle_timeout: float = 0.0
+        self,
+        client: socket.SocketType,
+        upstream: socket.SocketType,
+        idle_timeout: float = 0.0,
+        said: bytes = b"",
     ) -> Outcome:
         refuse_splice(*self._refusal)
-        return super().run(client, upstream, idle_timeout)
+        return super().run(client, upstream, idle_timeout, said)
 
 
 @needs_refusal

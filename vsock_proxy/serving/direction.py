@@ -194,6 +194,11 @@ class Direction:
             return False
         return self.deliver(size)
 
+    def hand_on(self, data: bytes) -> bool:
+        """Write once what was read elsewhere; False when the state changed."""
+        self.view[: len(data)] = data
+        return self.deliver(len(data))
+
     def deliver(self, size: int) -> bool:
         """Write once what was read into the buffer; False when the state changed."""
         if size > self._touched:

@@ -2,8 +2,10 @@
 
 The VMM listens on a Unix socket. It is sent `CONNECT PORT`, and answers `OK N` once the guest has
 accepted, each a line; N is a port of the host's side, and of no use. What follows is the guest's,
-and a guest may speak first: so nothing behind that line is read here. Where nothing listens in the
-guest, the VMM closes the connection without a word (docs/vsock.md of Firecracker).
+and a guest may speak first: so what came with that line is handed on. Where nothing listens in the
+guest, the VMM closes the connection without a word (docs/vsock.md of Firecracker). The client's
+first bytes have to wait for the answer, since Firecracker ends a connection that says more before
+(recv_pkt() in its vsock/csm/connection.rs).
 
 A Unix socket is connected at once or not at all. Where the VMM has let its queue fill up, nothing
 tells when there is room again (unix_stream_connect() in net/unix/af_unix.c), so it is tried again.
@@ -21,14 +23,15 @@ from typing import Dict, Tuple
 
 from vsock_proxy.observing import scoreboard
 from vsock_proxy.serving.attempt import begin
-from vsock_proxy.serving.presence import GONE, PEEK, Presence
+from vsock_proxy.serving.presence import GONE, Presence
 from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile, Waiting
 from vsock_proxy.settings import Endpoint
 
 # Of the answer, with the end of its line.
 LONGEST_ANSWER = 64
-ACCEPTED = re.compile(rb"OK [0-9]{1,10}\n")
+ACCEPTED = re.compile(rb"OK [0-9]{1,10}")
+DONTWAIT = socket.MSG_DONTWAIT
 # Seconds until a full queue is tried again.
 QUEUE_PAUSE = 0.05
 
@@ -62,8 +65,8 @@ class HybridUpstream:
 
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
-    ) -> Tuple[socket.SocketType, Endpoint]:
-        """A connected, non-blocking socket, and where it leads. See AnyUpstream."""
+    ) -> Tuple[socket.SocketType, Endpoint, bytes]:
+        """See AnyUpstream."""
         if presence is GONE:
             raise ClientGone
         began = time.monotonic()
@@ -71,11 +74,11 @@ class HybridUpstream:
         waiting = Waiting(client, presence, meanwhile, began)
         sock = self._reach_vmm(waiting, deadline)
         try:
-            self._shake_hands(sock, waiting, deadline)
+            said = self._shake_hands(sock, waiting, deadline)
         except BaseException:
             sock.close()
             raise
-        return sock, self._endpoint
+        return sock, self._endpoint, said
 
     def _reach_vmm(self, waiting: Waiting, deadline: float) -> socket.SocketType:
         """A connection to the VMM. Raises ConnectFailed or ClientGone."""
@@ -94,16 +97,19 @@ class HybridUpstream:
                 raise ConnectFailed(f"{text}; {advice}" if advice else text, cause)
             waiting.wait(min(deadline, now + QUEUE_PAUSE))
 
-    def _shake_hands(self, sock: socket.SocketType, waiting: Waiting, deadline: float) -> None:
-        """Ask for the port, and read the answer. Raises ConnectFailed or ClientGone."""
+    def _shake_hands(self, sock: socket.SocketType, waiting: Waiting, deadline: float) -> bytes:
+        """Ask for the port, and read the answer; returns what came behind it.
+
+        Raises ConnectFailed or ClientGone.
+        """
         answer = b""
         waiting.poll.register(sock, POLLIN)
         try:
             # There is room for it in a socket that is new.
             sock.send(self._request)
-            while not answer.endswith(b"\n"):
+            while b"\n" not in answer:
                 if waiting.wait(deadline):
-                    part = _read_line(sock, LONGEST_ANSWER - len(answer))
+                    part = sock.recv(LONGEST_ANSWER - len(answer), DONTWAIT)
                     answer += part
                     if not part or len(answer) == LONGEST_ANSWER:
                         break
@@ -111,10 +117,10 @@ class HybridUpstream:
                     raise ConnectFailed(f"{NO_ANSWER}{_said(answer)}", scoreboard.TIMED_OUT)
         except OSError as error:
             raise self._refused(answer, error.strerror or str(error)) from None
-        finally:
-            waiting.poll.unregister(sock)
-        if not ACCEPTED.fullmatch(answer):
-            raise self._refused(answer, "")
+        line, end, said = answer.partition(b"\n")
+        if not end or not ACCEPTED.fullmatch(line):
+            raise self._refused(line + end, "")
+        return said
 
     def _refused(self, answer: bytes, error: str) -> ConnectFailed:
         if answer:
@@ -126,12 +132,6 @@ class HybridUpstream:
                 f"{self._endpoint.port}?"
             )
         return ConnectFailed(f"refused by the VMM{reason}", scoreboard.REFUSED)
-
-
-def _read_line(sock: socket.SocketType, most: int) -> bytes:
-    """What has come of a line, and nothing behind it; empty at the end. Raises OSError."""
-    seen = sock.recv(most, PEEK)
-    return sock.recv(seen.find(b"\n") + 1 or len(seen)) if seen else b""
 
 
 def _said(answer: bytes) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Dict, Tuple
 
 
-class Seen(enum.Enum):
+# Of integers, since the hash of another Enum is a function in Python.
+class Seen(enum.IntEnum):
     """What was seen of one side.
 
     CLOSED: it ended its direction.
@@ -24,7 +25,7 @@ class Seen(enum.Enum):
     BROKEN = enum.auto()
 
 
-class Side(enum.Enum):
+class Side(enum.IntEnum):
     """The two sides of a connection."""
 
     CLIENT = enum.auto()

@@ -123,16 +123,23 @@ class Relay:
         return Presence.SPOKEN if self._heard else presence_of(client)
 
     def run(
-        self, client: socket.SocketType, upstream: socket.SocketType, idle_timeout: float = 0.0
+        self,
+        client: socket.SocketType,
+        upstream: socket.SocketType,
+        idle_timeout: float = 0.0,
+        said: bytes = b"",
     ) -> Outcome:
         """Relay until the connection has ended; the sockets are left to the caller to close.
 
         idle_timeout: seconds without a byte in either direction that end it; 0: none do.
+        said: what has been read of the endpoint already.
         """
         reset_on_close(client, upstream)
         self._begin(client, upstream, idle_timeout)
         try:
             outcome = None if self._begin_up() else self._settle(self._up, 0)
+            if said and not outcome and not self._down.hand_on(said):
+                outcome = self._settle(self._down, 0)
             outcome = outcome or self._relay(range(MOMENT_WAITS)) or self._relay_on()
         finally:
             self._up.end()

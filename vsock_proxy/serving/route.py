@@ -21,8 +21,8 @@ class AnyUpstream(Protocol):
 
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
-    ) -> Tuple[socket.SocketType, Where]:
-        """A connected, non-blocking socket for a client, and where it leads.
+    ) -> Tuple[socket.SocketType, Where, bytes]:
+        """A connected, non-blocking socket, where it leads, and what the endpoint has said already.
 
         presence: what is known of the client. Raises ConnectFailed, or ClientGone if there is
         nobody left to connect for.

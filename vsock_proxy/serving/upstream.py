@@ -39,12 +39,8 @@ class Upstream:
 
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
-    ) -> Connected:
-        """A connected, non-blocking TCP socket for a client, and where it leads.
-
-        presence: what is known of the client. Raises ConnectFailed, or ClientGone if there is
-        nobody left to connect for.
-        """
+    ) -> Tuple[Socket, Address, bytes]:
+        """See AnyUpstream; the endpoint is never heard here."""
         if presence is GONE:
             raise ClientGone
         began = time.monotonic()
@@ -53,17 +49,17 @@ class Upstream:
         if not addresses:
             waiting = Waiting(client, presence, meanwhile, began)
             addresses = self._first_addresses(waiting, deadline)
-            return self._race(_Attempts(Race(addresses, deadline), waiting, self._itself))
+            return (*self._race(_Attempts(Race(addresses, deadline), waiting, self._itself)), b"")
         first = addresses[0]
         sock, code = begin(first.family, first.sockaddr)
         if sock and code == errno.EINPROGRESS:
             code = _await_answer(sock, min(MOMENT, self._timeout))
         if sock and not code and not self._itself.has_made(sock, first):
-            return sock, first
+            return sock, first, b""
         waiting = Waiting(client, presence, meanwhile, began)
         attempts = _Attempts(Race(addresses, deadline), waiting, self._itself)
         attempts.adopt(sock, code, began)
-        return self._race(attempts)
+        return (*self._race(attempts), b"")
 
     def _first_addresses(self, waiting: Waiting, deadline: float) -> Tuple[Address, ...]:
         """Wait for the resolver's first answer. Raises ConnectFailed or ClientGone."""

@@ -66,8 +66,8 @@ class VsockUpstream:
 
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
-    ) -> Tuple[socket.SocketType, Endpoint]:
-        """A connected, non-blocking socket, and where it leads. See AnyUpstream."""
+    ) -> Tuple[socket.SocketType, Endpoint, bytes]:
+        """See AnyUpstream; the endpoint is never heard here."""
         if presence is GONE:
             raise ClientGone
         if not hasattr(socket, "AF_VSOCK"):
@@ -86,7 +86,7 @@ class VsockUpstream:
                 sock.close()
                 raise
             if not code:
-                return sock, self._endpoint
+                return sock, self._endpoint, b""
             sock.close()
             # The kernel's own limit.
             if code != errno.ETIMEDOUT or time.monotonic() >= deadline:

@@ -292,7 +292,7 @@ class Worker:
         self._peer, self._sides = peer, (client,)
         presence = self._relay.look(client)
         try:
-            upstream, address = self._interruption.during(
+            upstream, address, said = self._interruption.during(
                 route.upstream.connect, client, presence, self._meanwhile
             )
         except ClientGone:
@@ -323,7 +323,7 @@ class Worker:
                 route.endpoint,
             )
             return
-        self._relay_connection(client, peer, upstream, address)
+        self._relay_connection(client, peer, upstream, address, said)
 
     def _refuse(self, client: Socket, cause: int) -> None:
         # It must not take an end for an empty answer, where it can be told the difference.
@@ -334,7 +334,7 @@ class Worker:
         self._slot[STATE] = IDLE
 
     def _relay_connection(
-        self, client: Socket, peer: Peer, upstream: Socket, address: Where
+        self, client: Socket, peer: Peer, upstream: Socket, address: Where, said: bytes
     ) -> None:
         slot = self._slot
         self._peer, self._sides, self._address = peer, (client, upstream), address
@@ -344,7 +344,7 @@ class Worker:
         slot[STATE] = RELAYING
         outcome = CUT
         try:
-            outcome = self._relay.run(client, upstream, self._route.idle_timeout)
+            outcome = self._relay.run(client, upstream, self._route.idle_timeout, said)
         except EndNow:
             pass
         self._keepalive.end()
