@@ -50,31 +50,26 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     made.socket.close()
 
 
-def test_a_reload_is_over_once_it_was_read_and_its_pools_have_settled(manager: Manager) -> None:
+def test_a_reload_is_over_when_that_is_said_and_it_is_told_once(manager: Manager) -> None:
     announcing = manager.announcing
     announcing.ready()
     assert manager.told() == ["READY=1"]
-    announcing.settled()
+    announcing.reloaded()
     announcing.reloading()
-    announcing.settled()
     assert manager.told() == ["RELOADING=1"]
     announcing.reloaded()
-    assert manager.told() == []
-    announcing.settled()
-    announcing.settled()
+    announcing.reloaded()
     assert manager.told() == ["READY=1"]
 
 
-def test_a_second_reload_is_not_over_with_the_first(manager: Manager) -> None:
+def test_a_reload_during_another_is_over_with_it(manager: Manager) -> None:
     announcing = manager.announcing
     announcing.ready()
     announcing.reloading()
-    announcing.reloaded()
     announcing.reloading()
-    announcing.settled()
     assert manager.told() == ["READY=1", "RELOADING=1", "RELOADING=1"]
     announcing.reloaded()
-    announcing.settled()
+    announcing.reloaded()
     assert manager.told() == ["READY=1"]
 
 
@@ -82,9 +77,9 @@ def test_a_reload_before_the_start_is_complete_is_part_of_it(manager: Manager) -
     announcing = manager.announcing
     announcing.reloading()
     announcing.reloaded()
-    announcing.settled()
     assert (announcing.is_ready, manager.told()) == (False, [])
     announcing.ready()
+    announcing.reloaded()
     assert (announcing.is_ready, manager.told()) == (True, ["READY=1"])
 
 
@@ -94,7 +89,6 @@ def test_the_end_of_a_reload_is_no_news_once_the_service_stops(manager: Manager)
     announcing.reloading()
     announcing.stopping(30.0)
     announcing.reloaded()
-    announcing.settled()
     assert manager.told() == ["READY=1", "RELOADING=1", "STOPPING=1"]
 
 
@@ -131,7 +125,6 @@ def test_where_nobody_is_to_be_told_no_time_comes_to_do_so() -> None:
     announcing.ready()
     announcing.reloading()
     announcing.reloaded()
-    announcing.settled()
     announcing.look()
     announcing.stopping(1.0)
     assert timers.due is None

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from ipaddress import ip_network
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -16,11 +16,11 @@ from tests.support.timing import SLOWNESS
 from vsock_proxy.config.allowlist import Allowlist, Entry
 from vsock_proxy.endpoint.addresses import make_address
 from vsock_proxy.endpoint.policy import NotPermitted
-from vsock_proxy.errors import ConfigurationError
+from vsock_proxy.errors import ConfigurationError, UnavailableError
 from vsock_proxy.process.signals import Signals
-from vsock_proxy.settings import Endpoint, ServiceSettings
+from vsock_proxy.settings import Endpoint, ServiceSettings, Settings
 from vsock_proxy.supervision import reloading
-from vsock_proxy.supervision.judging import Judged, Known, Wanted
+from vsock_proxy.supervision.judging import Judged, Known, Wanted, judge_again
 from vsock_proxy.supervision.reloading import Reloading
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
@@ -45,19 +45,15 @@ class Master:
         self.known: Callable[[], Known] = dict
         self.taken: List[Tuple[Judged, ...]] = []
         self.refused: List[NotPermitted] = []
-        self.done = 0
+        self.cannot_serve: Optional[UnavailableError] = None
         self.poll = select.poll()
         self.reloading = Reloading(
+            Settings(self.service, config="list"),
             signals,
             self.poll,
-            "list",
-            "the allowlist stays as it was",
-            lambda: Wanted(self.read(), (self.service,), of_file=False),
-            self._ask_known,
-            lambda: None,
+            self._read,
             self._take_over,
             self.refused.append,
-            self._note,
         )
 
     @property
@@ -69,23 +65,20 @@ class Master:
         """Those taken over."""
         return [judged.policy.allowlist for (judged,) in self.taken]
 
-    def _take_over(self, wanted: Wanted, judged: Tuple[Judged, ...]) -> bool:
+    def _read(self, waiting: Optional[Wanted]) -> Tuple[Wanted, Tuple[Judged, ...]]:
+        wanted = waiting or Wanted(self.read(), (self.service,), of_file=False)
+        return wanted, judge_again(wanted, self.known())
+
+    def _take_over(self, wanted: Wanted, judged: Tuple[Judged, ...]) -> None:
+        if self.cannot_serve:
+            raise self.cannot_serve
         self.taken.append(judged)
-        return True
-
-    def _ask_known(self) -> Known:
-        return self.known()
-
-    def _note(self) -> None:
-        self.done += 1
 
     def ask(self) -> None:
         self.reloading.ask(time.monotonic())
 
-    def run_until_done(self) -> None:
-        self.run_until(lambda: self.done > 0)
-        assert self.done == 1
-        assert self.reloading.due is None
+    def run_until_read(self) -> None:
+        self.run_until(lambda: not self.reloading.is_reading)
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20 * SLOWNESS
@@ -123,7 +116,8 @@ def hang() -> Any:
 
 def test_what_was_read_is_taken_over(master: Master) -> None:
     master.ask()
-    master.run_until_done()
+    master.run_until_read()
+    assert master.reloading.due is None
     assert master.lists == [LIST]
 
 
@@ -154,16 +148,28 @@ def test_a_reading_that_fails_is_one_line(
     monkeypatch.setattr(reloading, "TIMEOUT", 0.2 if function is hang else 20.0)
     master.read = function
     master.ask()
-    master.run_until_done()
+    master.run_until_read()
+    assert master.reloading.due is None
     assert messages(caplog) == [line]
     assert not master.taken
+
+
+def test_what_was_read_and_cannot_be_served_is_one_line(
+    master: Master, caplog: pytest.LogCaptureFixture
+) -> None:
+    master.cannot_serve = UnavailableError("cannot serve: Too many open files")
+    master.ask()
+    master.run_until_read()
+    assert messages(caplog) == ["cannot serve: Too many open files; the allowlist stays as it was"]
+    assert master.reloading.due is None
 
 
 def test_it_says_whether_the_file_is_being_read(master: Master) -> None:
     said = [master.reloading.is_reading]
     master.ask()
     said.append(master.reloading.is_reading)
-    master.run_until_done()
+    master.run_until_read()
+    assert master.reloading.due is None
     said.append(master.reloading.is_reading)
     assert said == [False, True, False]
 
@@ -190,7 +196,8 @@ def test_a_reader_that_was_waited_for_elsewhere_is_not_waited_for_again(
     master.ask()
     pid, status = os.waitpid(-1, 0)
     master.reloading.buried(pid, status)
-    master.run_until_done()
+    master.run_until_read()
+    assert master.reloading.due is None
     assert master.lists == [LIST]
 
 
@@ -246,7 +253,7 @@ def waiting(master: Master, caplog: pytest.LogCaptureFixture) -> Master:
     master.host = NAME
     known_as(master, "192.0.2.2")
     master.ask()
-    master.run_until(lambda: master.done == 1)
+    master.run_until_read()
     return master
 
 
@@ -259,7 +266,7 @@ def test_a_list_that_dns_must_judge_and_cannot_is_said_once_and_waits(
     said = [record.getMessage() for record in caplog.get_records("setup")]
     assert said[0] == "allowlist read again"
     assert said[1].startswith(
-        f"list permits none of the 1 addresses known of {NAME}:443, and {NAME} does not resolve: "
+        f"list permits no address that is known of {NAME}:443, and {NAME} does not resolve: "
     )
     assert said[1].endswith("; the list from before stays in force until DNS answers")
     assert len(said) == 2
@@ -278,7 +285,6 @@ def test_what_waits_is_judged_again_without_a_word_until_it_is_decided(
     assert waiting.lists == [LIST]
     assert messages(caplog) == [f"list permits {NAME}:443, it is in force now"]
     assert waiting.reloading.due is None
-    assert waiting.done == 1
 
 
 def test_what_waits_goes_on_waiting_whatever_becomes_of_who_judges_it(
@@ -295,7 +301,7 @@ def test_what_waits_goes_on_waiting_whatever_becomes_of_who_judges_it(
 def test_a_bad_file_does_not_put_an_end_to_what_waits(waiting: Master) -> None:
     waiting.read = malformed
     waiting.ask()
-    waiting.run_until(lambda: waiting.done == 2)
+    waiting.run_until_read()
     known_as(waiting, HOST)
     waiting.run_until(lambda: bool(waiting.taken))
 
@@ -308,7 +314,7 @@ def test_who_asks_does_not_wait_for_what_is_judged_again(
     waiting.known = dict
     waiting.host, waiting.read = HOST, lambda: LIST
     waiting.ask()
-    waiting.run_until(lambda: waiting.done == 2)
+    waiting.run_until_read()
     assert waiting.lists == [LIST]
     assert waiting.reloading.due is None
 
@@ -316,6 +322,7 @@ def test_who_asks_does_not_wait_for_what_is_judged_again(
 def test_an_endpoint_that_is_not_permitted_any_more_is_refused(master: Master) -> None:
     master.read = lambda: OTHER
     master.ask()
-    master.run_until_done()
+    master.run_until_read()
+    assert master.reloading.due is None
     assert not master.taken
     assert "192.0.2.1:443 is not permitted by list; to permit it add" in str(master.refused[0])

@@ -20,8 +20,8 @@ class Announcing:
         self._timers = timers
         self._summary = summary
         self._ready = self._sends_again = False
-        # Whether a reload was announced, and whether it was read since.
-        self._reloading = self._reloaded = False
+        # Whether a reload was announced that is not over.
+        self._reloading = False
 
     @property
     def is_ready(self) -> bool:
@@ -37,16 +37,12 @@ class Announcing:
     def reloading(self) -> None:
         """A reload has begun. Before the start is complete, that is part of it."""
         if self._ready:
-            self._reloading, self._reloaded = True, False
+            self._reloading = True
             self._notifier.reloading()
 
     def reloaded(self) -> None:
-        """What the reload asked for has been read, and is in force or never will be."""
-        self._reloaded = True
-
-    def settled(self) -> None:
-        """No pool is yet to take the place of another: so a reload that was read is over."""
-        if self._reloading and self._reloaded:
+        """Nothing is being read, and what was read is in force or never will be."""
+        if self._reloading:
             self._reloading = False
             self._notifier.ready()
 

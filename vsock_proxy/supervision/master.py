@@ -24,7 +24,6 @@ from typing import Callable, Dict, List, Mapping, Optional, Protocol, Sequence, 
 from vsock_proxy.config.metadata import look_up
 from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.endpoint.resolver import Resolver
-from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.teller import Teller
@@ -41,7 +40,7 @@ from vsock_proxy.supervision.changes import Changes
 from vsock_proxy.supervision.children import Children
 from vsock_proxy.supervision.copying import Copying
 from vsock_proxy.supervision.fleet import CHANGE_TIMEOUT, END_NOW_TIMEOUT, Fleet
-from vsock_proxy.supervision.judging import Judged, Wanted
+from vsock_proxy.supervision.judging import Judged, Wanted, judge_again
 from vsock_proxy.supervision.pool import Means
 from vsock_proxy.supervision.reloading import METADATA_PATIENCE, Reloading
 from vsock_proxy.supervision.resolving import Resolving
@@ -117,18 +116,7 @@ class Master:
         self._copying = Copying(copier, self._timers, self._leave_for_copier)
         self._announcing = Announcing(notifier, self._timers, self._summary)
         self._reloading = Reloading(
-            signals,
-            self._poll,
-            settings.config,
-            "the services stay as they were"
-            if settings.service is None
-            else "the allowlist stays as it was",
-            self._read_again,
-            self._fleet.known,
-            self._leave_to_read,
-            self._take_over,
-            self._refuse,
-            self._reloaded,
+            settings, signals, self._poll, self._read_again, self._take_over, self._refuse
         )
         # Of {region} and {domain}, as far as they were found out.
         self._placeholders: Mapping[str, str] = {}
@@ -221,7 +209,8 @@ class Master:
             self._is_to_reload = False
             self._reloading.ask(time.monotonic())
         # Even if it could not be asked.
-        self._announcing.settled()
+        if not self._reloading.is_reading:
+            self._announcing.reloaded()
 
     def _summary(self) -> str:
         fleet = self._fleet
@@ -259,23 +248,23 @@ class Master:
 
     # A reload
 
-    def _read_again(self) -> Wanted:
-        """In the child that reads, which has not long."""
-        return want(
+    def _read_again(self, waiting: Optional[Wanted]) -> Tuple[Wanted, Tuple[Judged, ...]]:
+        """In the child that reads, which has not long, and may hang."""
+        self._leave_with_tables()
+        self._lifeline.signal_when_cut(signal.SIGALRM)
+        wanted = waiting or want(
             self._settings,
             again=True,
             known=self._placeholders,
             search=lambda names, urls, _: look_up(names, urls, METADATA_PATIENCE),
         )
+        return wanted, judge_again(wanted, self._fleet.known())
 
-    def _take_over(self, wanted: Wanted, judged: Sequence[Judged]) -> bool:
+    def _take_over(self, wanted: Wanted, judged: Sequence[Judged]) -> None:
         try:
             changes = self._put_into_force(wanted, judged)
             # What is new is shared by the children too.
             gc.freeze()
-        except UnavailableError as error:
-            log.error("%s; the services stay as they were", error)
-            return False
         finally:
             self._starting.start()
         if wanted.of_file:
@@ -284,12 +273,6 @@ class Master:
         self._timers.after(CHANGE_TIMEOUT, lambda: None)
         self._passed.warn(wanted.services)
         set_master_title(self._fleet.title)
-        return True
-
-    def _reloaded(self) -> None:
-        # Who asked during the reading has one more, as the file may have changed meanwhile.
-        if not self._is_to_reload:
-            self._announcing.reloaded()
 
     def _refuse(self, error: NotPermitted) -> None:
         log.error("%s; ending", error)
@@ -329,11 +312,6 @@ class Master:
     def _leave_with_tables(self) -> None:
         """In a child that accepts nobody, but may look up addresses."""
         close_all([*self._fleet.listening, *self._ends, *self._copying.descriptors])
-
-    def _leave_to_read(self) -> None:
-        """In the child that reads the file, which may hang."""
-        self._leave_with_tables()
-        self._lifeline.signal_when_cut(signal.SIGALRM)
 
     def _leave_for_copier(self) -> None:
         close_all([*self._fleet.foreign_to(()), *self._ends])

@@ -19,17 +19,11 @@ import signal
 from typing import Callable, List, Optional, Tuple
 
 from vsock_proxy.endpoint.policy import NotPermitted
-from vsock_proxy.errors import ProxyError, advice
+from vsock_proxy.errors import ProxyError, UnavailableError, advice
 from vsock_proxy.process.apart import Apart, Died
 from vsock_proxy.process.signals import Signals
-from vsock_proxy.supervision.judging import (
-    Judged,
-    Known,
-    Wanted,
-    judge_again,
-    question_of,
-    warn_of_doubts,
-)
+from vsock_proxy.settings import Settings
+from vsock_proxy.supervision.judging import Judged, Wanted, warn_of_doubts
 
 # Seconds: for one reading; in that for the instance metadata, so that it can still say what it has
 # waited for; and between two attempts to judge what waits for DNS.
@@ -50,39 +44,33 @@ class Reloading:
 
     def __init__(
         self,
+        settings: Settings,
         signals: Signals,
         poll: select.poll,
-        path: str,
-        kept: str,
-        read: Callable[[], Wanted],
-        known: Callable[[], Known],
-        leave_master: Callable[[], None],
-        take_over: Callable[[Wanted, Tuple[Judged, ...]], bool],
+        read: Callable[[Optional[Wanted]], Found],
+        take_over: Callable[[Wanted, Tuple[Judged, ...]], None],
         refuse: Callable[[NotPermitted], None],
-        done: Callable[[], None],
     ) -> None:
         """
         poll: what the master sleeps in; told_by() is for what it finds.
-        kept: what is said where nothing changes.
-        read: called in the child, to read the file.
-        known: what is known of endpoints at the moment.
-        leave_master: called in the child, which SIGALRM ends.
-        take_over: called with what is to be served from now on; returns whether it is, and says why
-        if not.
+        read: called in the child, which SIGALRM ends, to read the file and to judge what it says;
+        or to judge what was read before.
+        take_over: called with what is to be served from now on. Raises UnavailableError if that
+        cannot be; then nothing has changed.
         refuse: called if the service of the command line is not permitted any more.
-        done: called when nothing is left to be read, whatever came of it.
         """
         self.due: Optional[float] = None
+        self._path = settings.config
+        self._kept = (
+            "the services stay as they were"
+            if settings.service is None
+            else "the allowlist stays as it was"
+        )
         self._signals = signals
         self._poll = poll
-        self._path = path
-        self._kept = kept
         self._read = read
-        self._known = known
-        self._leave_master = leave_master
         self._take_over = take_over
         self._refuse = refuse
-        self._done = done
         self._reading: Optional[Apart[Found]] = None
         # What was read and waits for DNS, and whether the process under way judges that again.
         self._waiting: Optional[Wanted] = None
@@ -97,10 +85,10 @@ class Reloading:
         """Read the file, which must not be read already."""
         self._abandon()
         try:
-            self._begin(self._read, now)
+            self._begin(None, now)
         except OSError as error:
             self._complain(f"cannot start a process to read it: {error.strerror}{advice(error)}")
-            self._go_on(now, is_retry=False)
+            self._go_on(now)
 
     def told_by(self, fd: int, now: float) -> None:
         """A descriptor is readable: take what was read, if it is that."""
@@ -123,7 +111,7 @@ class Reloading:
             log.error("%s; %s", error, self._kept)
         else:
             self._judged(wanted, judged, is_retry)
-        self._go_on(now, is_retry)
+        self._go_on(now)
 
     def buried(self, pid: int, status: int) -> None:
         """A child of this process was waited for; it may be that which reads."""
@@ -141,7 +129,7 @@ class Reloading:
         if not is_retry:
             self._complain(f"not read within {TIMEOUT:g} s")
         self._abandon()
-        self._go_on(now, is_retry)
+        self._go_on(now)
 
     def stop(self) -> None:
         """Read no more."""
@@ -153,28 +141,25 @@ class Reloading:
         """What only the master may hold."""
         return [] if self._reading is None else [self._reading.reader]
 
-    def _begin(self, read: Callable[[], Wanted], now: float) -> None:
+    def _begin(self, waiting: Optional[Wanted], now: float) -> None:
         """Raises OSError if there can be no process."""
 
         def child() -> Found:
             # It must not outlive its time, even if the master does not live to end it.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(int(TIMEOUT) + 1)
-            self._leave_master()
-            wanted = read()
-            return wanted, judge_again(wanted, self._known())
+            return self._read(waiting)
 
         self._reading = Apart(self._signals, "reload", child)
+        self._is_retry = waiting is not None
         self._poll.register(self._reading.reader, select.POLLIN)
         self.due = now + TIMEOUT
 
     def _retry(self, now: float) -> None:
-        waiting = self._waiting
-        if waiting is None:
+        if self._waiting is None:
             return
         try:
-            self._begin(lambda: waiting, now)
-            self._is_retry = True
+            self._begin(self._waiting, now)
         except OSError:
             self.due = now + JUDGE_AGAIN
 
@@ -187,7 +172,10 @@ class Reloading:
                 self._say_what_it_waits_for(undecided[0])
             return
         self._waiting = None
-        if not self._take_over(wanted, judged):
+        try:
+            self._take_over(wanted, judged)
+        except UnavailableError as error:
+            log.error("%s; %s", error, self._kept)
             return
         if not is_retry and not wanted.of_file:
             log.info("allowlist read again")
@@ -200,10 +188,9 @@ class Reloading:
         endpoint = judged.policy.endpoint
         log.info("allowlist read again")
         log.warning(
-            "%s permits none of the %d addresses known of %s, and %s does not resolve: %s; "
+            "%s permits no address that is known of %s, and %s does not resolve: %s; "
             "the list from before stays in force until DNS answers",
             self._path,
-            len(self._known().get(question_of(judged.settings), ())),
             endpoint,
             endpoint.host,
             judged.unresolved,
@@ -221,11 +208,9 @@ class Reloading:
         self._reading = self.due = None
         self._is_retry = False
 
-    def _go_on(self, now: float, is_retry: bool) -> None:
+    def _go_on(self, now: float) -> None:
         if self._waiting is not None:
             self.due = now + JUDGE_AGAIN
-        if not is_retry:
-            self._done()
 
     def _complain(self, problem: str) -> None:
         log.error("file %s: %s; %s", self._path, problem, self._kept)
