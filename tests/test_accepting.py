@@ -18,7 +18,7 @@ from tests.support.clients import answers
 from tests.support.program import Proxy
 from tests.support.timing import wait_until
 
-NOT_ACCEPTED = r"error master: cannot accept: (.*); going on \((\d+) attempts failed\)$"
+NOT_ACCEPTED = r"error master: cannot accept: (.*); going on \((\d+) attempts? failed\)$"
 WORKERS = 4
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

@@ -28,7 +28,7 @@ from tests.support.timing import SLOWNESS, wait_until
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 WHOLE_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|debug) \S[^:]*: .*")
-NOT_WRITTEN = r"warning master: (\d+) lines of the log could not be written: (.*)$"
+NOT_WRITTEN = r"warning master: (\d+) lines? of the log could not be written: (.*)$"
 CONNECTIONS = 60
 
 MakeSink = Callable[[str], Sink]

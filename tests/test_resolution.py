@@ -100,7 +100,7 @@ def table() -> AddressTable:
             MANY[:64],
             [
                 f"{NAME} is {', '.join(MANY[:8])} and 56 more",
-                f"{NAME} has 65 addresses; the first 64 are used, 1 are left out",
+                f"{NAME} has 65 addresses; only the first 64 are used",
                 f"{NAME} has no more than 64 addresses again",
             ],
         ),

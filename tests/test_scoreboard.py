@@ -413,7 +413,7 @@ def test_the_last_idle_worker_that_ends_is_as_good_as_an_alarm(
     saturation.board.vacate(2)
     saturation.watch.suspect(saturation.now)
     saturation.pass_time(BUSY_FOR_LONG)
-    assert warned(caplog) == ["all 1 workers are busy"]
+    assert warned(caplog) == ["the only worker is busy"]
 
 
 def test_where_no_worker_is_there_none_is_busy(

@@ -20,6 +20,7 @@ def lacking(code: int) -> OSError:
     ("missing", "resolver", "text"),
     [
         (3, False, "cannot start 3 of 4 workers: "),
+        (1, False, "cannot start 1 of 4 workers: "),
         (4, True, "cannot start 4 of 4 workers and the resolver: "),
         (0, True, "cannot start the resolver: "),
     ],

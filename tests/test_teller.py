@@ -99,6 +99,32 @@ def test_one_line_tells_what_all_processes_counted(
     assert not log.untold.looked_at
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "line"),
+    [
+        (LEFT_OUT, 0, "WARNING 1 line was left out, more than 200 a second"),
+        (
+            UNWRITTEN,
+            errno.EAGAIN,
+            "WARNING 1 line of the log could not be written: nobody read it in time",
+        ),
+        (
+            NOT_ACCEPTED,
+            errno.EPERM,
+            "ERROR cannot accept: Operation not permitted; going on (1 attempt failed)",
+        ),
+    ],
+)
+def test_what_was_counted_once_is_no_plural(
+    kind: int, code: int, line: str, pair: Tuple[FakeLog, Teller]
+) -> None:
+    log, teller = pair
+    log.untold.count(kind, 1, code)
+    teller.begin(100.0)
+    run_until(teller, 110.0)
+    assert log.lines == [line]
+
+
 def test_what_the_workers_of_a_pool_counted_is_told_once_though_the_pool_has_ended(
     pair: Tuple[FakeLog, Teller],
 ) -> None:

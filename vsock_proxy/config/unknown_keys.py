@@ -11,6 +11,7 @@ import yaml
 
 from vsock_proxy.config.yaml_nodes import line_of
 from vsock_proxy.config.yaml_values import shown
+from vsock_proxy.words import counted
 
 MOST_WARNINGS = 10
 
@@ -35,4 +36,4 @@ class UnknownKeys:
         """There are no more."""
         more = self._count - MOST_WARNINGS
         if more > 0:
-            log.warning("file %s: %d more unknown keys ignored", self._path, more)
+            log.warning("file %s: %s ignored", self._path, counted(more, "more unknown key"))

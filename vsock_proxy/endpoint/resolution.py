@@ -118,8 +118,7 @@ class Resolution:
         if len(chosen) > len(used):
             self._say(
                 Condition.TOO_MANY,
-                f"has {len(chosen)} addresses; the first {len(used)} are used, "
-                f"{len(chosen) - len(used)} are left out",
+                f"has {len(chosen)} addresses; only the first {len(used)} are used",
             )
         else:
             was_full = self._said is Condition.TOO_MANY

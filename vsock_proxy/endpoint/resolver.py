@@ -76,7 +76,7 @@ class Resolver:
         self._start(missing, lifeline)
         if missing:
             log.error(
-                "cannot start a thread for each name, %d of %d are missing; raise the limit of "
+                "cannot start a thread for each name, missing are %d of %d; raise the limit of "
                 "processes with TasksMax= in the unit or ulimit -u; trying again every second",
                 len(missing),
                 len(self._resolutions),

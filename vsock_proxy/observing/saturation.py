@@ -100,7 +100,8 @@ class Watch:
             self._warn()
 
     def _warn(self) -> None:
-        workers = f"all {self._board.busy()} workers"
+        count = self._board.busy()
+        workers = "the only worker" if count == 1 else f"all {count} workers"
         advice = "-w sets how many there are"
         if self._service is not None:
             workers += f" of {self._service}"
@@ -108,4 +109,5 @@ class Watch:
         elif self._board.several:
             workers += " that services share"
             advice += ", and workers: gives a service its own"
-        log.warning("%s are busy, further clients wait; %s", workers, advice)
+        are = "is" if count == 1 else "are"
+        log.warning("%s %s busy, further clients wait; %s", workers, are, advice)

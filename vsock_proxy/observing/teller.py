@@ -16,6 +16,7 @@ from typing import Optional
 from vsock_proxy.observing.limiter import LINES_PER_SECOND
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN
+from vsock_proxy.words import counted
 
 # Seconds: from the first of its kind to the line that tells it, and between two such lines.
 GATHERING = 0.1
@@ -95,11 +96,15 @@ class Teller:
     def _text(self, kind: int, number: int) -> str:
         code = self._untold.code(kind)
         if kind == LEFT_OUT:
-            return f"{number} lines were left out, more than {LINES_PER_SECOND} a second"
+            were = "was" if number == 1 else "were"
+            return (
+                f"{counted(number, 'line')} {were} left out, more than {LINES_PER_SECOND} a second"
+            )
         if kind == NOT_ACCEPTED:
-            return f"cannot accept: {os.strerror(code)}; going on ({number} attempts failed)"
+            attempts = counted(number, "attempt")
+            return f"cannot accept: {os.strerror(code)}; going on ({attempts} failed)"
         reason = "nobody read it in time" if code == errno.EAGAIN else os.strerror(code)
-        return f"{number} lines of the log could not be written: {reason}"
+        return f"{counted(number, 'line')} of the log could not be written: {reason}"
 
     def _go_on(self, now: float, told: bool) -> None:
         if told:

@@ -24,8 +24,9 @@ from vsock_proxy.settings import ServiceSettings
 from vsock_proxy.supervision.changes import Changes, compare
 from vsock_proxy.supervision.judging import Judged, Known, names_of, question_of
 from vsock_proxy.supervision.limits import ensure_files
-from vsock_proxy.supervision.pool import Composition, Means, Pool, divide, workers_in_words
+from vsock_proxy.supervision.pool import Composition, Means, Pool, divide
 from vsock_proxy.supervision.service import Service, make_service
+from vsock_proxy.words import counted
 
 # Seconds that a worker has to end a connection at once before it is killed.
 END_NOW_TIMEOUT = 2.0
@@ -166,7 +167,7 @@ class Fleet:
         for pool in self.pools:
             pool.introduce()
         if len(self.services) > 1:
-            log.info("%d services, %s", len(self.services), workers_in_words(self.size))
+            log.info("%d services, %s", len(self.services), counted(self.size, "worker"))
 
     def warn_of_short_pools(self) -> None:
         """Say which have fewer workers than services, unless that has been said."""

@@ -29,6 +29,7 @@ from vsock_proxy.supervision.children import Children, start_another
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.service import Service
 from vsock_proxy.supervision.timers import Timers
+from vsock_proxy.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Pool:
 
     def introduce(self) -> None:
         """Say in the log what it serves, and with how many workers."""
-        services, workers = self.composition.services, workers_in_words(self.size)
+        services, workers = self.composition.services, counted(self.size, "worker")
         share = "" if len(services) == 1 else "shares "
         for service in services:
             endpoint = service.settings.endpoint
@@ -147,11 +148,9 @@ class Pool:
             return
         self._has_warned = True
         log.warning(
-            "%d services share %s: no more than %d of their connections are served at a time; "
-            "-w sets how many",
-            services,
-            workers_in_words(self.size),
-            self.size,
+            "%s share %s: a worker serves one connection at a time; -w sets how many there are",
+            counted(services, "service"),
+            counted(self.size, "worker"),
         )
 
     def rehearse(self) -> None:
@@ -231,11 +230,6 @@ class Pool:
         if self._replaces:
             self.missing.append(number)
             self._means.wanting()
-
-
-def workers_in_words(number: int) -> str:
-    """`1 worker`, `4 workers`."""
-    return f"{number} worker{'s' if number > 1 else ''}"
 
 
 def _asked(composition: Composition) -> Tuple[ServiceSettings, ...]:

@@ -6,6 +6,7 @@ import logging
 from typing import Optional
 
 from vsock_proxy.errors import advice
+from vsock_proxy.words import counted
 
 # Seconds after which a shortage that lasts is told again.
 TELL_INTERVAL = 60.0
@@ -24,7 +25,7 @@ class Shortage:
         if self._told is not None and now - self._told < TELL_INTERVAL:
             return
         self._told = now
-        lacking = [f"{missing} of {workers} workers"] if missing else []
+        lacking = [f"{missing} of {counted(workers, 'worker')}"] if missing else []
         if resolver:
             lacking.append("the resolver")
         log.error(
@@ -37,5 +38,5 @@ class Shortage:
     def is_over(self, workers: int) -> None:
         """All processes run, among them so many workers."""
         if self._told is not None:
-            log.info("all %d workers run", workers)
+            log.info("the worker runs" if workers == 1 else f"all {workers} workers run")
         self._told = None
