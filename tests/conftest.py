@@ -36,7 +36,11 @@ StartServer = Callable[..., Server]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--transport", choices=tuple(TRANSPORTS), default="hybrid")
+    parser.addoption(
+        "--transport",
+        choices=tuple(TRANSPORTS),
+        help="the only one; unless told it is the Unix socket, and TCP beside it where marked",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,13 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     asked = metafunc.config.getoption("--transport")
     marked = metafunc.definition.get_closest_marker(ON_TCP_TOO)
-    if asked == "hybrid" and marked and "transport" in metafunc.fixturenames:
+    if asked is None and marked and "transport" in metafunc.fixturenames:
         metafunc.parametrize("transport", ("hybrid", "tcp"), indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
     only = {"hybrid": ONLY_ON_HYBRID, "vsock": ONLY_ON_VSOCK}
-    elsewhere = [marker for name, marker in only.items() if name != config.getoption("--transport")]
+    here = config.getoption("--transport") or "hybrid"
+    elsewhere = [marker for name, marker in only.items() if name != here]
     left_out = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -92,8 +97,8 @@ def tmp_path() -> Iterator[Path]:
 @pytest.fixture
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     """The way to the proxy."""
-    name = getattr(request, "param", request.config.getoption("--transport"))
-    return TRANSPORTS[name](tmp_path)
+    asked = request.config.getoption("--transport") or "hybrid"
+    return TRANSPORTS[getattr(request, "param", asked)](tmp_path)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.relaying import EACH_PAIR, PAIRS, Kinds, Relayed, on, tcp_pair
 from tests.support.servers import read_all, read_exactly
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, wait_until
 from vsock_proxy.serving.direction import BUFFER_SIZE, BULK_READ
 from vsock_proxy.serving.outcome import End
 from vsock_proxy.serving.relay import Relay
@@ -27,7 +27,7 @@ MIB = 1 << 20
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 CLIENT, ENDPOINT = "client", "endpoint"
 SIDES = pytest.mark.parametrize("side", [CLIENT, ENDPOINT])
-EXAMPLES = 40 if SLOWNESS < 5 else 8
+EXAMPLES = int(at_full_length(40, 12 if SLOWNESS < 5 else 8))
 
 Join = Callable[..., Relayed]
 

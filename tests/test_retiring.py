@@ -17,7 +17,7 @@ from tests.support.timing import FULL_LENGTH, SLOWNESS
 pytestmark = pytest.mark.hybrid_only  # who is woken is decided by epoll, for both alike
 
 GRAIN = "opcode" if FULL_LENGTH else "line"
-ROUNDS = 2000 if FULL_LENGTH else 200
+ROUNDS = 2000 if FULL_LENGTH else 100
 
 
 def retire(folder: Path, *how: str) -> List[Dict[str, object]]:

@@ -14,7 +14,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support.clients import answers
 from tests.support.processes import title
 from tests.support.servers import exchange, read_all, read_exactly, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
 MIB = 1 << 20
 
@@ -80,7 +80,7 @@ def test_20_mib_echoed_and_then_half_closed_arrive_whole_every_time(
 ) -> None:
     proxy = start_proxy(start_server())
     data = os.urandom(20 * MIB)
-    for _ in range(100 if SLOWNESS == 1 else 5):
+    for _ in range(int(at_full_length(100, 25)) if SLOWNESS == 1 else 5):
         with proxy.connect() as client:
             sender = threading.Thread(target=_send_and_half_close, args=(client, data))
             sender.start()
