@@ -1,7 +1,7 @@
 """Measure this proxy beside its peers and write the page and the plot.
 
     python3 benchmarks/run.py           both directions on hybrid sockets; writes
-                                        docs/benchmark.md, .svg, .json
+                                        docs/benchmark.md, .svg, .json, and README.md's table
     python3 benchmarks/run.py --vm      that, and both on AF_VSOCK in a virtual machine
     python3 benchmarks/run.py --short   a round of everything, to see that it works; writes nothing
     python3 benchmarks/run.py --ways to-hybrid --parts loads --only short,up --rounds 3
@@ -9,8 +9,8 @@
 
 By duty: `ways` is from where to where, `proxies` what is measured, `rounds` the four loads,
 `footprint` memory, start and scale, `services` many services, `accounting` the CPU time, `network`
-a network for all, `measurement` all of them in order, `targets` the figures to reach, `report` and
-`plot` the outcome.
+a network for all, `measurement` all of them in order, `targets` the figures to reach, `report`,
+`plot` and `readme` the outcome.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import native
 import network
 import plot
 import proxies
+import readme
 import report
 import results
 import targets
@@ -36,6 +37,7 @@ from results import Results
 from rounds import LOADS
 from ways import PARTS, WAYS, Way
 
+DOCS = ROOT / "docs"
 FAILURES = (
     proxies.StartFailed,
     native.CompilerMissing,
@@ -99,6 +101,8 @@ def write(folder: Path, fresh: Dict[str, Results]) -> None:
     results.save(folder / "benchmark.json", found)
     (folder / "benchmark.md").write_text(report.page(found))
     (folder / "benchmark.svg").write_text(plot.draw(found))
+    if folder == DOCS:
+        readme.update(ROOT / "README.md", found)
     _say(f"written: benchmark.md, benchmark.svg and benchmark.json in {folder}")
 
 
@@ -107,7 +111,7 @@ def _folder(arguments: argparse.Namespace) -> Optional[Path]:
     if arguments.out is not None:
         return Path(arguments.out)
     partial = arguments.short or arguments.only or arguments.parts or arguments.no_peers
-    return None if partial or arguments.baseline or arguments.json else ROOT / "docs"
+    return None if partial or arguments.baseline or arguments.json else DOCS
 
 
 def _choice(arguments: argparse.Namespace, way: Way) -> Choice:
