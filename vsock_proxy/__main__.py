@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from vsock_proxy.process.descriptors import hold_standard_descriptors
+from vsock_proxy.process.hooks import import_without_hooks
 from vsock_proxy.process.signals import Signals
 
 
@@ -16,6 +17,7 @@ def main() -> int:
     """Run the program; returns its exit code."""
     hold_standard_descriptors()
     signals = Signals()
+    import_without_hooks()
     from vsock_proxy.cli import run
 
     return run(sys.argv[1:], signals)

@@ -12,7 +12,6 @@ it is, so no lookup comes between what was permitted and what is connected to.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Optional
 
 from vsock_proxy.config import rules
@@ -71,4 +70,4 @@ def _normal_path(text: str) -> str:
     if "*" in text:
         # It would look like a pattern, and permit nothing.
         raise NoHost("has a * in its path", "a path is no pattern, write each one out")
-    return str(PurePosixPath(text))
+    return rules.normal_path(text)

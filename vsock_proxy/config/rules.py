@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from vsock_proxy.config.hostnames import parse_address
 
@@ -20,6 +21,9 @@ MAX_SECONDS = 1_000_000.0
 DIGITS = re.compile(r"[0-9]{1,10}")
 SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
 BROADCAST = "255.255.255.255"
+LOCAL_ADDRESS = (
+    "an IP address of this machine, with %INTERFACE if it is link-local, or 0.0.0.0 or :: for all"
+)
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
@@ -61,6 +65,7 @@ VSOCK_PORT = Integer(4, 0xFFFFFFFE)
 VSOCK_REMOTE_PORT = Integer(0, 0xFFFFFFFE)
 TCP_PORT = Integer(1, 65535)
 CID = Integer(0, 0xFFFFFFFE)
+INTERFACE = Integer(1, 0x7FFFFFFF)
 WORKERS = Integer(1, 10_000)
 CONNECT_TIMEOUT = Seconds(0.001)
 IDLE_TIMEOUT = Seconds()
@@ -72,8 +77,22 @@ def local_address(text: str) -> str:
     """An address to listen on over TCP, in the one form that it is compared in. Raises Unfit."""
     address = parse_address(text)
     if address is None or address.is_multicast or str(address) == BROADCAST:
-        raise Unfit("an IP address of this machine, or 0.0.0.0 or :: for all")
-    return str(address)
+        raise Unfit(LOCAL_ADDRESS)
+    zone = getattr(address, "scope_id", None)
+    if zone is None:
+        return str(address)
+    if not address.is_link_local:
+        # The kernel heeds no zone of any other, and would let clients of each interface come.
+        raise Unfit(LOCAL_ADDRESS)
+    return f"{str(address).partition('%')[0]}%{_interface(zone)}"
+
+
+def _interface(zone: str) -> str:
+    """The zone by the name of its interface, if it is the number of one."""
+    try:
+        return socket.if_indextoname(INTERFACE.parse(zone))
+    except (Unfit, OSError):
+        return zone
 
 
 def port_to_listen_on(over_tcp: bool) -> Integer:
@@ -91,6 +110,12 @@ def check_path(path: str) -> None:
     """Whether a Unix socket can have that path. Raises Unfit."""
     if not path or not _is_path(path):
         raise Unfit(f"a path of at most {LONGEST_PATH} bytes")
+
+
+def normal_path(path: str) -> str:
+    """A path in the one form that it is compared in, as far as that needs no look at links."""
+    # To POSIX, two slashes at the beginning may be another root than one; to Linux they are not.
+    return str(PurePosixPath(f"/{path.lstrip('/')}" if path.startswith("//") else path))
 
 
 def _is_path(path: str) -> bool:

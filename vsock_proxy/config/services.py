@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Tuple, Union
 
 import yaml
@@ -33,7 +32,7 @@ FAMILY_OPTIONS = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 
 Nodes = Dict[str, yaml.Node]
 Reader = Callable[[yaml.Node], Any]
-Place = Union[int, str, PurePosixPath]
+Place = Union[int, str]
 
 
 def parse(node: yaml.Node, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:
@@ -267,7 +266,7 @@ def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) 
 def _place(service: ServiceSettings) -> Tuple[Place, str]:
     """Where it listens, and that in words."""
     if service.path is not None:
-        return PurePosixPath(service.path), f"Unix socket {service.path}"
+        return rules.normal_path(service.path), f"Unix socket {service.path}"
     if service.tcp_place is not None:
         return service.tcp_place, f"TCP {service.tcp_place}"
     return service.local_port, f"vsock port {service.local_port}"

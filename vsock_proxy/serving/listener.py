@@ -13,10 +13,10 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any, Optional, Tuple, Union
 
 from vsock_proxy.config.hostnames import parse_address
+from vsock_proxy.config.rules import normal_path
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.interpreter import Socket, accept
@@ -115,7 +115,7 @@ def _vsock_name(port: int) -> str:
 def _unix_name(path: Union[str, bytes]) -> str:
     # Bytes are an abstract address. A path is told from another without what makes no difference.
     return (
-        f"Unix socket {path!r}" if isinstance(path, bytes) else f"Unix socket {PurePosixPath(path)}"
+        f"Unix socket {path!r}" if isinstance(path, bytes) else f"Unix socket {normal_path(path)}"
     )
 
 
@@ -130,11 +130,19 @@ def _tcp_socket_name(sock: socket.socket, address: Tuple[Any, ...]) -> str:
         raise UnavailableError(f"cannot serve the socket that was passed: {NO_IPV6}")
     host = str(parse_address(address[0]) or address[0])
     if len(address) == 4 and address[3]:
-        host = f"{host}%{socket.if_indextoname(address[3])}"
+        host = f"{host}%{_interface(address[3])}"
     v6_only = host == EVERY_IPV6_ADDRESS and bool(
         sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
     return _tcp_name(host, address[1], v6_only)
+
+
+def _interface(number: int) -> str:
+    try:
+        return socket.if_indextoname(number)
+    except OSError:
+        # It is gone, and the socket hears nothing more.
+        return str(number)
 
 
 def _listen_vsock(port: int) -> Listener:
@@ -260,8 +268,6 @@ def _sockaddr(address: str, port: int) -> Tuple[Any, ...]:
     host, _, zone = address.partition("%")
     if not zone:
         return (host, port)
-    if zone.isdigit():
-        return (host, port, 0, int(zone))
     try:
         return (host, port, 0, socket.if_nametoindex(zone))
     except OSError:

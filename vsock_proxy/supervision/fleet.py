@@ -1,9 +1,10 @@
 """The services in force and their pools, and how others take their place on a reload.
 
 What a reload brings is bound first; if that fails, nothing has changed. Then new pools start beside
-those that they replace. Once each has a worker that waits for clients, the old ones retire. So at
-every moment somebody accepts from each listener that stays, and no client of it is refused: the
-master never closes it.
+those that they replace. An old pool retires once each pool that has one of its listeners now has a
+worker that waits for clients. So at every moment somebody accepts from each listener that stays,
+and no client of it is refused: the master never closes it. And a pool whose workers do not come so
+far keeps no other from its place.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Fleet:
         self._former: List[Pool] = []
         # What those have done of which no worker is left.
         self._ended = report.NOTHING
-        # The listeners of services that are gone, until those retire who accept from them.
+        # The listeners of services that are gone, until all pools retire that accept from them.
         self._gone: List[Listener] = []
         self._patient_until = 0.0
 
@@ -185,8 +186,8 @@ class Fleet:
 
     def look(self) -> None:
         """After anything has happened: retire what is replaced, forget what has ended."""
-        if self._to_retire and self.serves:
-            self._retire()
+        if self._to_retire:
+            self._retire([pool for pool in self._to_retire if self._is_succeeded(pool)])
         self._retiring = [pool for pool in self._retiring if not pool.has_let_go]
         ended = [pool for pool in self._former if pool.has_ended]
         for pool in ended:
@@ -194,12 +195,19 @@ class Fleet:
             self._ended = self._ended.plus(pool.board.rows())
             pool.forget()
 
-    def _retire(self) -> None:
-        for pool in self._to_retire:
+    def _is_succeeded(self, old: Pool) -> bool:
+        """Whether others serve each of its listeners that stays."""
+        return all(pool.serves for pool in self.pools if pool.listeners & old.listeners)
+
+    def _retire(self, pools: List[Pool]) -> None:
+        for pool in pools:
             pool.retire()
-        self._retiring += self._to_retire
-        self._to_retire = []
-        gone, self._gone = self._gone, []
+            self._to_retire.remove(pool)
+        self._retiring += pools
+        # One that goes is still accepted from while a pool has it that stays for another.
+        held = frozenset().union(*(pool.listeners for pool in self._to_retire))
+        gone = [listener for listener in self._gone if listener not in held]
+        self._gone = [listener for listener in self._gone if listener in held]
         _close_for_good(gone)
         if gone:
             self._means.timers.after(self._drain_timeout, lambda: self._end_those_of(gone))

@@ -18,6 +18,7 @@ until DNS answers.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Set, T
 
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.config.hostnames import parse_address
+from vsock_proxy.config.rules import normal_path
 from vsock_proxy.endpoint.addresses import Address, AddressTable
 from vsock_proxy.endpoint.lookup import Answer, LookupFailed, Question, look_up_all
 from vsock_proxy.endpoint.policy import Policy, literal_address, make_policy, not_permitted
@@ -36,6 +38,7 @@ from vsock_proxy.settings import ServiceSettings
 
 # Seconds for all lookups together, where others are not to wait for them longer.
 LOOKUP_PATIENCE = 5.0
+LOOPBACK = {address.version: address for address in map(ipaddress.ip_address, ("127.0.0.1", "::1"))}
 
 log = logging.getLogger(__name__)
 
@@ -183,16 +186,17 @@ def leads_to_itself(service: ServiceSettings) -> bool:
     """Whether that can be seen without asking DNS or the machine for its addresses."""
     endpoint = service.endpoint
     if service.path is not None:
-        return endpoint.path == service.path
+        return endpoint.path is not None and normal_path(endpoint.path) == normal_path(service.path)
     if service.options.listen_tcp is None:
         return (endpoint.cid, endpoint.port) == (VMADDR_CID_LOCAL, service.local_port)
     here, there = parse_address(service.options.listen_tcp), parse_address(endpoint.host)
     if here is None or there is None or endpoint.port != service.local_port:
         return False
+    if there.is_unspecified:
+        # Linux takes a connection to it for one to the loopback.
+        there = LOOPBACK[there.version]
     covers = here.version == there.version or (here.version == 6 and not service.is_v6_only)
-    # Linux takes a connection to the unspecified address for one to the loopback.
-    is_own = there.is_loopback or there.is_unspecified
-    return here == there or (here.is_unspecified and covers and is_own)
+    return here == there or (here.is_unspecified and covers and there.is_loopback)
 
 
 def _without_dns(

@@ -124,6 +124,7 @@ class Master:
         # Those of the last reload, until they are in force.
         self._changes: Optional[Changes] = None
         self._draining = False
+        self._fillers: Sequence[object] = ()
         self._exit_code = os.EX_OK
 
     def run(self, wanted: Wanted, judged: Sequence[Judged]) -> int:
@@ -147,7 +148,7 @@ class Master:
 
     def _prepare(self) -> None:
         """Make what all children are to share; they do as long as nobody writes to it."""
-        share_with_children(self._fleet.rehearse, self._log.rehearse)
+        self._fillers = share_with_children(self._fleet.rehearse, self._log.rehearse)
         set_master_title(self._fleet.title)
 
     def _supervise(self) -> None:

@@ -4,7 +4,7 @@ A service that says how many workers it wants has a pool of its own, in which no
 places. The others share one.
 
 A pool never changes. Where a reload changes something of it, a new pool takes its place, with the
-same listeners as far as they stay; the old one retires as soon as the new one serves: its workers
+same listeners as far as they stay; the old one retires as soon as others serve these: its workers
 end, those that have a connection with that.
 """
 
@@ -76,6 +76,7 @@ class Pool:
 
     def __init__(self, composition: Composition, means: Means) -> None:
         self.composition = composition
+        self.listeners = frozenset(service.listener for service in composition.services)
         self.board = Scoreboard(composition.workers)
         self.missing = list(range(1, composition.workers + 1))
         self._means = means

@@ -16,6 +16,7 @@ from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.observing.untold import Untold
+from vsock_proxy.process.interpreter import share_with_first_child
 from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.process.titles import find_room
 from vsock_proxy.serving.passed import Passed
@@ -35,6 +36,7 @@ def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
     if stderr.is_own:
         return _serve(settings, signals, stderr, None)
     copier = Copier(stderr, signals)
+    share_with_first_child()
     try:
         copier.start()
     except OSError as error:
