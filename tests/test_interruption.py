@@ -31,7 +31,7 @@ def at_each_instruction(folder: Path, how: str) -> List[Told]:
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=(600 if FULL_LENGTH else 60) * SLOWNESS,
+        timeout=600 * SLOWNESS,
         check=True,
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]

@@ -27,7 +27,7 @@ def retire(folder: Path, *how: str) -> List[Dict[str, object]]:
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=(600 if FULL_LENGTH else 60) * SLOWNESS,
+        timeout=600 * SLOWNESS,
         check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]

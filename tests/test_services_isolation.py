@@ -27,6 +27,8 @@ TURNS = 60 if SLOWNESS == 1 else FEWEST_TURNS
 CONNECTIONS = 50 if SLOWNESS == 1 else 10
 MOST = 1.2
 HANGS, GOOD = "hangs.test", "good.test"
+# A name that hangs does so for half a minute; others must not wait for it.
+LONG_BEFORE_IT_ANSWERS = 10
 HERE, THERE = "127.0.0.2", "127.0.0.3"
 
 needs_network = [
@@ -212,7 +214,7 @@ class TestNames:
             workers=2,
         )
         assert letter_at(proxy, good) == b"A"
-        assert time.monotonic() - began < 3 * SLOWNESS
+        assert time.monotonic() - began < LONG_BEFORE_IT_ANSWERS * SLOWNESS
         # Who comes for a name that hangs waits, at most for the time that connecting may take.
         with proxy.connect(bad[0]) as client:
             assert letter_at(proxy, good) == b"A"
@@ -265,7 +267,7 @@ class TestNames:
             proxy, service(bad, (HANGS, server.port)), service(good, (GOOD, server.port))
         )
         assert letter_at(proxy, good) == b"A"
-        assert time.monotonic() - began < 3 * SLOWNESS
+        assert time.monotonic() - began < LONG_BEFORE_IT_ANSWERS * SLOWNESS
 
     def test_a_reload_keeps_what_is_known_of_a_name_that_hangs(
         self,
@@ -288,7 +290,7 @@ class TestNames:
         services_file.reload(proxy)
         services_file.reload(proxy, {**services[0], "idle_timeout": 900}, services[1])
         assert [letter_at(proxy, port) for port in (bad, good)] == [b"A", b"A"]
-        assert time.monotonic() - began < 3 * SLOWNESS
+        assert time.monotonic() - began < LONG_BEFORE_IT_ANSWERS * SLOWNESS
 
     def test_names_that_hang_do_not_keep_the_proxy_from_ending(
         self,

@@ -430,7 +430,7 @@ def test_all_reloads_that_are_asked_for_during_one_are_one_more_after_it(
         proxy.send(signal.SIGHUP)
         board.ask(proxy)
     os.kill(reader, signal.SIGCONT)
-    proxy.log.wait_for("allowlist read again", count=before + 2)
+    proxy.log.wait_for("allowlist read again", timeout=60, count=before + 2)
     wait_until(lambda: not readers(proxy), "no more reading")
     board.ask(proxy)
     assert len(proxy.log.matching("allowlist read again")) == before + 2
