@@ -124,6 +124,7 @@ def test_at_level_debug_one_line_says_what_is_missing(
     )
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_without_standard_descriptors_connections_are_served_and_nobody_is_busy(
     start_in_guest: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:

@@ -12,7 +12,7 @@ from tests.support.servers import exchange
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
-# What setproctitle does since 1.3.6 where its C module is missing.
+# What setproctitle is where its C module is missing.
 WITHOUT_C_MODULE = """
 import logging
 
