@@ -3,8 +3,8 @@
 Each has the figure for which it is here, and a fallback where an interpreter lacks what it needs.
 
 Processor time is that of a short connection. On CPython 3.13 and an AMD EPYC it is 59 us, without
-what waiting costs. Memory is a worker's own: 0.7 MiB fresh on CPython 3.13 and 1.2 MiB once it has
-served, 1.4 and 2.2 MiB on 3.11. A function that a child calls first costs it pages where objects
+what waiting costs. Memory is a worker's own: 0.4 MiB fresh on CPython 3.13 and 1.0 MiB once it has
+served, 0.9 and 2.1 MiB on 3.11. A function that a child calls first costs it pages where objects
 are counted, and where the interpreter begins to watch what is worth caching.
 
 For that reason too some attributes are no properties, such as Signals.reader and Lifeline.reader:
@@ -60,8 +60,7 @@ def share_with_children(*rehearsals: Callable[[], None]) -> List[object]:
     """Before the first fork: let children share what there is, for as long as nobody writes to it.
 
     rehearsals: do what every child does first. What the interpreter caches meanwhile is then
-    shared: of a worker's first steps 30 to 90 KiB on 3.13 and 25 to 60 on 3.11, by where objects
-    happen to lie; of log lines, once a worker has written some, 45 KiB and 120 KiB.
+    shared: of a worker's first steps and its log lines 60 to 90 KiB on 3.13 and 150 KiB on 3.11.
 
     Returns what must be kept as long as there are to be children.
     """
