@@ -639,7 +639,7 @@ def shown(proxy: Proxy) -> int:
 def left_out(proxy: Proxy) -> int:
     """How many lines the log says were left out."""
     lines = proxy.log.matching(r"warning master: \d+ lines? (was|were) left out")
-    return sum(int(re.findall(r"(\d+) lines were", line)[0]) for line in lines)
+    return sum(int(re.findall(r"(\d+) lines? w", line)[0]) for line in lines)
 
 
 # Who may connect

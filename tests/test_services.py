@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
-from typing import Iterator, List
+from typing import Dict, Iterator, List
 
 import pytest
 
@@ -474,11 +474,15 @@ def test_a_worker_that_relays_has_the_port_of_the_service_in_its_title(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
+@pytest.mark.parametrize("keys", [{}, {"workers": 2}], ids=["of -w", "of its own"])
 def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_command_line(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    keys: Dict[str, object],
 ) -> None:
     server = start_server()
-    proxy = start_services(service(transport.port, server), workers=2)
+    proxy = start_services(service(transport.port, server, **keys), workers=2)
     proxy.wait_for_workers(2, "idle")
     assert processes.title(proxy.pid) == (
         f"vsock-proxy: master {transport.place} -> 127.0.0.1:{server.port}"
@@ -489,6 +493,9 @@ def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_comman
         proxy.wait_for_workers(1, f"[{'unix' if transport.name == 'hybrid' else '1:'}")
     (line,) = proxy.log.wait_for(" ended: ")
     assert re.search(rf"info worker \d: {proxy.transport.peer_pattern} -> 127", line)
+    assert [row.worker for row in board.ask(proxy)] == ["1", "2"]
+    os.kill(proxy.workers()[0], signal.SIGKILL)
+    proxy.log.wait_for(r"warning master: worker \d ended, signal 9")
 
 
 @pytest.mark.tcp_too

@@ -181,6 +181,40 @@ def test_an_allowlist_that_permits_more_replaces_no_worker(
     assert all_idle(proxy, 2) == before
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
+def test_workers_are_called_by_their_service_while_there_are_others_and_stay_the_same(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    first, second = service(one, server, workers=2), service(two, server, workers=1)
+    proxy = start_services(first)
+    before = sorted(proxy.wait_for_workers(2, "idle"))
+    alone = {"vsock-proxy: worker 1 idle", "vsock-proxy: worker 2 idle"}
+    assert set(proxy.titles()) == alone
+    with proxy.connect(one) as live:
+        assert say(live) == b"A"
+        (busy,) = proxy.wait_for_workers(1, " -> ")
+        services_file.reload(proxy, first, second)
+        (idle,) = set(before) - {busy}
+        wait_until(lambda: f" {one}/" in processes.title(idle), "it has the name of its service")
+    named = {f"vsock-proxy: worker {one}/{number} idle" for number in (1, 2)}
+    wait_until(
+        lambda: set(proxy.titles()) == {*named, f"vsock-proxy: worker {two}/1 idle"}, "all have"
+    )
+    proxy.log.wait_for(rf"info worker {one}/\d: {one}: .* ended: ")
+    assert {row.worker for row in board.ask(proxy)} == {f"{one}/1", f"{one}/2", f"{two}/1"}
+    services_file.reload(proxy, first)
+    wait_until(lambda: set(proxy.titles()) == alone, "they have no such name any more")
+    assert sorted(proxy.workers()) == before
+    with proxy.connect(one) as client:
+        assert say(client) == b"A"
+    proxy.log.wait_for(r"info worker \d: unix -> ")
+
+
 # A listener that stays
 
 

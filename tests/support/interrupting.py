@@ -179,7 +179,7 @@ def be_worker(site: Site, injector: Injector, log: Path) -> None:
                 (site.folder / "spared").touch()
 
     worker_module.Worker._serve = traced  # type: ignore[method-assign]
-    site.worker.run(site.duty, 1)
+    site.worker.run(site.duty, 1, lambda: None)
 
 
 def refuse_who_waits(site: Site) -> bool:

@@ -93,7 +93,7 @@ class Pool:
 
         def be_worker(number: int) -> int:
             sys.settrace(injector.trace if injector else None)  # type: ignore[arg-type]
-            site.worker.run(duty, number)
+            site.worker.run(duty, number, lambda: None)
             sys.settrace(None)
             return SPARED if injector and not injector.fired else os.EX_OK
 

@@ -7,6 +7,9 @@ lifeline, which ends with the master; who has lost its master accepts no more. O
 that have clients each gets its turn, as the kernel would name the same one first again and again
 (ep_send_events() in fs/eventpoll.c).
 
+On SIGHUP a worker takes its name anew, in the title once it waits: whether it is called by its
+service depends on whether there are others.
+
 On SIGTERM a worker closes its copies of the listeners at once, ends its connection in peace and
 goes; on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection,
 the kernel sends SIGTERM.
@@ -29,7 +32,7 @@ import select
 import signal
 import time
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Callable, Tuple
 
 from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.observing.limiter import Limiter
@@ -105,14 +108,20 @@ class Duty:
     own: bool = False
 
     def name_of(self, number: int) -> str:
-        """What a worker is called: `2`, or `8001/2`."""
-        return worker_name(self.routes[0].name if self.own else None, number)
+        """What a worker is called: `2`, or `8001/2` where there are several services."""
+        return worker_name(self.routes[0].name if self._is_named else None, number)
 
     def staff(self) -> Staff:
         """The workers as they are now, to be shown in a table."""
         names = tuple(route.name for route in self.routes)
         endpoints = tuple(route.endpoint for route in self.routes)
-        return Staff(names, self.own, self.board.retired, tuple(self.board.rows()), endpoints)
+        rows = tuple(self.board.rows())
+        return Staff(names, self._is_named, self.board.retired, rows, endpoints)
+
+    @property
+    def _is_named(self) -> bool:
+        """Whether workers are called by their service."""
+        return self.own and self.board.several
 
 
 class Worker:
@@ -135,6 +144,7 @@ class Worker:
         self._logs_ends = log.isEnabledFor(logging.INFO)
         self._stopping = False
         self._shown = ""
+        self._name: Callable[[], None]
         self._peer = UNIX_PEER
         self._sides: Tuple[Socket, ...]
         self._address: Where
@@ -143,8 +153,13 @@ class Worker:
         self._number: int
         self._slot: memoryview
 
-    def run(self, duty: Duty, number: int) -> None:
-        """Be the worker of that number until told to stop."""
+    def run(self, duty: Duty, number: int, name: Callable[[], None]) -> None:
+        """Be the worker of that number until told to stop.
+
+        name: called whenever it may have another name, for the log.
+        """
+        name()
+        self._name = name
         epoll = self._begin(duty, number)
         duty.alarm.tell_serving()
         signals, lifeline_fd = self._signals, self._lifeline.reader
@@ -162,6 +177,8 @@ class Worker:
                     # For those that came before _begin() was done.
                     for caught in signals.take():
                         self._interrupt(caught)
+                        if caught == signal.SIGHUP:
+                            self._show("idle")
 
     def rehearse(self, duty: Duty) -> None:
         """In the master, before the first fork: do what every worker does first.
@@ -199,6 +216,8 @@ class Worker:
             self._stopping = True
         elif number in (signal.SIGTERM, signal.SIGQUIT):
             self._stop()
+        elif number == signal.SIGHUP:
+            self._name()
         if number == signal.SIGQUIT:
             self._interruption.want()
 

@@ -129,7 +129,7 @@ class Fleet:
         self._patient_until = time.monotonic() + CHANGE_TIMEOUT
         self._let_go(before.values())
         for pool in self.pools:
-            pool.board.several = len(services) > 1
+            pool.tell_several(len(services) > 1)
         for pool in self._former:
             # Where there were several before, its connections go on being told apart.
             pool.board.several |= len(services) > 1

@@ -173,6 +173,14 @@ class Pool:
         self.missing.clear()
         self.watch.end()
 
+    def tell_several(self, several: bool) -> None:
+        """Whether there are several services from now on, so that they are named."""
+        changed = self.board.several != several
+        self.board.several = several
+        if changed and self.composition.own:
+            # In their titles the workers have the name of their service, or no longer.
+            self.send(signal.SIGHUP)
+
     def retire(self) -> None:
         """Another pool serves in its place: let each worker end, after the connection it has."""
         self.board.retired = True
@@ -205,8 +213,11 @@ class Pool:
         close_all(foreign)
         means = self._means
         row = self._counts.row(number - 1)
-        means.log_output.name(f"worker {self._duty.name_of(number)}", row)
-        means.worker.run(self._duty, number)
+
+        def name() -> None:
+            means.log_output.name(f"worker {self._duty.name_of(number)}", row)
+
+        means.worker.run(self._duty, number, name)
 
     def _buried(self, number: int, status: int) -> None:
         del self._pids[number]
