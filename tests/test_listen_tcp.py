@@ -27,7 +27,8 @@ from tests.support.servers import UnixServer, exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS
-from vsock_proxy.serving.listener import listener_name, open_listener, socket_name
+from vsock_proxy.config.places import place_of
+from vsock_proxy.serving.listener import open_listener, socket_name
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
 pytestmark = pytest.mark.hybrid_only  # it is TCP that is tested here
@@ -178,7 +179,7 @@ def test_a_service_and_its_socket_have_one_name(
     need_address(address)
     asked = settings(address, port, family)
     listener = open_listener(asked)
-    names = [listener_name(asked), listener.name, socket_name(listener.sock)]
+    names = [place_of(asked), listener.name, socket_name(listener.sock)]
     listener.close()
     assert names == [name.format(port)] * 3
 
@@ -188,7 +189,7 @@ def test_a_link_local_address_is_listened_on_with_its_interface(port: int) -> No
     listener = open_listener(asked)
     names = [listener.name, socket_name(listener.sock)]
     listener.close()
-    assert names == [listener_name(asked)] * 2
+    assert names == [place_of(asked)] * 2
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")

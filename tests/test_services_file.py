@@ -508,13 +508,13 @@ def test_services_of_another_shape_are_explained(file: Path, content: str, said:
         (
             f"\n- {{{GOOD}, uds_path: /a/v}}\n- {{{GOOD}, uds_path: /a//./v}}",
             4,
-            "Unix socket /a//./v_8000",
+            "Unix socket /a/v_8000",
             3,
         ),
         (
             f"\n- {{{GOOD}, uds_path: /a/v}}\n- {{{GOOD}, uds_path: //a/v}}",
             4,
-            "Unix socket //a/v_8000",
+            "Unix socket /a/v_8000",
             3,
         ),
         (

@@ -16,6 +16,7 @@ import yaml
 from vsock_proxy.config import rules, yaml_nodes
 from vsock_proxy.config.endpoints import EXPECTED, check_endpoint, port_rule
 from vsock_proxy.config.hostnames import NoHost, parse_address
+from vsock_proxy.config.places import claim_of
 from vsock_proxy.config.rules import Unfit
 from vsock_proxy.config.yaml_nodes import line_of
 from vsock_proxy.config.yaml_values import Fault, number, shown, text
@@ -250,26 +251,17 @@ def _check_cids(listed: List[Nodes]) -> None:
 
 def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) -> None:
     """Whether no two services listen in the same place. Raises Fault."""
-    places: Dict[Place, yaml.Node] = {}
+    places: Dict[str, yaml.Node] = {}
     for service, nodes in zip(services, listed):
         node = nodes["listen"]
-        place, name = _place(service)
+        place = claim_of(service)
         if place in places:
             raise Fault(
                 node,
-                f"a second service on {name}, the first is in line {line_of(places[place])}; "
+                f"a second service on {place}, the first is in line {line_of(places[place])}; "
                 "expected one for each",
             )
         places[place] = node
-
-
-def _place(service: ServiceSettings) -> Tuple[Place, str]:
-    """Where it listens, and that in words."""
-    if service.path is not None:
-        return rules.normal_path(service.path), f"Unix socket {service.path}"
-    if service.tcp_place is not None:
-        return service.tcp_place, f"TCP {service.tcp_place}"
-    return service.local_port, f"vsock port {service.local_port}"
 
 
 def _check_workers(

@@ -13,15 +13,15 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Optional, Tuple
 
 from vsock_proxy.config.hostnames import parse_address
-from vsock_proxy.config.rules import normal_path
+from vsock_proxy.config.places import tcp_place, unix_place, vsock_place
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.interpreter import Socket, accept
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
-from vsock_proxy.settings import EVERY_IPV6_ADDRESS, ServiceSettings, format_address
+from vsock_proxy.settings import EVERY_IPV6_ADDRESS, ServiceSettings
 
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
 # reset at once, so it cannot be too large (virtio_transport_recv_listen() in
@@ -73,25 +73,20 @@ class Listener:
             )
 
 
-def listener_name(settings: ServiceSettings) -> str:
-    """Where a service listens, in words that no other place has."""
-    if settings.path is not None:
-        return _unix_name(settings.path)
-    address, port = settings.options.listen_tcp, settings.local_port
-    return _vsock_name(port) if address is None else _tcp_name(address, port, settings.is_v6_only)
-
-
 def socket_name(sock: socket.socket) -> str:
-    """The same of a socket. Raises UnavailableError where this Python cannot tell."""
+    """Where a socket listens, in words as place_of() has them.
+
+    Raises UnavailableError where this Python cannot tell.
+    """
     address = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return _unix_name(address)
+        return unix_place(address)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         return _tcp_socket_name(sock, address)
     if isinstance(address[1], bytes):
         # An address that the socket module cannot read.
         raise UnavailableError(f"cannot serve the socket that was passed: {NO_VSOCK}")
-    return _vsock_name(address[1])
+    return vsock_place(address[1])
 
 
 def open_listener(settings: ServiceSettings) -> Listener:
@@ -108,22 +103,6 @@ def take_over(sock: socket.socket) -> Listener:
     return replace(_listening(sock, socket_name(sock)), passed=True)
 
 
-def _vsock_name(port: int) -> str:
-    return f"vsock port {port}"
-
-
-def _unix_name(path: Union[str, bytes]) -> str:
-    # Bytes are an abstract address. A path is told from another without what makes no difference.
-    return (
-        f"Unix socket {path!r}" if isinstance(path, bytes) else f"Unix socket {normal_path(path)}"
-    )
-
-
-def _tcp_name(address: str, port: int, v6_only: bool) -> str:
-    # Who may come to :: is a part of the place: only a new socket can change it.
-    return f"TCP {format_address(address, port)}{', IPv6 only' if v6_only else ''}"
-
-
 def _tcp_socket_name(sock: socket.socket, address: Tuple[Any, ...]) -> str:
     if not isinstance(address[0], str):
         # An address that the socket module cannot read.
@@ -134,7 +113,7 @@ def _tcp_socket_name(sock: socket.socket, address: Tuple[Any, ...]) -> str:
     v6_only = host == EVERY_IPV6_ADDRESS and bool(
         sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
-    return _tcp_name(host, address[1], v6_only)
+    return tcp_place(host, address[1], v6_only)
 
 
 def _interface(number: int) -> str:
@@ -146,7 +125,7 @@ def _interface(number: int) -> str:
 
 
 def _listen_vsock(port: int) -> Listener:
-    name = _vsock_name(port)
+    name = vsock_place(port)
     try:
         sock = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
     except OSError as error:
@@ -182,7 +161,7 @@ def _listen_unix(path: str) -> Listener:
     try:
         _remove_stale(path)
         sock.bind(path)
-        listener = _listening(sock, _unix_name(path))
+        listener = _listening(sock, unix_place(path))
         return replace(listener, path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         sock.close()
@@ -215,7 +194,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
-    name = _tcp_name(address, port, v6_only)
+    name = tcp_place(address, port, v6_only)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if family == socket.AF_INET6 and not socket.has_ipv6:
         raise UnavailableError(f"cannot listen on {name}: {NO_IPV6}")

@@ -14,10 +14,10 @@ import logging
 import socket
 from typing import Dict, Iterable, List
 
+from vsock_proxy.config.places import place_of
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.serving.listener import (
     Listener,
-    listener_name,
     open_listener,
     socket_name,
     take_over,
@@ -66,7 +66,7 @@ class Passed:
 
     def open(self, service: ServiceSettings) -> Listener:
         """Its socket, or one bound now. Raises UnavailableError as open_listener() does."""
-        sock = self._sockets.get(listener_name(service))
+        sock = self._sockets.get(place_of(service))
         return open_listener(service) if sock is None else take_over(sock)
 
     @property
@@ -77,5 +77,5 @@ class Passed:
 
 def unasked(names: Iterable[str], services: Iterable[ServiceSettings]) -> List[str]:
     """Which of these places no service listens at."""
-    asked = {listener_name(service) for service in services}
+    asked = {place_of(service) for service in services}
     return [name for name in names if name not in asked]

@@ -15,11 +15,12 @@ import socket
 import time
 from typing import Dict, Iterable, List, Sequence, Set, Tuple
 
+from vsock_proxy.config.places import place_of
 from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.resolver import Lookup
 from vsock_proxy.errors import UnavailableError, advice
 from vsock_proxy.observing import report
-from vsock_proxy.serving.listener import Listener, listener_name
+from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.settings import ServiceSettings
 from vsock_proxy.supervision.changes import Changes, compare
@@ -266,7 +267,7 @@ class Fleet:
         opened: Dict[str, Listener] = {}
         try:
             for settings in services:
-                name = listener_name(settings)
+                name = place_of(settings)
                 if name not in held:
                     opened[name] = going.get(name) or self._passed.open(settings)
         except BaseException:
@@ -313,7 +314,7 @@ def _services(
     names = names_of([one.settings for one in judged])
     services = []
     for one, name in zip(judged, names):
-        place = listener_name(one.settings)
+        place = place_of(one.settings)
         known = before.get(place)
         if known is None:
             services.append(make_service(one, name, listeners[place]))
