@@ -46,7 +46,7 @@ ADDRESS_HIGH, ADDRESS_LOW = range(7, 9)
 UP_BEFORE, DOWN_BEFORE = range(9, 11)
 # then the totals: connections served, failed by cause, those whose client had gone, and bytes, side
 # by side for the relay to count in.
-SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, GONE = range(11, 19)
+SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, CLIENT_GONE = range(11, 19)
 TOTAL_UP, TOTAL_DOWN = range(19, 21)
 # Whether the worker ends when its connection does, and which of its pool's services it serves, or
 # has served last.
@@ -54,7 +54,7 @@ DRAINS, ROUTE = range(21, 23)
 FIELDS = 23
 # What the byte of a worker says,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
-IDLE, BUSY = bytes((IS_IDLE,)), bytes((IS_BUSY,))
+IDLE_BYTE, BUSY_BYTE = bytes((IS_IDLE,)), bytes((IS_BUSY,))
 # and which byte behind those says what.
 WATCHED, SERVING, RETIRED, SEVERAL = range(4)
 FLAGS = 4
@@ -142,7 +142,7 @@ class Scoreboard:
     def all_busy(self) -> bool:
         """Whether no worker is idle, of those that are there, if any is."""
         find, start, end = self._map.find, self._busy_start, self._busy_end
-        return find(IDLE, start, end) < 0 <= find(BUSY, start, end)
+        return find(IDLE_BYTE, start, end) < 0 <= find(BUSY_BYTE, start, end)
 
     @property
     def watched(self) -> bool:
@@ -207,7 +207,7 @@ class Scoreboard:
             down=cells[TOTAL_DOWN] - cells[DOWN_BEFORE],
             served=cells[SERVED],
             failures=tuple(cells[field] for field in FAILURES),
-            gone=cells[GONE],
+            gone=cells[CLIENT_GONE],
             total_up=cells[TOTAL_UP],
             total_down=cells[TOTAL_DOWN],
         )

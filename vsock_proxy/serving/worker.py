@@ -42,11 +42,11 @@ from vsock_proxy.observing.saturation import Alarm
 from vsock_proxy.observing.scoreboard import (
     ADDRESS_HIGH,
     ADDRESS_LOW,
+    CLIENT_GONE,
     DENIED,
     DOWN_BEFORE,
     DRAINS,
     FAILED,
-    GONE,
     PEER_HIGH,
     PEER_KIND,
     PEER_LOW,
@@ -315,7 +315,7 @@ class Worker:
                 route.upstream.connect, client, presence, self._meanwhile
             )
         except ClientGone:
-            self._refuse(client, GONE)
+            self._refuse(client, CLIENT_GONE)
             self._say(
                 logging.INFO,
                 "%s closed: it had gone before there was a connection to %s",
