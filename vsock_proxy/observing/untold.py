@@ -20,6 +20,7 @@ import os
 from typing import List
 
 from vsock_proxy.observing.stderr import MOST
+from vsock_proxy.process.descriptors import non_blocking_pipe
 
 # The kinds: lines refused by the limiter, lines that could not be written, failed accept()s.
 LEFT_OUT, UNWRITTEN, NOT_ACCEPTED = range(3)
@@ -57,9 +58,7 @@ class Untold:
         self._own = self.add(1).row(0)
         # What was counted in blocks that were given back.
         self._before = [0] * KINDS
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self._writer, False)
+        self.reader, self._writer = non_blocking_pipe()
 
     def add(self, processes: int) -> Block:
         """In the master: cells for so many processes more, which are still to be forked."""

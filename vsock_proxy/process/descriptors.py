@@ -1,4 +1,4 @@
-"""Which descriptors there are: 0, 1 and 2, and in a child nothing that is its parent's alone.
+"""Descriptors: 0, 1 and 2 are there, a child has none that is its parent's alone; and pipes.
 
 0, 1 and 2 must be there whatever the program was started with.
 
@@ -10,7 +10,7 @@ its log into it.
 from __future__ import annotations
 
 import os
-from typing import Iterable
+from typing import Iterable, Tuple
 
 STANDARD = (0, 1, 2)
 # Of the root folder, where there is no /dev, nothing can be read and nothing written to it.
@@ -30,6 +30,11 @@ def close_all(descriptors: Iterable[int]) -> None:
     """In a child: close what it has inherited and is not to have."""
     for fd in descriptors:
         os.close(fd)
+
+
+def non_blocking_pipe() -> Tuple[int, int]:
+    """A pipe's reader and writer, on which nobody waits."""
+    return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _take_lowest() -> None:

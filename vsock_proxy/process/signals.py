@@ -22,6 +22,7 @@ import os
 import signal
 from typing import Callable, List, Set, TypeVar
 
+from vsock_proxy.process.descriptors import non_blocking_pipe
 from vsock_proxy.process.interpreter import set_signal_mask
 from vsock_proxy.process.kernel import SIGSTKFLT
 
@@ -123,9 +124,7 @@ class Signals:
         os.close(self._writer)
 
     def _open(self) -> None:
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self._writer, False)
+        self.reader, self._writer = non_blocking_pipe()
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def _caught(self, number: int, frame: object) -> None:

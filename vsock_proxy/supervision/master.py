@@ -27,7 +27,7 @@ from vsock_proxy.endpoint.resolver import Resolver
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.teller import Teller
-from vsock_proxy.process.descriptors import close_all
+from vsock_proxy.process.descriptors import close_all, non_blocking_pipe
 from vsock_proxy.process.interpreter import share_with_children
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
@@ -92,7 +92,7 @@ class Master:
         self._teller = Teller(log_output)
         self._resolver_counts = log_output.untold.add(1)
         self._lifeline = Lifeline()
-        self._alarm_reader, alarm = _non_blocking_pipe()
+        self._alarm_reader, alarm = non_blocking_pipe()
         self._children = Children(signals, self._obey, self._buried)
         self._fleet = Fleet(
             settings.workers,
@@ -345,10 +345,3 @@ class Master:
         self._timers.clear()
         self._fleet.send(signal.SIGQUIT)
         self._timers.after(END_NOW_TIMEOUT, lambda: self._fleet.send(signal.SIGKILL))
-
-
-def _non_blocking_pipe() -> Tuple[int, int]:
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    return reader, writer
