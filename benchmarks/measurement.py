@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import native
 import proxies
 import services
 from accounting import Accounting
-from places import UNIX, VSOCK
+from places import TCP, UNIX, VSOCK
 from proxies import PROXYD, Proxy, Site
 from results import Results
 from rounds import LOADS, MIB, Bench, Report, run_rounds
@@ -150,7 +151,7 @@ def _under_load(choice: Choice, bench: Bench, results: Results, peers: Sequence[
     if "loads" in choice.parts:
         logging = proxies.ours(level="info", name=proxies.OURS_LOGGING, loads=("short",))
         own = [proxies.ours(), logging]
-        if choice.baseline is not None:
+        if choice.baseline is not None and _is_able(choice.baseline, choice):
             own.append(proxies.ours(name=proxies.BASELINE, source=choice.baseline.resolve()))
         if choice.way.connects == UNIX and any(peer.name == PROXYD for peer in peers):
             own.append(proxies.proxyd(name=proxies.PROXYD_PLAIN, loads=("short",)))
@@ -161,6 +162,15 @@ def _under_load(choice: Choice, bench: Bench, results: Results, peers: Sequence[
         scale = footprint.measure_scale(bench, extent.counts, extent.rounds)
         results = replace(results, scale=scale)
     return results
+
+
+def _is_able(baseline: Path, choice: Choice) -> bool:
+    """Whether another checkout goes that way too: older ones do not listen on TCP."""
+    if choice.way.listens != TCP:
+        return True
+    command = [choice.python, "-m", "vsock_proxy", "--help"]
+    done = subprocess.run(command, cwd=baseline, capture_output=True, text=True, check=True)
+    return "--listen-tcp" in done.stdout
 
 
 def _beside_the_traffic(
