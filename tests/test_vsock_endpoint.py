@@ -24,12 +24,14 @@ from tests.support.clients import answers, end_of
 from tests.support.program import Proxy
 from tests.support.servers import exchange, read_all, silent
 from tests.support.timing import SLOWNESS, wait_until
+from tests.support.transports import VMADDR_CID_LOCAL
 
 pytestmark = pytest.mark.vsock_only
 
 MEBIBYTE = 1 << 20
 # A CID that no guest has, and one of a guest that never boots.
 NO_GUEST, ASLEEP = 4242, 4243
+NOBODY = "nothing listens on that port there, or too many clients wait there already"
 VHOST_SET_OWNER, VHOST_VSOCK_SET_GUEST_CID = 0xAF01, 0x4008AF60
 
 
@@ -104,10 +106,19 @@ def test_an_end_of_the_server_is_passed_on_and_the_client_still_heard(
 
 def test_a_port_on_which_nobody_listens_is_explained(start_proxy: StartProxy) -> None:
     proxy = start_proxy(("vsock:1", 4_000_000_000))
-    assert failure(proxy) == (
-        "vsock:1:4000000000: Connection reset by peer; nothing listens on that port there"
-    )
+    assert failure(proxy) == f"vsock:1:4000000000: Connection reset by peer; {NOBODY}"
     wait_until(lambda: "1 failed (1 refused," in totals(proxy), "it counts")
+
+
+def test_a_server_whose_backlog_is_full_is_explained(start_proxy: StartProxy) -> None:
+    with socket.socket(socket.AF_VSOCK) as listener, socket.socket(socket.AF_VSOCK) as first:
+        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        first.connect((VMADDR_CID_LOCAL, port))
+        assert failure(start_proxy(("vsock:1", port))) == (
+            f"vsock:1:{port}: Connection reset by peer; {NOBODY}"
+        )
 
 
 def totals(proxy: Proxy) -> str:

@@ -30,7 +30,9 @@ from vsock_proxy.serving.waiting import ClientGone, Meanwhile, Waiting
 from vsock_proxy.settings import Endpoint
 
 NO_ANSWER = "no answer in time; it has not booted yet, or hangs, or nobody has that CID"
-NOBODY = "nothing listens on that port there"
+# Where the backlog is full, the peer resets as well (virtio_transport_recv_listen() in
+# net/vmw_vsock/virtio_transport_common.c).
+NOBODY = "nothing listens on that port there, or too many clients wait there already"
 NO_WAY = "no vsock transport of this machine leads to that CID"
 FORBIDDEN = "a sandbox or a security module forbids it"
 # By errno, the cause as the scoreboard counts it, and what may be wrong.
