@@ -326,8 +326,8 @@ def test_a_port_that_takes_a_capability_says_which_and_how(
     assert done.returncode == os.EX_UNAVAILABLE
     assert done.stderr.startswith(
         "vsock-proxy: cannot listen on TCP 127.0.0.1:1: Permission denied; ports below 1024 need "
-        "CAP_NET_BIND_SERVICE: have a .socket unit pass the port, or give the unit "
-        "AmbientCapabilities=CAP_NET_BIND_SERVICE, "
+        "CAP_NET_BIND_SERVICE: have a .socket unit pass the port, or set AmbientCapabilities= and "
+        "CapabilityBoundingSet= of the unit to it and PrivateUsers=no, or take a higher port"
     )
 
 

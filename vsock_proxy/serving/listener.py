@@ -263,8 +263,8 @@ def _tcp_advice(error: OSError, address: str, port: int) -> str:
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (
             f"; ports below {FIRST_UNPRIVILEGED_PORT} need CAP_NET_BIND_SERVICE: have a .socket "
-            "unit pass the port, or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE, the "
-            "same as CapabilityBoundingSet=, and PrivateUsers=no, or take a higher one"
+            "unit pass the port, or set AmbientCapabilities= and CapabilityBoundingSet= of the "
+            "unit to it and PrivateUsers=no, or take a higher port"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
