@@ -1,11 +1,16 @@
-"""How pools take the place of others: real processes, some of which end before they serve."""
+"""How services and pools take the place of others: real processes, some of which end at once."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
 import select
 import signal
+import socket
 import time
+from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, Iterator, List, Optional, Set
@@ -14,14 +19,17 @@ import pytest
 
 from tests.support import processes
 from tests.support.timing import wait_until
-from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.config.allowlist import Allowlist, Entry
+from vsock_proxy.endpoint.addresses import make_address
 from vsock_proxy.endpoint.policy import make_policy
+from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.scoreboard import DRAINS
 from vsock_proxy.observing.untold import Untold
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.serving.worker import Duty
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
+from vsock_proxy.supervision import fleet
 from vsock_proxy.supervision.children import Children
 from vsock_proxy.supervision.fleet import Fleet
 from vsock_proxy.supervision.judging import Judged
@@ -31,6 +39,17 @@ from vsock_proxy.supervision.timers import Timers
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 ONE, TWO, THREE = range(8001, 8004)
+HERE, THERE = "192.0.2.1", "192.0.2.2"
+ADDRESSES = tuple(make_address(socket.AF_INET, (host, 443)) for host in (HERE, THERE))
+
+
+def permitting(*hosts: str) -> Allowlist:
+    return Allowlist(
+        "allowlist.yaml", tuple(Entry(443, network=ip_network(host)) for host in hosts)
+    )
+
+
+NOTHING = permitting()
 
 
 class Work:
@@ -76,15 +95,23 @@ class Master:
 
     def serve(self, *services: ServiceSettings) -> None:
         """Let these be served, and start their workers."""
-        nothing = Allowlist("allowlist.yaml", ())
-        self.fleet.put_into_force([Judged(one, make_policy(one, nothing), ()) for one in services])
+        self.put_into_force(NOTHING, *services)
         self._start_missing()
 
+    def put_into_force(self, allowlist: Allowlist, *services: ServiceSettings) -> None:
+        self.fleet.put_into_force(
+            [Judged(one, make_policy(one, allowlist), ADDRESSES) for one in services]
+        )
+
     def service(
-        self, port: int, workers: Optional[int] = 1, idle_timeout: float = 0.0
+        self,
+        port: int,
+        workers: Optional[int] = 1,
+        idle_timeout: float = 0.0,
+        host: str = "vsock:16",
     ) -> ServiceSettings:
         options = ServiceOptions(uds_path=self._path, idle_timeout=idle_timeout)
-        return ServiceSettings(port, Endpoint("vsock:16", 443), options, workers)
+        return ServiceSettings(port, Endpoint(host, 443), options, workers)
 
     def run_until(self, condition: Callable[[], bool], what: str) -> None:
         def holds() -> bool:
@@ -215,3 +242,41 @@ def test_a_worker_is_to_close_what_belongs_to_other_services(master: Master) -> 
     listening = [service.listener.sock.fileno() for service in services]
     assert sorted(master.fleet.foreign_to(services[:1])) == sorted(listening[1:])
     assert master.fleet.foreign_to(services[1:]) == listening[:1]
+
+
+@contextlib.contextmanager
+def room_for_files(count: int) -> Iterator[None]:
+    """Let this process have so many more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        # All numbers up to the highest are in use then.
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        number = -1
+        while number <= highest:
+            number = os.open(os.devnull, os.O_RDONLY)
+            stack.callback(os.close, number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1 + count, before[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        yield
+
+
+# A listener has one descriptor, and the table of a name two.
+@pytest.mark.parametrize("room", range(6))
+def test_what_there_are_too_few_descriptors_for_changes_nothing_and_leaves_nothing(
+    master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    kept = master.service(ONE, host="kept.test")
+    master.put_into_force(permitting(HERE, THERE), kept)
+    services = [kept, *(master.service(port, host="new.test") for port in (TWO, THREE))]
+    monkeypatch.setattr(fleet, "ensure_files", lambda services: None)
+    before = processes.open_files(os.getpid())
+    with room_for_files(room), pytest.raises(UnavailableError) as raised:
+        master.put_into_force(permitting(HERE), *services)
+    assert os.strerror(errno.EMFILE) in str(raised.value)
+    assert "LimitNOFILE=" in str(raised.value)
+    assert processes.open_files(os.getpid()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"v_{ONE}"]
+    (service,) = master.fleet.services
+    assert service.addresses == ADDRESSES
+    master.put_into_force(permitting(HERE), *services)
+    assert [one.addresses for one in master.fleet.services] == [ADDRESSES[:1], ADDRESSES, ADDRESSES]

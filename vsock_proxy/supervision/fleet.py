@@ -9,11 +9,12 @@ far keeps no other from its place.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
 import time
-from typing import Dict, Iterable, List, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from vsock_proxy.config.places import place_of
 from vsock_proxy.endpoint.addresses import AddressTable
@@ -117,15 +118,19 @@ class Fleet:
         """
         before = {service.listener.name: service for service in self.services}
         ensure_files(len(judged))
-        listeners = self._open_new([one.settings for one in judged])
         try:
-            services = _services(judged, before, listeners)
-            pools = [self._pool(one) for one in divide(services, self._workers)]
+            with contextlib.ExitStack() as undo:
+                services = self._make_services(judged, before, undo)
+                pools = [self._pool(one, undo) for one in divide(services, self._workers)]
+                undo.pop_all()
         except OSError as error:
-            _close_for_good(set(listeners.values()) - set(self._gone))
             raise UnavailableError(f"cannot serve: {error.strerror}{advice(error)}") from None
         self.services = services
-        self._gone = [one for one in self._gone if one.name not in listeners]
+        # Nothing can fail any more: only now may the addresses of services that stay become fewer.
+        for service, one in zip(services, judged):
+            service.publish(one)
+        listeners = {service.listener for service in services}
+        self._gone = [listener for listener in self._gone if listener not in listeners]
         self._replace_pools(pools)
         self._patient_until = time.monotonic() + CHANGE_TIMEOUT
         self._let_go(before.values())
@@ -256,29 +261,39 @@ class Fleet:
         """Those of the listeners, and those that were passed and that no service asks for now."""
         return {*(listener.sock for listener in self._listeners), *self._passed.sockets}
 
-    def _open_new(self, services: Iterable[ServiceSettings]) -> Dict[str, Listener]:
-        """A listener for each that has none, by its name.
+    def _make_services(
+        self, judged: Sequence[Judged], before: Mapping[str, Service], undo: contextlib.ExitStack
+    ) -> List[Service]:
+        """The services, each with what can be kept of the one from before that listens there too.
 
-        Raises UnavailableError, and then leaves none.
+        undo: what takes back what is new. Raises OSError or UnavailableError.
         """
-        held = {service.listener.name for service in self.services}
         # What is still to go may come back.
         going = {listener.name: listener for listener in self._gone}
-        opened: Dict[str, Listener] = {}
-        try:
-            for settings in services:
-                name = place_of(settings)
-                if name not in held:
-                    opened[name] = going.get(name) or self._passed.open(settings)
-        except BaseException:
-            _close_for_good(set(opened.values()) - set(self._gone))
-            raise
-        return opened
+        names = names_of([one.settings for one in judged])
+        services = []
+        for one, name in zip(judged, names):
+            place = place_of(one.settings)
+            known = before.get(place)
+            if known is not None and not known.leads_elsewhere(one.settings):
+                services.append(known.renewed(one, name))
+                continue
+            listener = known.listener if known is not None else going.get(place)
+            if listener is None:
+                listener = self._passed.open(one.settings)
+                undo.callback(_close_for_good, [listener])
+            services.append(make_service(one, name, listener))
+            undo.callback(services[-1].close_table)
+        return services
 
-    def _pool(self, composition: Composition) -> Pool:
+    def _pool(self, composition: Composition, undo: contextlib.ExitStack) -> Pool:
         """The one that there is, if nothing of it has changed, or a new one."""
-        same = (pool for pool in self.pools if pool.is_like(composition))
-        return next(same, None) or Pool(composition, self._means)
+        for pool in self.pools:
+            if pool.is_like(composition):
+                return pool
+        made = Pool(composition, self._means)
+        undo.callback(made.forget)
+        return made
 
     def _replace_pools(self, pools: List[Pool]) -> None:
         left = [pool for pool in self.pools if pool not in pools]
@@ -305,24 +320,6 @@ class Fleet:
     def _send_those_of(self, gone: List[Listener], number: signal.Signals) -> None:
         for pool in self._former:
             pool.send_those_of(gone, number)
-
-
-def _services(
-    judged: Sequence[Judged], before: Dict[str, Service], listeners: Dict[str, Listener]
-) -> List[Service]:
-    """The services, each with what can be kept of the one from before that listens there too."""
-    names = names_of([one.settings for one in judged])
-    services = []
-    for one, name in zip(judged, names):
-        place = place_of(one.settings)
-        known = before.get(place)
-        if known is None:
-            services.append(make_service(one, name, listeners[place]))
-        elif known.leads_elsewhere(one.settings):
-            services.append(make_service(one, name, known.listener))
-        else:
-            services.append(known.renewed(one, name))
-    return services
 
 
 def _tables(services: Iterable[Service], kept: Iterable[Service]) -> List[AddressTable]:

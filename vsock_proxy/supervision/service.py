@@ -64,13 +64,21 @@ class Service:
         )
 
     def renewed(self, judged: Judged, name: str) -> Service:
-        """The same service, by the policy and the settings that a reload has brought.
+        """The same service, by the policy and the settings that a reload has brought."""
+        return replace(self, settings=judged.settings, name=name, policy=judged.policy)
+
+    def publish(self, judged: Judged) -> None:
+        """Let its table have what is permitted now, and nothing else.
 
         No resolver may run meanwhile: it would publish by the policy from before.
         """
         if self.table is not None:
             put_into_force(judged, self.table)
-        return replace(self, settings=judged.settings, name=name, policy=judged.policy)
+
+    def close_table(self) -> None:
+        """Close the descriptors of its table."""
+        if self.table is not None:
+            self.table.close()
 
     def _upstream(self) -> AnyUpstream:
         endpoint, timeout = self.settings.endpoint, self.settings.options.connect_timeout
@@ -85,6 +93,4 @@ def make_service(judged: Judged, name: str, listener: Listener) -> Service:
     """A service that there was not yet, or that leads elsewhere now."""
     endpoint = judged.settings.endpoint
     table = AddressTable(endpoint.port) if endpoint.is_tcp else None
-    if table is not None:
-        put_into_force(judged, table)
     return Service(judged.settings, name, listener, table, judged.policy)
