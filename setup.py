@@ -14,6 +14,7 @@ TEST = [
     "flask",
     "flask-cors",
     "hypothesis",
+    "jsonschema",
     "kubernetes-validate",
     "moto[kms]",
     "pytest",

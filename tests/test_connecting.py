@@ -15,7 +15,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import answers, end_of
 from tests.support.namespaces import Namespace, why_not
-from tests.support.program import Proxy
+from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, read_all, silent
 from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.settings import Endpoint
@@ -145,7 +145,7 @@ def test_a_client_that_goes_away_while_its_worker_connects_is_logged_as_that(
     proxy = start_proxy(mute_endpoint, workers=1)
     with proxy.connect():
         proxy.wait_for_workers(1, CONNECTING)
-    line = proxy.log.wait_for(f" info worker 1: {proxy.transport.peer_pattern} {GONE}")[0]
+    line = proxy.log.wait_for(f" info worker 1: {ID}{proxy.transport.peer_pattern} {GONE}")[0]
     assert line.endswith(f" to {Endpoint(*mute_endpoint)}")
 
 

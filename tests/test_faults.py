@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import answers, end_of
-from tests.support.program import Proxy
+from tests.support.program import ID, Proxy
 from tests.support.servers import CHUNK, echo, exchange, read_all, read_exactly, silent
 from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, wait_until
 
@@ -662,7 +662,7 @@ def test_a_guest_whose_cid_is_not_allowed_is_closed_logged_and_counted(
     proxy = start_proxy(server, "--allow-cid", "16,17")
     with proxy.connect() as client:
         assert end_of(client) == b""
-    proxy.log.wait_for(r"warning worker \d: 1:\d+ refused: its CID is not allowed")
+    proxy.log.wait_for(rf"warning worker \d: {ID}1:\d+ refused: its CID is not allowed")
     assert sum(row.failed for row in board.ask(proxy)) == 1
     assert "1 denied" in board.totals(proxy)
     assert not server.accepted

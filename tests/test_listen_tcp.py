@@ -22,7 +22,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board
 from tests.support.means import need_address
 from tests.support.namespaces import Namespace, why_not
-from tests.support.program import Proxy, run
+from tests.support.program import ID, Proxy, run
 from tests.support.servers import UnixServer, exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
 from tests.support.systemd import passing
@@ -386,7 +386,7 @@ def test_a_client_is_called_by_its_address_and_port_everywhere(
         assert exchange(client, b"x") == b"x"
         proxy.wait_for_workers(1, f"[{name} -> ".replace("\\", ""))
         assert [re.fullmatch(name, row.client) for row in board.ask(proxy)] != [None]
-    proxy.log.wait_for(rf"info worker 1: {name} -> .* ended: 1 bytes up, 1 bytes down")
+    proxy.log.wait_for(rf"info worker 1: {ID}{name} -> .* ended: 1 bytes up, 1 bytes down")
 
 
 def test_services_with_one_port_are_called_by_their_addresses(
@@ -402,7 +402,7 @@ def test_services_with_one_port_are_called_by_their_addresses(
         client.sendall(b"?")
         assert read_exactly(client, 1) == b"A"
         name = rf"\[::1\]:{port}: \[::1\]:{client.getsockname()[1]}"
-    proxy.log.wait_for(rf"info worker \d: {name} -> .* ended: ")
+    proxy.log.wait_for(rf"info worker \d: {ID}{name} -> .* ended: ")
 
 
 def test_a_listener_on_another_address_is_what_a_reload_adds(

@@ -94,7 +94,7 @@ def test_a_line_is_written_whole_not_at_all_or_its_rest_is_kept(
     answers: List[Answer], code: int, torn: bool, log: Log, stderr: Scripted, untold: Untold
 ) -> None:
     stderr.answers = answers
-    assert log.write(logging.WARNING, "text") == code
+    assert log.write(logging.WARNING, "%(text)s", {"text": "text"}) == code
     assert not stderr.answers
     assert untold.is_torn is torn
     whole = stderr.written + untold.rest
@@ -114,8 +114,8 @@ def test_behind_a_torn_line_nothing_is_written_for_the_same_reason(
     why: Answer, code: int, log: Log, stderr: Scripted
 ) -> None:
     stderr.answers = [10, why]
-    log.write(logging.WARNING, "text")
-    assert log.write(logging.WARNING, "another") == code
+    log.write(logging.WARNING, "%(text)s", {"text": "text"})
+    assert log.write(logging.WARNING, "%(text)s", {"text": "another"}) == code
     assert b"another" not in stderr.written
 
 
@@ -132,7 +132,7 @@ def test_a_torn_line_is_finished_before_another_begins(
     answers: List[Answer], codes: List[int], log: Log, stderr: Scripted, untold: Untold
 ) -> None:
     stderr.answers = [10, fails(errno.EAGAIN)]
-    log.write(logging.WARNING, "text")
+    log.write(logging.WARNING, "%(text)s", {"text": "text"})
     stderr.answers = answers
     assert [log.finish_line() for _ in codes] == codes
     assert not untold.is_torn
@@ -179,7 +179,7 @@ def test_whatever_a_text_holds_it_is_one_line(
 ) -> None:
     stderr.answers = [ALL]
     # Not by a logger: pytest would hear of it, and xdist cannot pass on what is no text.
-    log.write(logging.INFO, text)
+    log.write(logging.INFO, "%(text)s", {"text": text})
     (line,) = stderr.written.decode().splitlines()
     assert re.fullmatch(rf"{LINE} info master: {re.escape(shown)}", line)
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board
+from tests.support.program import ID
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS
 from vsock_proxy.observing.peers import NO_CID, TCP_PEER, UNIX_PEER, Peer, peer_name, peer_of
@@ -99,4 +100,4 @@ def test_a_bound_unix_client_is_served_like_any_other(
         assert exchange(client, b"x") == b"x"
         assert proxy.wait_for_workers(1, "[unix -> ") == [worker]
         assert [row.client for row in board.ask(proxy)] == ["unix"]
-    proxy.log.wait_for(r"info worker 1: unix -> .* ended: 1 bytes up, 1 bytes down")
+    proxy.log.wait_for(rf"info worker 1: {ID}unix -> .* ended: 1 bytes up, 1 bytes down")

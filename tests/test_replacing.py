@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import select
@@ -88,6 +89,7 @@ class Master:
             self.work,  # type: ignore[arg-type]
             log,  # type: ignore[arg-type]
             self._alarms[1],
+            itertools.count(1),
             lambda kept: [],
             self._start_missing,
         )

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import pytest
 
 from vsock_proxy.observing import report
+from vsock_proxy.observing.closing import cut_short
 from vsock_proxy.observing.saturation import (
     LOOK_INTERVAL,
     TOLERATED,
@@ -85,6 +86,8 @@ ROW = Row(
     drains=False,
     since=NOW - 2 * SECOND,
     route=0,
+    serial=3,
+    connections=17,
     peer=(16, 1024, 0, 0),
     address=(0, 0xFFFF_0A00_0001),
     up=5,
@@ -104,9 +107,9 @@ def staff(
     return report.Staff(services, own, retired, rows, endpoints)
 
 
-SERVING = ["2.0", "16:1024", "10.0.0.1", "5", "6"]
-CONNECTING = ["2.0", "16:1024", "-", "5", "6"]
-WITHOUT = ["2.0", "-", "-", "0", "0"]
+SERVING = ["2.0", "3-17", "16:1024", "10.0.0.1", "5", "6"]
+CONNECTING = ["2.0", "3-17", "16:1024", "-", "5", "6"]
+WITHOUT = ["2.0", "-", "-", "-", "0", "0"]
 SHOWN: Dict[str, Tuple[Row, List[str]]] = {
     "starting": (replace(ROW, state=State.STARTING), ["4711", "starting", *WITHOUT]),
     "idle": (replace(ROW, state=State.IDLE), ["4711", "idle", *WITHOUT]),
@@ -137,7 +140,7 @@ SHOWN: Dict[str, Tuple[Row, List[str]]] = {
 
 @pytest.mark.parametrize(("row", "cells"), SHOWN.values(), ids=SHOWN.keys())
 def test_a_row_says_what_its_worker_does(row: Row, cells: List[str]) -> None:
-    _, line, _ = report.table([staff(row)], NOW)
+    _, (line, _), _ = report.table([staff(row)], NOW)
     assert line.split() == ["1", *cells, "7", "2"]
 
 
@@ -186,14 +189,14 @@ POOLS: Dict[str, Tuple[List[report.Staff], List[List[str]]]] = {
 def test_the_table_says_whose_worker_each_is_where_there_are_several_services(
     pools: List[report.Staff], cells: List[List[str]]
 ) -> None:
-    *lines, _ = report.table(pools, NOW)
+    *lines, _ = [text for text, _ in report.table(pools, NOW)]
     assert [line.split()[:2] for line in lines] == cells
     assert len({len(line) for line in lines}) == 1
 
 
 def test_the_totals_are_of_all_pools_and_of_those_that_have_ended() -> None:
     ended = report.NOTHING.plus([ROW]).plus([IDLE_ROW, ENDED_ROW])
-    *_, line = report.table([staff(ROW), staff(ROW, ENDED_ROW, **RETIRED)], NOW, ended)
+    *_, (line, _) = report.table([staff(ROW), staff(ROW, ENDED_ROW, **RETIRED)], NOW, ended)
     assert line == str(report.NOTHING.plus([ROW] * 6))
     assert line.startswith("42 connections served, 12 failed (6 refused, 0 timed out, ")
     assert line.endswith(", 18 with the client gone before, 600 bytes up, 1200 bytes down")
@@ -204,10 +207,11 @@ DIED = {
     State.STARTING: None,
     State.IDLE: None,
     State.CONNECTING: (
-        "16:1024 closed: its worker died before there was a connection to kms.example.org:443"
+        "#3-17 {}16:1024 closed: its worker died before there was a connection to "
+        "kms.example.org:443"
     ),
     State.RELAYING: (
-        "16:1024 -> 10.0.0.1:443 ended: 5 bytes up, 6 bytes down, 2.000 s, worker died"
+        "#3-17 {}16:1024 -> 10.0.0.1:443 ended: 5 bytes up, 6 bytes down, 2.000 s, worker died"
     ),
 }
 
@@ -217,8 +221,9 @@ def test_the_connection_of_a_worker_that_died_has_a_line_that_names_its_service(
     state: State, line: Optional[str]
 ) -> None:
     row = replace(ROW, state=state)
-    assert report.cut_short(row, None, ENDPOINT, NOW) == line
-    assert report.cut_short(row, "8001", ENDPOINT, NOW) == (line and f"8001: {line}")
+    for several, name in ((False, ""), (True, "8001: ")):
+        written = cut_short(row, "1", "8001", several, ENDPOINT, NOW)
+        assert (written and written[0] % written[1]) == (line and line.format(name))
 
 
 def test_a_worker_that_was_told_to_end_has_a_successor_that_was_not() -> None:

@@ -18,7 +18,7 @@ from tests.support import board, processes
 from tests.support.clients import end_of
 from tests.support.dns import NameServer
 from tests.support.namespaces import Namespace, why_not
-from tests.support.program import PROJECT, Proxy, Transport, command
+from tests.support.program import ID, PROJECT, Proxy, Transport, command
 from tests.support.servers import exchange, silent
 from tests.support.services import (
     ServicesFile,
@@ -492,7 +492,7 @@ def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_comman
         exchange(client, b"x")
         proxy.wait_for_workers(1, f"[{'unix' if transport.name == 'hybrid' else '1:'}")
     (line,) = proxy.log.wait_for(" ended: ")
-    assert re.search(rf"info worker \d: {proxy.transport.peer_pattern} -> 127", line)
+    assert re.search(rf"info worker \d: {ID}{proxy.transport.peer_pattern} -> 127", line)
     assert [row.worker for row in board.ask(proxy)] == ["1", "2"]
     os.kill(proxy.workers()[0], signal.SIGKILL)
     proxy.log.wait_for(r"warning master: worker \d ended, signal 9")
@@ -510,7 +510,7 @@ def test_the_line_of_a_connection_names_its_service(
             exchange(client, b"12345")
         (line,) = proxy.log.wait_for(rf" {port}: .* ended: ")
         assert re.search(
-            rf"info worker {worker}: {port}: {proxy.transport.peer_pattern} -> "
+            rf"info worker {worker}: {ID}{port}: {proxy.transport.peer_pattern} -> "
             rf"127\.0\.0\.1:{server.port} ended: 5 bytes up, 5 bytes down, ",
             line,
         )
@@ -526,7 +526,7 @@ def test_a_connection_that_fails_names_its_service(
     with proxy.connect(two) as client:
         assert end_of(client) == b""
     proxy.log.wait_for(
-        rf"error worker 1: {two}: {proxy.transport.peer_pattern} closed: cannot connect to 127"
+        rf"error worker 1: {ID}{two}: {proxy.transport.peer_pattern} closed: cannot connect to 127"
     )
 
 
@@ -544,7 +544,7 @@ def test_the_connection_of_a_worker_that_dies_names_its_service(
         os.kill(worker, signal.SIGKILL)
         proxy.log.wait_for("worker 1 ended, signal 9")
     (line,) = proxy.log.matching(" ended: ")
-    assert re.search(rf"warning master: {two}: {proxy.transport.peer_pattern} -> ", line)
+    assert re.search(rf"warning master: {ID}{two}: {proxy.transport.peer_pattern} -> ", line)
 
 
 def asked_totals(proxy: Proxy) -> str:

@@ -22,7 +22,7 @@ from tests.support import board, processes
 from tests.support.clients import end_of
 from tests.support.crowd import Crowd, End, answering
 from tests.support.namespaces import why_not
-from tests.support.program import Proxy, Transport
+from tests.support.program import ID, Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.services import (
     Service,
@@ -438,7 +438,7 @@ def test_a_connection_of_a_service_that_is_gone_is_named_by_it_though_only_one_i
     with proxy.connect(two) as live:
         assert say(live) == b"A"
         services_file.reload(proxy, service(one, server))
-    proxy.log.wait_for(rf"info worker \d: {two}: .* ended: 1 bytes up")
+    proxy.log.wait_for(rf"info worker \d: {ID}{two}: .* ended: 1 bytes up")
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support.clients import answers
 from tests.support.processes import title
+from tests.support.program import ID
 from tests.support.servers import exchange, read_all, read_exactly, silent
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
@@ -173,7 +174,7 @@ def test_a_connection_ends_with_one_line_that_tells_all_about_it(
         exchange(client, b"12345")
     line = proxy.log.wait_for(" ended: ")[0]
     assert re.search(
-        rf"info worker \d: {proxy.transport.peer_pattern} -> 127\.0\.0\.1:{server.port} ended: "
+        rf"info worker \d: {ID}{proxy.transport.peer_pattern} -> 127\.0\.0\.1:{server.port} ended: "
         r"5 bytes up, 5 bytes down, \d+\.\d{3} s, client closed$",
         line,
     )

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.namespaces import why_not
-from tests.support.program import Proxy
+from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, wait_until
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_in_mid_connection_leaves_one_line_about_it(
         proxy.log.wait_for("worker 1 ended, signal 9")
     (line,) = proxy.log.matching(" ended: ")
     assert re.search(
-        rf"warning master: {proxy.transport.peer_pattern} -> 127\.0\.0\.1:{server.port} ended: "
+        rf"warning master: {ID}{proxy.transport.peer_pattern} -> 127\.0\.0\.1:{server.port} ended: "
         r"5 bytes up, 5 bytes down, \d+\.\d{3} s, worker died$",
         line,
     )

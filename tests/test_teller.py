@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -39,10 +39,10 @@ class FakeLog:
             self.untold.keep_rest(b"")
         return self.code
 
-    def write(self, level: int, text: str) -> int:
+    def write(self, level: int, text: str, known: Dict[str, object]) -> int:
         self.attempts += 1
         if not self.code:
-            self.lines.append(f"{logging.getLevelName(level)} {text}")
+            self.lines.append(f"{logging.getLevelName(level)} {text % known}")
         return self.code
 
 

@@ -14,7 +14,18 @@ import socket
 import sys
 import traceback
 import warnings
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 with warnings.catch_warnings():
     # Its regular expressions have escapes that CPython 3.12 and newer complain of when compiling.
@@ -27,9 +38,17 @@ from vsock_proxy.config.endpoints import EXPECTED, check_endpoint, port_rule
 from vsock_proxy.config.hostnames import NoHost
 from vsock_proxy.config.rules import Unfit
 from vsock_proxy.errors import OutputError, ProxyError, UsageError, out_of, out_of_memory
+from vsock_proxy.observing.complaints import Complaints
 from vsock_proxy.observing.stderr import Stderr
 from vsock_proxy.process.signals import Interrupted, Signals
-from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings, Settings
+from vsock_proxy.settings import (
+    JSON,
+    LOG_FORMATS,
+    Endpoint,
+    ServiceOptions,
+    ServiceSettings,
+    Settings,
+)
 
 USAGE = """\
 Relay connections of enclaves and microVMs between vsock and TCP.
@@ -79,6 +98,7 @@ Options:
   --drain-timeout S      After SIGTERM, let live connections go on for at most
                          S seconds. [default: 30]
   --log-level LEVEL      debug, info, warning or error. [default: info]
+  --log-format FORMAT    text, or json: one object a line. [default: text]
   -h, --help             Show this text.
   -V, --version          Show the version.
 """
@@ -95,6 +115,7 @@ ASKING = re.compile(r"-[46]*([hV])[46hV]*")
 ABBREVIATED = "--help and --version cannot be abbreviated"
 # What is of no use where nothing is looked up.
 OF_LOOKUPS = ("--ipv4", "--ipv6", "--resolve-interval")
+INTERNAL_ERROR = "internal error, please report it"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Marks a word behind `--`; no word of a command line can hold it.
 NO_OPTION = "\0"
@@ -104,7 +125,7 @@ T = TypeVar("T")
 
 def run(arguments: List[str], signals: Signals) -> int:
     """Run the program; returns its exit code."""
-    stderr = Stderr()
+    complaints = Complaints(Stderr(), _asks_for_json(arguments))
     try:
         text = _asked_for(arguments)
         if text is not None:
@@ -114,20 +135,19 @@ def run(arguments: List[str], signals: Signals) -> int:
         # Imported late: a usage error need not wait for what only serving needs.
         from vsock_proxy.supervision.start import serve
 
-        return serve(settings, signals, stderr)
+        return serve(settings, signals, complaints.stderr)
     except Interrupted:
         return os.EX_OK
     except ProxyError as error:
-        return _fail(stderr, str(error), error.exit_code)
+        return complaints.fail(str(error), error.exit_code)
     except MemoryError:
-        return _fail(stderr, str(out_of_memory()), os.EX_UNAVAILABLE)
+        return complaints.fail(str(out_of_memory()), os.EX_UNAVAILABLE)
     except Exception as error:
         exhausted = out_of(error) if isinstance(error, OSError) else None
         if exhausted is not None:
-            return _fail(stderr, str(exhausted), exhausted.exit_code)
+            return complaints.fail(str(exhausted), exhausted.exit_code)
         # The last frame of the program: the error is shown whole, and has an exit code of its own.
-        stderr.say(traceback.format_exc().rstrip())
-        return _fail(stderr, "internal error, please report it", os.EX_SOFTWARE)
+        return complaints.fail(INTERNAL_ERROR, os.EX_SOFTWARE, traceback.format_exc().rstrip())
 
 
 def parse(arguments: List[str]) -> Settings:
@@ -149,7 +169,8 @@ def parse(arguments: List[str]) -> Settings:
         config=words["--config"],
         workers=_value(words, "--num_workers", rules.WORKERS.parse),
         drain_timeout=_value(words, "--drain-timeout", rules.DRAIN_TIMEOUT.parse),
-        log_level=_log_level(words["--log-level"]),
+        log_level=_one_of(words, "--log-level", LOG_LEVELS),
+        log_format=_one_of(words, "--log-format", LOG_FORMATS),
     )
 
 
@@ -214,6 +235,16 @@ def _asked_for(arguments: List[str]) -> Optional[str]:
     if "--version" in options or "V" in asked:
         return f"vsock-proxy {__version__}"
     return None
+
+
+def _asks_for_json(arguments: List[str]) -> bool:
+    """Whether --log-format json is among them, even if something else is wrong with them."""
+    options, _ = _split(arguments)
+    for option, following in zip(options, [*options[1:], ""]):
+        name, is_joined, value = option.partition("=")
+        if _long_names(name) == ["--log-format"] and (value if is_joined else following) == JSON:
+            return True
+    return False
 
 
 def _split(arguments: List[str]) -> Tuple[List[str], List[str]]:
@@ -337,9 +368,10 @@ def _family(words: Dict[str, Any]) -> socket.AddressFamily:
     return socket.AF_INET6 if words["--ipv6"] else socket.AF_UNSPEC
 
 
-def _log_level(text: str) -> str:
-    if text not in LOG_LEVELS:
-        raise UsageError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {text!r}")
+def _one_of(words: Dict[str, Any], name: str, known: Sequence[str]) -> str:
+    text: str = words[name]
+    if text not in known:
+        raise UsageError(f"{name} must be one of {', '.join(known)}, not {text!r}")
     return text
 
 
@@ -361,10 +393,3 @@ def _print(text: str) -> None:
             rest = rest[os.write(STDOUT, rest) :]
     except OSError as error:
         raise OutputError(f"cannot write to the standard output: {error.strerror}") from None
-
-
-def _fail(stderr: Stderr, message: str, exit_code: int) -> int:
-    # An argument may hold bytes that are no text (PEP 383) or control characters.
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    stderr.say(f"vsock-proxy: {line}")
-    return exit_code

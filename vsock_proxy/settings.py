@@ -11,6 +11,7 @@ from typing import FrozenSet, Optional
 
 VSOCK_PREFIX, UNIX_PREFIX = "vsock:", "unix:"
 EVERY_IPV6_ADDRESS = "::"
+LOG_FORMATS = TEXT, JSON = "text", "json"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Settings:
     workers: int = 4
     drain_timeout: float = 30.0
     log_level: str = "info"
+    log_format: str = TEXT
 
 
 def format_address(host: str, port: int) -> str:

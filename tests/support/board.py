@@ -22,6 +22,7 @@ class Row:
     pid: int
     state: str
     seconds: float
+    connection: str
     client: str
     endpoint: str
     up: int
@@ -49,6 +50,7 @@ def _row(cells: Dict[str, str]) -> Row:
         pid=0 if cells["pid"] == "-" else int(cells["pid"]),
         state=cells["state"],
         seconds=0.0 if cells["for s"] == "-" else float(cells["for s"]),
+        connection=cells["connection"],
         client=cells["client"],
         endpoint=cells["endpoint"],
         up=int(cells["up"]),

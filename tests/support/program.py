@@ -19,6 +19,8 @@ from tests.support.transports import Hybrid, Tcp, Vsock
 
 PROJECT = Path(__file__).resolve().parents[2]
 Transport = Union[Hybrid, Vsock, Tcp]
+# How a line about a connection begins.
+ID = r"#\d+-\d+ "
 
 
 def command(*arguments: str) -> List[str]:

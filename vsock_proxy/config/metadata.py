@@ -176,7 +176,10 @@ def look_up(names: Sequence[str], endpoints: Sequence[str], patience: float) -> 
                 "an EC2 instance with the metadata service enabled and, in a container, a hop "
                 "limit of 2?"
             )
-        log.info("no instance metadata yet (%s); trying again", "; ".join(problems))
+        log.info(
+            "no instance metadata yet (%(reason)s); trying again",
+            {"event": "metadata_awaited", "reason": "; ".join(problems)},
+        )
         time.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -30,10 +30,21 @@ class UnknownKeys:
         self._count += 1
         if self._count <= MOST_WARNINGS:
             where = f"file {self._path}, line {line_of(key)}"
-            log.warning("%s: unknown key %s ignored", where, shown(key))
+            log.warning(
+                "%(where)s: unknown key %(key)s ignored",
+                {"event": "unknown_key", "where": where, "key": shown(key)},
+            )
 
     def end(self) -> None:
         """There are no more."""
         more = self._count - MOST_WARNINGS
         if more > 0:
-            log.warning("file %s: %s ignored", self._path, counted(more, "more unknown key"))
+            log.warning(
+                "file %(path)s: %(keys)s ignored",
+                {
+                    "event": "unknown_keys",
+                    "path": self._path,
+                    "count": more,
+                    "keys": counted(more, "more unknown key"),
+                },
+            )

@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class Condition(enum.Enum):
-    """How the last lookup ended, as far as it is worth a line."""
+    """How the last lookup ended, as far as it is worth a line; the event of that line."""
 
-    WELL = enum.auto()
-    UNRESOLVED = enum.auto()
-    NOT_PERMITTED = enum.auto()
-    TOO_MANY = enum.auto()
+    WELL = "name_well_again"
+    UNRESOLVED = "name_unresolved"
+    NOT_PERMITTED = "name_not_permitted"
+    TOO_MANY = "name_has_too_many"
 
 
 class Resolution:
@@ -114,7 +114,16 @@ class Resolution:
             for table in stale:
                 table.publish(used)
             if log.isEnabledFor(level) and self._news.allow(self._clock()):
-                log.log(level, "%s is %s", self._policy.endpoint.host, _hosts(used))
+                log.log(
+                    level,
+                    "%(host)s is %(addresses)s",
+                    {
+                        "event": "name_resolved",
+                        "upstream": self._policy.endpoint,
+                        "host": self._policy.endpoint.host,
+                        "addresses": _hosts(used),
+                    },
+                )
         if len(chosen) > len(used):
             self._say(
                 Condition.TOO_MANY,
@@ -143,7 +152,17 @@ class Resolution:
             return
         self._said = condition
         level = logging.INFO if condition is Condition.WELL else logging.WARNING
-        log.log(level, "%s %s", self._policy.endpoint.host, text)
+        log.log(
+            level,
+            "%(host)s %(text)s",
+            {
+                "event": condition.value,
+                "upstream": self._policy.endpoint,
+                "host": self._policy.endpoint.host,
+                "text": text,
+                "reason": text,
+            },
+        )
 
 
 class _Pace:

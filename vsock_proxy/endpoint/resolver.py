@@ -76,10 +76,14 @@ class Resolver:
         self._start(missing, lifeline)
         if missing:
             log.error(
-                "cannot start a thread for each name, missing are %d of %d; raise the limit of "
-                "processes with TasksMax= in the unit or ulimit -u; trying again every second",
-                len(missing),
-                len(self._resolutions),
+                "cannot start a thread for each name, missing are %(count)d of %(all)d; raise the "
+                "limit of processes with TasksMax= in the unit or ulimit -u; trying again every "
+                "second",
+                {
+                    "event": "threads_missing",
+                    "count": len(missing),
+                    "all": len(self._resolutions),
+                },
             )
         while not poll.poll(START_AGAIN_MS if missing else None):
             self._start(missing, lifeline)
@@ -105,5 +109,5 @@ def _run(resolution: Resolution, lifeline: int) -> None:
         resolution.run(lifeline)
     except Exception:
         # Not to hide it: this is the thread's last frame, and the master starts another process.
-        log.exception("internal error, please report it")
+        log.exception("internal error, please report it", {"event": "internal_error"})
         os._exit(os.EX_SOFTWARE)

@@ -1,8 +1,13 @@
-"""The log: one line an event on stderr, for people or for the journal.
+"""The log: one line an event on stderr, for people, for the journal, or for programs.
 
 Every process writes each line at once to the shared stderr, unbuffered, so that lines of different
 workers never mix and a fork duplicates none. Where stderr is the journal, a line begins with its
 priority (sd-daemon(3)) and leaves time and process to the journal.
+
+Who logs gives a text whose values have names, and these values: `log.info("%(host)s is gone",
+{"event": "gone", "host": host})`. The text takes those that it names. A JSON object has those that
+json_lines.py knows, also where the text says them in other words or not at all. So no message is
+written twice, and to know more than the text says costs it nothing.
 
 Nobody waits for the log: a line that cannot be written at once is left out and counted, and the
 master says how many there were. A line that is longer than what can be written at once is cut.
@@ -13,13 +18,18 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
-from typing import Optional
+from typing import Callable, Dict, Mapping, Optional
 
-from vsock_proxy.observing.stderr import STDERR, Stderr, pieces
+from vsock_proxy.observing.printable import printable, printable_lines, timestamp
+from vsock_proxy.observing.stderr import MOST, STDERR, Stderr, pieces
 from vsock_proxy.observing.untold import UNWRITTEN, Untold
+from vsock_proxy.settings import JSON, TEXT
 
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+# What a worker is called begins so.
+WORKER = "worker "
+# The event of a line that is not this program's.
+OTHER = "other"
 
 
 class _StderrHandler(logging.Handler):
@@ -78,13 +88,12 @@ class _Text(logging.Formatter):
     process = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{seconds}.{int(record.msecs):03d}Z {record.levelname.lower()} {self.body(record)}"
+        return f"{timestamp(record.created)} {record.levelname.lower()} {self.body(record)}"
 
     def body(self, record: logging.LogRecord) -> str:
-        text = f"{self.process}: {_printable(record.getMessage())}"
+        text = f"{self.process}: {printable(record.getMessage())}"
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text += "\n" + printable_lines(self.formatException(record.exc_info))
         return text
 
 
@@ -92,8 +101,51 @@ class _Journal(_Text):
     """`<6>worker 2: ...`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        prefix = f"<{PRIORITIES[record.levelname]}>"
+        prefix = _priority(record)
         return prefix + self.body(record).replace("\n", "\n" + prefix)
+
+
+class _Json(_Text):
+    """`{"time":"2026-01-31T12:00:00.000Z","level":"info",...}`"""
+
+    def __init__(self, prefix: Callable[[logging.LogRecord], str]) -> None:
+        """prefix: what comes before the object."""
+        super().__init__()
+        # Imported where it is asked for: it needs Python's json.
+        from vsock_proxy.observing.json_lines import json_line
+
+        self._line = json_line
+        self._prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        known: Mapping[str, object] = record.args if isinstance(record.args, dict) else {}
+        head = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "event": str(known.get("event", OTHER)),
+            "process": self.process,
+        }
+        if self.process.startswith(WORKER):
+            head["worker"] = self.process[len(WORKER) :]
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        prefix = self._prefix(record)
+        return prefix + self._line(head, known, record.getMessage(), trace, MOST - len(prefix) - 1)
+
+
+def _priority(record: logging.LogRecord) -> str:
+    return f"<{PRIORITIES[record.levelname]}>"
+
+
+def _no_prefix(record: logging.LogRecord) -> str:
+    return ""
+
+
+def _formatter(log_format: str) -> _Text:
+    is_journal = _stderr_is_journal()
+    if log_format == JSON:
+        # The journal takes the priority off again.
+        return _Json(_priority if is_journal else _no_prefix)
+    return _Journal() if is_journal else _Text()
 
 
 class _FormatOnly(logging.Handler):
@@ -110,9 +162,12 @@ class _FormatOnly(logging.Handler):
 class Log:
     """Where all lines of this process go. Made once, by the master; a child takes another name."""
 
-    def __init__(self, level: str, stderr: Stderr, untold: Untold) -> None:
-        """level: the lowest that is written."""
-        self._text = _Journal() if _stderr_is_journal() else _Text()
+    def __init__(self, level: str, stderr: Stderr, untold: Untold, log_format: str = TEXT) -> None:
+        """
+        level: the lowest that is written.
+        log_format: one of LOG_FORMATS.
+        """
+        self._text = _formatter(log_format)
         self.stderr = stderr
         self.untold = untold
         self._handler = _StderrHandler(stderr, untold)
@@ -129,7 +184,19 @@ class Log:
         """Do all for a line but write it, so that what the interpreter caches is shared."""
         root = logging.getLogger()
         kept, root.handlers[:] = root.handlers[:], [_FormatOnly(self._text)]
-        root.critical("%s: %d, %.3f", "rehearsal", 1, 1.0)
+        root.critical(
+            "#%(connection)s %(peer)s: %(bytes_up)d, %(seconds).3f, %(reason)s",
+            {
+                "event": "rehearsal",
+                "service": "1",
+                "connection": "1-1",
+                "peer": "1",
+                "bytes_up": 1,
+                "seconds": 1.0,
+                "reason": "rehearsed",
+                "errno": errno.EAGAIN,
+            },
+        )
         root.handlers[:] = kept
 
     def name(self, process: str, cells: Optional[memoryview] = None) -> None:
@@ -141,9 +208,9 @@ class Log:
         if cells is not None:
             self.untold.belong_to(cells)
 
-    def write(self, level: int, text: str) -> int:
+    def write(self, level: int, text: str, known: Dict[str, object]) -> int:
         """Write a line now, whatever the lowest level is; the errno if that cannot be done."""
-        record = logging.LogRecord(__name__, level, "", 0, text, None, None)
+        record = logging.LogRecord(__name__, level, "", 0, text, (known,), None)
         (piece,) = pieces(self._text.format(record))
         return self._handler.attempt(piece)
 
@@ -158,10 +225,3 @@ def _stderr_is_journal() -> bool:
     except OSError:
         return False
     return stream == f"{stat.st_dev}:{stat.st_ino}"
-
-
-def _printable(text: str) -> str:
-    """The text on one line, whatever it holds."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 from vsock_proxy.endpoint.addresses import host_of
+from vsock_proxy.observing.closing import (
+    NANOSECONDS,
+    WITHOUT_CLIENT,
+    connected_to,
+    connection_name,
+)
 from vsock_proxy.observing.peers import peer_name
 from vsock_proxy.observing.scoreboard import FAILURES, Row, State
-from vsock_proxy.settings import Endpoint, format_address
+from vsock_proxy.settings import Endpoint
 
 HEADINGS = (
     "worker",
@@ -16,6 +22,7 @@ HEADINGS = (
     "pid",
     "state",
     "for s",
+    "connection",
     "client",
     "endpoint",
     "up",
@@ -24,8 +31,9 @@ HEADINGS = (
     "failed",
 )
 SERVICE = HEADINGS.index("service")
-WITHOUT_CLIENT = (State.ABSENT, State.STARTING, State.IDLE)
-NANOSECONDS = 1_000_000_000
+
+# A line of the log, and what is known beside its text.
+Line = Tuple[str, Dict[str, object]]
 
 
 def worker_name(service: Optional[str], number: int) -> str:
@@ -78,6 +86,16 @@ class Totals:
             self.down + sum(row.total_down for row in known),
         )
 
+    @property
+    def known(self) -> Dict[str, object]:
+        """What a line that has these in its text knows beside it."""
+        return {
+            "served": self.served,
+            "failed": self.failed,
+            "bytes_up": self.up,
+            "bytes_down": self.down,
+        }
+
     def __str__(self) -> str:
         causes = [f"{number} {cause}" for number, cause in zip(self.failures, FAILURES.values())]
         return (
@@ -91,7 +109,7 @@ class Totals:
 NOTHING = Totals()
 
 
-def table(pools: Iterable[Staff], now: int, before: Totals = NOTHING) -> List[str]:
+def table(pools: Iterable[Staff], now: int, before: Totals = NOTHING) -> List[Line]:
     """One line a worker, then the totals; now is a time.monotonic_ns().
 
     Where there are several services, a column says whose client a worker has, or whose it is alone.
@@ -99,52 +117,38 @@ def table(pools: Iterable[Staff], now: int, before: Totals = NOTHING) -> List[st
     """
     known = list(pools)
     several = len({name for pool in known for name in pool.services}) > 1
-    lines = [HEADINGS] + [
-        _line(pool, row, now)
+    workers = [
+        (pool, row)
         for pool in known
         for row in pool.rows
         # Who has left a retired pool has no successor there.
         if not (pool.retired and row.state is State.ABSENT)
     ]
+    lines = [HEADINGS] + [_cells(pool, row, now) for pool, row in workers]
     columns = [column for column in range(len(HEADINGS)) if several or column != SERVICE]
     widths = {column: max(len(line[column]) for line in lines) for column in columns}
-    texts = [
+    heading, *texts = [
         "  ".join(line[column].rjust(width) for column, width in widths.items()) for line in lines
     ]
-    return [*texts, str(before.plus(row for pool in known for row in pool.rows))]
+    totals = before.plus(row for pool in known for row in pool.rows)
+    return [
+        (heading, {"event": "scoreboard"}),
+        *((text, _known(pool, row, now)) for text, (pool, row) in zip(texts, workers)),
+        (str(totals), {"event": "scoreboard_totals", **totals.known}),
+    ]
 
 
-def cut_short(row: Row, service: Optional[str], endpoint: Endpoint, now: int) -> Optional[str]:
-    """The line for the connection of a worker that died, None if that had none or has one.
-
-    service: the name of the one that it was of; None: there is only one.
-    """
-    if row.state in WITHOUT_CLIENT:
-        return None
-    client = peer_name(row.peer)
-    if service is not None:
-        client = f"{service}: {client}"
-    if row.state is State.CONNECTING:
-        return f"{client} closed: its worker died before there was a connection to {endpoint}"
-    # Of several addresses, the one that it had.
-    connected = format_address(host_of(row.address), endpoint.port) if endpoint.is_tcp else endpoint
-    return (
-        f"{client} -> {connected} ended: "
-        f"{row.up} bytes up, {row.down} bytes down, "
-        f"{(now - row.since) / NANOSECONDS:.3f} s, worker died"
-    )
-
-
-def _line(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
+def _cells(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
     serves = row.state not in WITHOUT_CLIENT
     endpoint = pool.endpoints[row.route]
     connected = host_of(row.address) if endpoint.is_tcp else str(endpoint)
     return (
-        worker_name(pool.services[0] if pool.own else None, row.number),
+        _worker(pool, row),
         pool.services[row.route] if serves or pool.own else "-",
         str(row.pid) if row.pid else "-",
-        "draining" if serves and row.drains else str(row.state),
+        _state(row),
         f"{max(0, now - row.since) / NANOSECONDS:.1f}" if row.since else "-",
+        connection_name(row.serial, row.connections) if serves else "-",
         peer_name(row.peer) if serves else "-",
         connected if serves and row.state is not State.CONNECTING else "-",
         # A worker that died has left those of the connection it had.
@@ -153,3 +157,34 @@ def _line(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
         str(row.served),
         str(row.failed),
     )
+
+
+def _known(pool: Staff, row: Row, now: int) -> Dict[str, object]:
+    """The same for programs: what a worker has not, such as a client, is left out."""
+    serves = row.state not in WITHOUT_CLIENT
+    known: Dict[str, object] = {
+        "event": "scoreboard_worker",
+        "worker": _worker(pool, row),
+        "pid": row.pid or None,
+        "state": _state(row),
+        "seconds": max(0, now - row.since) / NANOSECONDS if row.since else None,
+        "served": row.served,
+        "failed": row.failed,
+    }
+    if serves or pool.own:
+        known["service"] = pool.services[row.route]
+    if serves:
+        known["connection"] = connection_name(row.serial, row.connections)
+        known["peer"] = peer_name(row.peer)
+        known["bytes_up"], known["bytes_down"] = row.up, row.down
+        if row.state is not State.CONNECTING:
+            known["upstream"] = connected_to(row, pool.endpoints[row.route])
+    return known
+
+
+def _worker(pool: Staff, row: Row) -> str:
+    return worker_name(pool.services[0] if pool.own else None, row.number)
+
+
+def _state(row: Row) -> str:
+    return "draining" if row.drains and row.state not in WITHOUT_CLIENT else str(row.state)

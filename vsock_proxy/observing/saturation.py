@@ -109,5 +109,14 @@ class Watch:
         elif self._board.several:
             workers += " that services share"
             advice += ", and workers: gives a service its own"
-        are = "is" if count == 1 else "are"
-        log.warning("%s %s busy, further clients wait; %s", workers, are, advice)
+        log.warning(
+            "%(workers)s %(are)s busy, further clients wait; %(advice)s",
+            {
+                "event": "saturated",
+                "service": self._service,
+                "count": count,
+                "workers": workers,
+                "are": "is" if count == 1 else "are",
+                "advice": advice,
+            },
+        )

@@ -51,7 +51,10 @@ TOTAL_UP, TOTAL_DOWN = range(19, 21)
 # Whether the worker ends when its connection does, and which of its pool's services it serves, or
 # has served last.
 DRAINS, ROUTE = range(21, 23)
-FIELDS = 23
+# Which process of all that have been workers since the start it is, and how many connections that
+# process has accepted: the name of a connection (closing.py).
+SERIAL, CONNECTIONS = range(23, 25)
+FIELDS = 25
 # What the byte of a worker says,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
 IDLE_BYTE, BUSY_BYTE = bytes((IS_IDLE,)), bytes((IS_BUSY,))
@@ -75,7 +78,8 @@ class Row:
 
     since is the time.monotonic_ns() when the worker began what it does: to wait, to serve the
     connection, or to be absent; 0 if it has never been there. failures are in the order of
-    FAILURES. route is the place of the service in its pool.
+    FAILURES. route is the place of the service in its pool. serial counts the processes that have
+    been workers of the run, and connections what this one has accepted.
     """
 
     number: int
@@ -84,6 +88,8 @@ class Row:
     drains: bool
     since: int
     route: int
+    serial: int
+    connections: int
     peer: Tuple[int, ...]
     address: Tuple[int, int]
     up: int
@@ -115,6 +121,10 @@ class Scoreboard:
         """The cells of a worker, for it alone to write."""
         return self._cells[(number - 1) * FIELDS : number * FIELDS]
 
+    def expect(self, number: int, serial: int) -> None:
+        """A worker is about to be forked, of that serial; for the master to say."""
+        self.slot(number)[SERIAL] = serial
+
     def claim(self, number: int, pid: int) -> memoryview:
         """Take over a slot for a new worker."""
         slot = self.slot(number)
@@ -122,7 +132,7 @@ class Scoreboard:
         slot[PID] = pid
         slot[STATE] = State.STARTING
         slot[DRAINS] = False
-        slot[ROUTE] = 0
+        slot[ROUTE] = slot[CONNECTIONS] = 0
         slot[SINCE] = time.monotonic_ns()
         self._mark(number, IS_IDLE)
         return slot
@@ -201,6 +211,8 @@ class Scoreboard:
             drains=bool(cells[DRAINS]),
             since=cells[SINCE],
             route=cells[ROUTE],
+            serial=cells[SERIAL],
+            connections=cells[CONNECTIONS],
             peer=tuple(cells[PEER_KIND : PEER_LOW + 1]),
             address=(cells[ADDRESS_HIGH], cells[ADDRESS_LOW]),
             up=cells[TOTAL_UP] - cells[UP_BEFORE],

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import select
-from typing import Optional
+from typing import Dict, Optional
 
 from vsock_proxy.observing.limiter import LINES_PER_SECOND
 from vsock_proxy.observing.logs import Log
@@ -24,6 +24,13 @@ INTERVAL = 1.0
 LONGEST_INTERVAL = 60.0
 
 LEVELS = {LEFT_OUT: logging.WARNING, UNWRITTEN: logging.WARNING, NOT_ACCEPTED: logging.ERROR}
+TEXTS = {
+    LEFT_OUT: "%(lines)s left out, more than %(most)d a second",
+    UNWRITTEN: "%(lines)s of the log could not be written: %(reason)s",
+    NOT_ACCEPTED: "cannot accept: %(reason)s; going on (%(attempts)s failed)",
+}
+EVENTS = {LEFT_OUT: "lines_left_out", UNWRITTEN: "lines_lost", NOT_ACCEPTED: "accept_failed"}
+UNREAD = "nobody read it in time"
 
 
 class Teller:
@@ -87,24 +94,25 @@ class Teller:
         for kind, total in enumerate(totals):
             if total == self._told[kind]:
                 continue
-            code = self._log.write(LEVELS[kind], self._text(kind, total - self._told[kind]))
+            known = self._known(kind, total - self._told[kind])
+            code = self._log.write(LEVELS[kind], TEXTS[kind], known)
             if code:
                 return code
             self._told[kind] = total
         return 0
 
-    def _text(self, kind: int, number: int) -> str:
-        code = self._untold.code(kind)
+    def _known(self, kind: int, number: int) -> Dict[str, object]:
+        known: Dict[str, object] = {"event": EVENTS[kind], "count": number}
         if kind == LEFT_OUT:
-            were = "was" if number == 1 else "were"
-            return (
-                f"{counted(number, 'line')} {were} left out, more than {LINES_PER_SECOND} a second"
-            )
-        if kind == NOT_ACCEPTED:
-            attempts = counted(number, "attempt")
-            return f"cannot accept: {os.strerror(code)}; going on ({attempts} failed)"
-        reason = "nobody read it in time" if code == errno.EAGAIN else os.strerror(code)
-        return f"{counted(number, 'line')} of the log could not be written: {reason}"
+            lines = f"{counted(number, 'line')} {'was' if number == 1 else 'were'}"
+            return {**known, "lines": lines, "most": LINES_PER_SECOND}
+        code = self._untold.code(kind)
+        if kind == UNWRITTEN:
+            known["lines"] = counted(number, "line")
+        else:
+            known["attempts"] = counted(number, "attempt")
+        unread = kind == UNWRITTEN and code == errno.EAGAIN
+        return {**known, "reason": UNREAD if unread else os.strerror(code), "errno": code}
 
     def _go_on(self, now: float, told: bool) -> None:
         if told:

@@ -39,6 +39,6 @@ def _run(signals: Signals, child: Callable[[], Optional[int]]) -> None:
         exit_code = child() or os.EX_OK
     except Exception:
         # Not to hide it: this is the process's last frame, and the master starts another.
-        log.exception("internal error, please report it")
+        log.exception("internal error, please report it", {"event": "internal_error"})
     finally:
         os._exit(exit_code)

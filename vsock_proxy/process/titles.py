@@ -29,7 +29,10 @@ def find_room() -> None:
     been taken out, there are no titles.
     """
     if WHY_NONE:
-        log.debug("processes have no titles: cannot use setproctitle: %s", WHY_NONE)
+        log.debug(
+            "processes have no titles: cannot use setproctitle: %(reason)s",
+            {"event": "no_titles", "reason": WHY_NONE},
+        )
     else:
         getproctitle()
 

@@ -19,7 +19,7 @@ import re
 import socket
 import time
 from select import POLLIN
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 from vsock_proxy.observing import scoreboard
 from vsock_proxy.serving.attempt import begin
@@ -90,11 +90,12 @@ class HybridUpstream:
                 sock.close()
             now = time.monotonic()
             if sock is not None and code == errno.EAGAIN and now >= deadline:
-                raise ConnectFailed(f"{NO_ANSWER}: it accepts no connection", scoreboard.TIMED_OUT)
+                text = f"{NO_ANSWER}: it accepts no connection"
+                raise ConnectFailed(text, scoreboard.TIMED_OUT, code)
             if sock is None or code != errno.EAGAIN:
                 cause, advice = FAILURES.get(code, (scoreboard.FAILED, ""))
                 text = os.strerror(code)
-                raise ConnectFailed(f"{text}; {advice}" if advice else text, cause)
+                raise ConnectFailed(f"{text}; {advice}" if advice else text, cause, code)
             waiting.wait(min(deadline, now + QUEUE_PAUSE))
 
     def _shake_hands(self, sock: socket.SocketType, waiting: Waiting, deadline: float) -> bytes:
@@ -116,22 +117,23 @@ class HybridUpstream:
                 elif time.monotonic() >= deadline:
                     raise ConnectFailed(f"{NO_ANSWER}{_said(answer)}", scoreboard.TIMED_OUT)
         except OSError as error:
-            raise self._refused(answer, error.strerror or str(error)) from None
+            raise self._refused(answer, error) from None
         line, end, said = answer.partition(b"\n")
         if not end or not ACCEPTED.fullmatch(line):
-            raise self._refused(line + end, "")
+            raise self._refused(line + end, None)
         return said
 
-    def _refused(self, answer: bytes, error: str) -> ConnectFailed:
+    def _refused(self, answer: bytes, error: Optional[OSError]) -> ConnectFailed:
         if answer:
             reason = _said(answer)
         else:
-            closed = f" ({error})" if error else ""
+            closed = f" ({error.strerror or error})" if error else ""
             reason = (
                 f", which closed the connection{closed}; does the guest listen on vsock port "
                 f"{self._endpoint.port}?"
             )
-        return ConnectFailed(f"refused by the VMM{reason}", scoreboard.REFUSED)
+        code = error.errno or 0 if error else 0
+        return ConnectFailed(f"refused by the VMM{reason}", scoreboard.REFUSED, code)
 
 
 def _said(answer: bytes) -> str:

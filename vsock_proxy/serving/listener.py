@@ -69,7 +69,13 @@ class Listener:
             pass
         except OSError as error:
             log.warning(
-                "cannot remove the Unix socket %s: %s; remove it by hand", self.path, error.strerror
+                "cannot remove the Unix socket %(path)s: %(reason)s; remove it by hand",
+                {
+                    "event": "socket_not_removed",
+                    "path": self.path,
+                    "reason": error.strerror,
+                    "errno": error.errno,
+                },
             )
 
 
@@ -235,10 +241,14 @@ def _warn_if_loopback_is_down(listener: Listener, address: str, sockaddr: Tuple[
         except OSError as error:
             if error.errno == errno.ENETUNREACH:
                 log.warning(
-                    "nobody can connect to %s: %s; the loopback interface is down, bring it up: "
-                    "ifconfig lo 127.0.0.1",
-                    listener.name,
-                    error.strerror,
+                    "nobody can connect to %(listener)s: %(reason)s; the loopback interface is "
+                    "down, bring it up: ifconfig lo 127.0.0.1",
+                    {
+                        "event": "loopback_down",
+                        "listener": listener.name,
+                        "reason": error.strerror,
+                        "errno": error.errno,
+                    },
                 )
 
 

@@ -7,6 +7,7 @@ to the kernel for the other side. What the kernel of the other side did with it,
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass
 from typing import Dict, Tuple
 
@@ -43,6 +44,9 @@ class End(enum.Enum):
     HALF_CLOSED_IDLE = "nothing came after the half-close"
     CUT = "proxy ends now"
 
+    def __str__(self) -> str:
+        return self.value
+
 
 OPEN, CLOSED, BROKEN = Seen
 # docs/reference.md has the same, in words. A side that ended alone is wholly gone, and nothing
@@ -63,10 +67,10 @@ CLEAN = (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a connection ended; error is the reset's errno in words."""
+    """How a connection ended; code is the errno of the reset, 0 if it has none."""
 
     end: End
-    error: str = ""
+    code: int = 0
 
     @property
     def clean(self) -> bool:
@@ -74,7 +78,7 @@ class Outcome:
         return self.end in CLEAN
 
     def __str__(self) -> str:
-        return f"{self.end.value} ({self.error})" if self.error else self.end.value
+        return f"{self.end.value} ({os.strerror(self.code)})" if self.code else self.end.value
 
 
 def judge(client: Seen, endpoint: Seen, first: Side) -> End:

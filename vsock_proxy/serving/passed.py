@@ -59,9 +59,10 @@ class Passed:
         left = unasked(self._sockets, services)
         if left:
             log.warning(
-                "systemd holds %s, but no service listens there now: clients wait there; bring "
-                "the service back and reload, or stop and disable the .socket unit and restart",
-                ", ".join(left),
+                "systemd holds %(sockets)s, but no service listens there now: clients wait there; "
+                "bring the service back and reload, or stop and disable the .socket unit and "
+                "restart",
+                {"event": "sockets_without_service", "sockets": ", ".join(left)},
             )
 
     def open(self, service: ServiceSettings) -> Listener:

@@ -27,11 +27,16 @@ CAUSES = {
 
 
 class ConnectFailed(Exception):
-    """No address answered; the text says for each why, cause is the scoreboard's cell for it."""
+    """No address answered; the text says for each why.
 
-    def __init__(self, text: str, cause: int) -> None:
+    cause: the scoreboard's cell for it.
+    code: the errno, of several addresses that of the last to fail; 0 if there is none.
+    """
+
+    def __init__(self, text: str, cause: int, code: int = 0) -> None:
         super().__init__(text)
         self.cause = cause
+        self.code = code
 
 
 class Race:
@@ -83,12 +88,12 @@ class Race:
     def failure(self) -> ConnectFailed:
         """What has become of each address, for when the race is lost."""
         reasons = [f"{address}: {self._reason(i)}" for i, address in enumerate(self.addresses)]
-        cause = scoreboard.TIMED_OUT
-        if self.all_failed:
-            # In the order in which they failed.
-            *_, last = self._failed.values()
-            cause = CAUSES.get(last, scoreboard.FAILED)
-        return ConnectFailed("; ".join(reasons), cause)
+        text = "; ".join(reasons)
+        if not self.all_failed:
+            return ConnectFailed(text, scoreboard.TIMED_OUT)
+        # In the order in which they failed.
+        *_, last = self._failed.values()
+        return ConnectFailed(text, CAUSES.get(last, scoreboard.FAILED), last)
 
     def _delay(self, now: float) -> float:
         """So that each that waits has its turn, and the last one some time to answer."""

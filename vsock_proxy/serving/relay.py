@@ -274,7 +274,7 @@ class Relay:
         first = next(iter(faults), self._first_end) or Side.CLIENT
         end = judge(client, endpoint, first)
         error = faults.get(Side.CLIENT if end is End.CLIENT_RESET else Side.ENDPOINT)
-        return Outcome(end, error.strerror or "" if error else "")
+        return Outcome(end, error.errno or 0 if error else 0)
 
     def _watch(self) -> None:
         """Wait for what the states want, and never for a lasting event that nothing acts on."""

@@ -94,10 +94,10 @@ class VsockUpstream:
             if code != errno.ETIMEDOUT or time.monotonic() >= deadline:
                 break
         if code == errno.ETIMEDOUT:
-            raise ConnectFailed(NO_ANSWER, scoreboard.TIMED_OUT)
+            raise ConnectFailed(NO_ANSWER, scoreboard.TIMED_OUT, code)
         cause, advice = FAILURES.get(code, (scoreboard.FAILED, ""))
         text = os.strerror(code)
-        raise ConnectFailed(f"{text}; {advice}" if advice else text, cause)
+        raise ConnectFailed(f"{text}; {advice}" if advice else text, cause, code)
 
 
 def _answer(sock: socket.SocketType, waiting: Waiting, deadline: float) -> int:

@@ -32,9 +32,16 @@ import select
 import signal
 import time
 from dataclasses import dataclass
-from typing import Callable, Tuple
+from typing import Callable, Dict, Tuple
 
 from vsock_proxy.endpoint.addresses import Address
+from vsock_proxy.observing.closing import (
+    ENDED,
+    NAMED,
+    NAMED_OF_SEVERAL,
+    NANOSECONDS,
+    connection_name,
+)
 from vsock_proxy.observing.limiter import Limiter
 from vsock_proxy.observing.peers import TCP_PEER, UNIX_PEER, Peer, peer_name
 from vsock_proxy.observing.report import Staff, worker_name
@@ -43,15 +50,18 @@ from vsock_proxy.observing.scoreboard import (
     ADDRESS_HIGH,
     ADDRESS_LOW,
     CLIENT_GONE,
+    CONNECTIONS,
     DENIED,
     DOWN_BEFORE,
     DRAINS,
     FAILED,
+    FAILURES,
     PEER_HIGH,
     PEER_KIND,
     PEER_LOW,
     PEER_PORT,
     ROUTE,
+    SERIAL,
     SERVED,
     SINCE,
     STATE,
@@ -79,7 +89,6 @@ from vsock_proxy.serving.waiting import ClientGone, Meanwhile
 # After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
 # stay readable, and who does not pause for it spins.
 ACCEPT_PAUSE_MS = 200
-NANOSECONDS = 1_000_000_000
 IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
     for state in (
@@ -278,6 +287,7 @@ class Worker:
             duty.alarm.raise_once()
         if route is not self._route:
             self._route, slot[ROUTE] = route, duty.routes.index(route)
+        slot[CONNECTIONS] += 1
         slot[STATE] = CONNECTING
         slot[SINCE] = began
         slot[PEER_KIND], slot[PEER_PORT] = peer[0], peer[1]
@@ -303,12 +313,17 @@ class Worker:
 
     def _serve_client(self, client: Socket, peer: Peer) -> None:
         route = self._route
+        self._peer = peer
         allowed = route.allowed_cids
         if allowed is not None and peer[0] not in allowed:
             self._refuse(client, DENIED)
-            self._say(logging.WARNING, "%s refused: its CID is not allowed", peer_name(peer))
+            self._say(
+                logging.WARNING,
+                "%(peer)s refused: its CID is not allowed",
+                {"event": "connection_refused", "upstream": route.endpoint, "reason": "denied"},
+            )
             return
-        self._peer, self._sides = peer, (client,)
+        self._sides = (client,)
         presence = self._relay.look(client)
         try:
             upstream, address, said = self._interruption.during(
@@ -318,31 +333,37 @@ class Worker:
             self._refuse(client, CLIENT_GONE)
             self._say(
                 logging.INFO,
-                "%s closed: it had gone before there was a connection to %s",
-                peer_name(peer),
-                route.endpoint,
+                "%(peer)s closed: it had gone before there was a connection to %(upstream)s",
+                {
+                    "event": "connection_failed",
+                    "upstream": route.endpoint,
+                    "reason": "client gone",
+                },
             )
             return
         except ConnectFailed as failure:
             self._refuse(client, failure.cause)
             self._say(
                 logging.ERROR,
-                "%s closed: cannot connect to %s: %s",
-                peer_name(peer),
-                route.endpoint,
-                failure,
+                "%(peer)s closed: cannot connect to %(upstream)s: %(failure)s",
+                {
+                    "event": "connection_failed",
+                    "upstream": route.endpoint,
+                    "reason": FAILURES[failure.cause],
+                    "errno": failure.code,
+                    "failure": failure,
+                },
             )
             return
         except EndNow:
             self._refuse(client, FAILED)
             self._say(
                 logging.WARNING,
-                "%s closed: proxy ends now, and %s had not answered",
-                peer_name(peer),
-                route.endpoint,
+                "%(peer)s closed: proxy ends now, and %(upstream)s had not answered",
+                {"event": "connection_failed", "upstream": route.endpoint, "reason": End.CUT},
             )
             return
-        self._relay_connection(client, peer, upstream, address, said)
+        self._relay_connection(client, upstream, address, said)
 
     def _refuse(self, client: Socket, cause: int) -> None:
         # It must not take an end for an empty answer, where it can be told the difference.
@@ -353,10 +374,10 @@ class Worker:
         self._slot[STATE] = IDLE
 
     def _relay_connection(
-        self, client: Socket, peer: Peer, upstream: Socket, address: Where, said: bytes
+        self, client: Socket, upstream: Socket, address: Where, said: bytes
     ) -> None:
         slot = self._slot
-        self._peer, self._sides, self._address = peer, (client, upstream), address
+        self._sides, self._address = (client, upstream), address
         if isinstance(address, Address):
             slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
         slot[SERVED] += 1
@@ -374,30 +395,35 @@ class Worker:
 
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
-        up, down = slot[TOTAL_UP] - slot[UP_BEFORE], slot[TOTAL_DOWN] - slot[DOWN_BEFORE]
         # Where a worker dies before this, the master writes the line. Not after it: whoever reads
         # the line may kill the worker for it.
         slot[STATE] = IDLE
         if self._logs_ends or outcome is CUT:
             self._say(
                 logging.WARNING if outcome is CUT else logging.INFO,
-                "%s -> %s ended: %d bytes up, %d bytes down, %.3f s, %s",
-                peer_name(self._peer),
-                self._address,
-                up,
-                down,
-                (time.monotonic_ns() - slot[SINCE]) / NANOSECONDS,
-                outcome,
+                ENDED,
+                {
+                    "event": "connection_closed",
+                    "upstream": self._address,
+                    "reason": outcome.end,
+                    "errno": outcome.code,
+                    "outcome": outcome,
+                },
             )
         slot[UP_BEFORE], slot[DOWN_BEFORE] = slot[TOTAL_UP], slot[TOTAL_DOWN]
 
-    def _say(self, level: int, text: str, *values: object) -> None:
-        """Log what a guest can cause, at a bounded rate."""
+    def _say(self, level: int, text: str, known: Dict[str, object]) -> None:
+        """Log what a guest can cause, at a bounded rate: the one line of the present connection."""
         if not log.isEnabledFor(level):
             return
-        if self._limiter.allow(time.monotonic_ns()):
-            if self._duty.board.several:
-                text, values = f"%s: {text}", (self._route.name, *values)
-            log.log(level, text, *values)
-        else:
+        now, slot = time.monotonic_ns(), self._slot
+        if not self._limiter.allow(now):
             self._untold.count(LEFT_OUT)
+            return
+        known["service"] = self._route.name
+        known["connection"] = connection_name(slot[SERIAL], slot[CONNECTIONS])
+        known["peer"] = peer_name(self._peer)
+        known["bytes_up"] = slot[TOTAL_UP] - slot[UP_BEFORE]
+        known["bytes_down"] = slot[TOTAL_DOWN] - slot[DOWN_BEFORE]
+        known["seconds"] = (now - slot[SINCE]) / NANOSECONDS
+        log.log(level, (NAMED_OF_SEVERAL if self._duty.board.several else NAMED) + text, known)

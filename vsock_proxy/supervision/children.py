@@ -90,7 +90,18 @@ def start_another(
     # A worker that somebody told to end did nothing wrong.
     level = logging.WARNING if exit_code else logging.INFO
     later = f" in {when - now:.1f} s, too many have ended" if when > now else ""
-    log.log(level, "%s ended, %s; starting another%s", name, _cause(exit_code), later)
+    kind, _, worker = name.partition(" ")
+    log.log(
+        level,
+        "%(name)s ended, %(reason)s; starting another%(later)s",
+        {
+            "event": f"{kind}_died" if exit_code else f"{kind}_ended",
+            "worker": worker or None,
+            "name": name,
+            "reason": _cause(exit_code),
+            "later": later,
+        },
+    )
     timers.at(when, start)
 
 

@@ -145,7 +145,7 @@ class Fleet:
         """The addresses that are known of the endpoints."""
         return {question_of(one.settings): one.addresses for one in self.services}
 
-    def table(self) -> List[str]:
+    def table(self) -> List[report.Line]:
         """What all workers do, to be read by people."""
         staffs = [pool.staff() for pool in self.all_pools]
         return report.table(staffs, time.monotonic_ns(), self._ended)
@@ -174,7 +174,15 @@ class Fleet:
         for pool in self.pools:
             pool.introduce()
         if len(self.services) > 1:
-            log.info("%d services, %s", len(self.services), counted(self.size, "worker"))
+            log.info(
+                "%(services)d services, %(workers)s",
+                {
+                    "event": "serving_all",
+                    "services": len(self.services),
+                    "count": self.size,
+                    "workers": counted(self.size, "worker"),
+                },
+            )
 
     def warn_of_short_pools(self) -> None:
         """Say which have fewer workers than services, unless that has been said."""

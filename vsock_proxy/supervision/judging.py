@@ -170,7 +170,15 @@ def warn_of_doubts(judged: Sequence[Judged]) -> None:
     """Say which services of the file have to wait for DNS."""
     for name, one in zip(names_of([one.settings for one in judged]), judged):
         if one.unresolved:
-            log.warning("service %s: %s; its clients wait until it does", name, one.doubt)
+            log.warning(
+                "service %(service)s: %(reason)s; its clients wait until it does",
+                {
+                    "event": "service_awaits_dns",
+                    "service": name,
+                    "upstream": one.policy.endpoint,
+                    "reason": one.doubt,
+                },
+            )
 
 
 def _check_loop(service: ServiceSettings) -> None:

@@ -14,6 +14,7 @@ The workers are told by SIGTERM and SIGQUIT, and by the lifeline if the master d
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import select
@@ -105,6 +106,7 @@ class Master:
                 Worker(signals, self._lifeline, log_output.untold),
                 log_output,
                 alarm,
+                itertools.count(1),
                 self._foreign_to_worker,
                 self._start_missing,
             ),
@@ -143,7 +145,8 @@ class Master:
         # Not before: a client may have been waiting for the first answer.
         self._resolving.end()
         self._teller.look(time.monotonic())
-        log.info("ended; %s", self._fleet.totals)
+        totals = self._fleet.totals
+        log.info("ended; %(totals)s", {"event": "ended", "totals": totals, **totals.known})
         return self._exit_code
 
     def _prepare(self) -> None:
@@ -203,7 +206,10 @@ class Master:
         if fleet.is_changing:
             return
         if self._changes is not None:
-            log.info("services read again: %s", self._changes)
+            log.info(
+                "services read again: %(changes)s",
+                {"event": "reloaded", "changes": self._changes},
+            )
             self._changes = None
             fleet.warn_of_short_pools()
         if self._is_to_reload and not self._reloading.is_reading:
@@ -229,22 +235,29 @@ class Master:
             self._is_to_reload = True
 
     def _show_by(self, number: signal.Signals) -> None:
-        for line in self._fleet.table():
-            log.info("%s", line)
+        for text, known in self._fleet.table():
+            log.info("%(text)s", {"text": text, **known})
 
     def _end_by(self, number: signal.Signals) -> None:
         if self._draining:
             self._end_now_by(number)
             return
         log.info(
-            "%s: no new connections, those that live have %g s",
-            number.name,
-            self._settings.drain_timeout,
+            "%(reason)s: no new connections, those that live have %(seconds)g s",
+            {
+                "event": "draining",
+                "reason": number.name,
+                "count": self._fleet.busy,
+                "seconds": self._settings.drain_timeout,
+            },
         )
         self._drain()
 
     def _end_now_by(self, number: signal.Signals) -> None:
-        log.info("%s: ending now", number.name)
+        log.info(
+            "%(reason)s: ending now",
+            {"event": "ending_now", "reason": number.name, "count": self._fleet.busy},
+        )
         self._end_now()
 
     # A reload
@@ -276,7 +289,7 @@ class Master:
         set_master_title(self._fleet.title)
 
     def _refuse(self, error: NotPermitted) -> None:
-        log.error("%s; ending", error)
+        log.error("%(reason)s; ending", {"event": "no_longer_permitted", "reason": error})
         self._exit_code = os.EX_CONFIG
         self._drain()
 
@@ -337,7 +350,10 @@ class Master:
         self._timers.after(self._settings.drain_timeout, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
-        log.warning("connections that did not end in time: %d; ending them now", self._fleet.busy)
+        log.warning(
+            "connections that did not end in time: %(count)d; ending them now",
+            {"event": "drain_timeout", "count": self._fleet.busy},
+        )
         self._end_now()
 
     def _end_now(self) -> None:

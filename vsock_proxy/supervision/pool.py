@@ -15,9 +15,10 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from vsock_proxy.observing import report
+from vsock_proxy.observing.closing import WITHOUT_CLIENT, cut_short
 from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.saturation import Alarm, Watch
 from vsock_proxy.observing.scoreboard import Scoreboard
@@ -58,6 +59,7 @@ class Means:
     """What all pools have in common.
 
     alarm: where workers tell that all of them are busy.
+    serials: of the processes that become workers, each has the next.
     foreign: the descriptors that a worker of these services may not hold.
     wanting: called when workers are missing.
     """
@@ -67,6 +69,7 @@ class Means:
     worker: Worker
     log_output: Log
     alarm: int
+    serials: Iterator[int]
     foreign: Callable[[Sequence[Service]], List[int]]
     wanting: Callable[[], None]
 
@@ -138,8 +141,18 @@ class Pool:
         services, workers = self.composition.services, counted(self.size, "worker")
         share = "" if len(services) == 1 else "shares "
         for service in services:
-            endpoint = service.settings.endpoint
-            log.info("%s -> %s, %s%s", service.listener.name, endpoint, share, workers)
+            log.info(
+                "%(listener)s -> %(upstream)s, %(share)s%(workers)s",
+                {
+                    "event": "serving",
+                    "service": service.name,
+                    "upstream": service.settings.endpoint,
+                    "count": self.size,
+                    "listener": service.listener.name,
+                    "share": share,
+                    "workers": workers,
+                },
+            )
         self.warn_if_short()
 
     def warn_if_short(self) -> None:
@@ -149,9 +162,14 @@ class Pool:
             return
         self._has_warned = True
         log.warning(
-            "%s share %s: a worker serves one connection at a time; -w sets how many there are",
-            counted(services, "service"),
-            counted(self.size, "worker"),
+            "%(services)s share %(workers)s: a worker serves one connection at a time; -w sets how "
+            "many there are",
+            {
+                "event": "few_workers",
+                "count": self.size,
+                "services": counted(services, "service"),
+                "workers": counted(self.size, "worker"),
+            },
         )
 
     def rehearse(self) -> None:
@@ -201,10 +219,11 @@ class Pool:
         ]
         for worker, pid in self._pids.items():
             row = self.board.row(worker)
-            if row.state not in report.WITHOUT_CLIENT and row.route in places:
+            if row.state not in WITHOUT_CLIENT and row.route in places:
                 os.kill(pid, number)
 
     def _start(self, number: int, foreign: List[int]) -> None:
+        self.board.expect(number, next(self._means.serials))
         self._pids[number] = self._means.children.start(
             lambda: self._be_worker(number, foreign), lambda status: self._buried(number, status)
         )
@@ -223,10 +242,16 @@ class Pool:
         del self._pids[number]
         row = self.board.row(number)
         route = self._duty.routes[row.route]
-        name = route.name if self.board.several else None
-        line = report.cut_short(row, name, route.endpoint, time.monotonic_ns())
+        line = cut_short(
+            row,
+            self._duty.name_of(number),
+            route.name,
+            self.board.several,
+            route.endpoint,
+            time.monotonic_ns(),
+        )
         if line is not None:
-            log.warning("%s", line)
+            log.warning(*line)
         self.board.vacate(number)
         if self._replaces:
             self.watch.suspect(time.monotonic())

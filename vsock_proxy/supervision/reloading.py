@@ -108,7 +108,10 @@ class Reloading:
             if not is_retry:
                 self._complain(f"the process that read it {error}")
         except ProxyError as error:
-            log.error("%s; %s", error, self._kept)
+            log.error(
+                "%(reason)s; %(kept)s",
+                {"event": "reload_failed", "reason": error, "kept": self._kept},
+            )
         else:
             self._judged(wanted, judged, is_retry)
         self._go_on(now)
@@ -175,25 +178,38 @@ class Reloading:
         try:
             self._take_over(wanted, judged)
         except UnavailableError as error:
-            log.error("%s; %s", error, self._kept)
+            log.error(
+                "%(reason)s; %(kept)s",
+                {"event": "reload_failed", "reason": error, "kept": self._kept},
+            )
             return
         if not is_retry and not wanted.of_file:
-            log.info("allowlist read again")
+            log.info("allowlist read again", {"event": "reloaded"})
         if had_waited or (judged[0].by_dns and not wanted.of_file):
-            log.info("%s permits %s, it is in force now", self._path, judged[0].policy.endpoint)
+            log.info(
+                "%(path)s permits %(upstream)s, it is in force now",
+                {
+                    "event": "allowlist_in_force",
+                    "path": self._path,
+                    "upstream": judged[0].policy.endpoint,
+                },
+            )
         elif undecided:
             warn_of_doubts(judged)
 
     def _say_what_it_waits_for(self, judged: Judged) -> None:
         endpoint = judged.policy.endpoint
-        log.info("allowlist read again")
+        log.info("allowlist read again", {"event": "reloaded"})
         log.warning(
-            "%s permits no address that is known of %s, and %s does not resolve: %s; "
-            "the list from before stays in force until DNS answers",
-            self._path,
-            endpoint,
-            endpoint.host,
-            judged.unresolved,
+            "%(path)s permits no address that is known of %(upstream)s, and %(host)s does not "
+            "resolve: %(reason)s; the list from before stays in force until DNS answers",
+            {
+                "event": "allowlist_awaits_dns",
+                "path": self._path,
+                "upstream": endpoint,
+                "host": endpoint.host,
+                "reason": judged.unresolved,
+            },
         )
 
     def _abandon(self) -> None:
@@ -213,4 +229,12 @@ class Reloading:
             self.due = now + JUDGE_AGAIN
 
     def _complain(self, problem: str) -> None:
-        log.error("file %s: %s; %s", self._path, problem, self._kept)
+        log.error(
+            "file %(path)s: %(reason)s; %(kept)s",
+            {
+                "event": "reload_failed",
+                "path": self._path,
+                "reason": problem,
+                "kept": self._kept,
+            },
+        )

@@ -29,14 +29,26 @@ class Shortage:
         if resolver:
             lacking.append("the resolver")
         log.error(
-            "cannot start %s: %s%s; trying again every second",
-            " and ".join(lacking),
-            error.strerror,
-            advice(error),
+            "cannot start %(lacking)s: %(reason)s%(advice)s; trying again every second",
+            {
+                "event": "processes_missing",
+                "count": missing + resolver,
+                "reason": error.strerror,
+                "errno": error.errno,
+                "lacking": " and ".join(lacking),
+                "advice": advice(error),
+            },
         )
 
     def is_over(self, workers: int) -> None:
         """All processes run, among them so many workers."""
         if self._told is not None:
-            log.info("the worker runs" if workers == 1 else f"all {workers} workers run")
+            log.info(
+                "%(workers)s",
+                {
+                    "event": "processes_complete",
+                    "count": workers,
+                    "workers": "the worker runs" if workers == 1 else f"all {workers} workers run",
+                },
+            )
         self._told = None

@@ -48,7 +48,7 @@ def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
 
 
 def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optional[Copier]) -> int:
-    log_output = Log(settings.log_level, stderr, Untold())
+    log_output = Log(settings.log_level, stderr, Untold(), settings.log_format)
     log_output.name("master")
     find_room()
     notifier = Notifier(os.environ)
@@ -56,7 +56,7 @@ def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optiona
     try:
         wanted, judged = signals.unless_told_to_end(lambda: _judge(settings, signals))
     except Interrupted:
-        log.info("told to end before the start was complete")
+        log.info("told to end before the start was complete", {"event": "start_interrupted"})
         return os.EX_OK
     passed.check(wanted.services)
     master = Master(settings, log_output, copier, notifier, passed, signals)

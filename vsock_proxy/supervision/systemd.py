@@ -101,7 +101,14 @@ class Notifier:
         except OSError as error:
             self._news.clear()
             if not self._complained:
-                log.warning("cannot notify systemd: %s; going on", error.strerror or error)
+                log.warning(
+                    "cannot notify systemd: %(reason)s; going on",
+                    {
+                        "event": "notify_failed",
+                        "reason": error.strerror or error,
+                        "errno": error.errno,
+                    },
+                )
             self._complained = True
 
     def _tell(self, kind: str, news: str) -> None:
