@@ -6,7 +6,7 @@ import json
 from typing import Dict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsock_proxy.observing.json_lines import KEYS, json_line
@@ -95,6 +95,7 @@ def test_a_traceback_keeps_its_lines_and_of_one_that_is_too_long_the_end_is_kept
     assert shown.endswith('  File "\\x1b"\nValueError: a bug')
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(KEYS), st.none() | st.integers() | st.floats(0, 1e9) | st.text()

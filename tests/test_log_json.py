@@ -183,6 +183,7 @@ def test_a_connection_has_one_name_in_the_table_and_at_its_end(
 ) -> None:
     server = start_server()
     proxy = start_json(server, workers=2)
+    proxy.wait_for_workers(2, "idle")
     with proxy.connect() as client:
         assert exchange(client, b"123") == b"123"
         proxy.send(signal.SIGUSR1)
