@@ -119,7 +119,7 @@ def test_behind_two_hyphens_everything_is_an_argument() -> None:
         (["--config"], "--config requires an argument"),
         (["--ipv4=x", *GOOD], "--ipv4 must not have an argument"),
         (["-w", "4", "-w5", *GOOD], "--num_workers is given 2 times; give it once"),
-        (["--log-level", "info", "--log=info", *GOOD], "--log-level is given 2 times"),
+        (["--log-level", "info", "--log-l=info", *GOOD], "--log-level is given 2 times"),
         (["-4", "-4", *GOOD], "--ipv4 is given 2 times; give it once"),
         (["-46", *GOOD], "-4 and -6 exclude each other"),
         (["--ip", *GOOD], "--ip may be --ipv4 or --ipv6; write it out"),

@@ -567,7 +567,7 @@ def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(
         wait_until(lambda: set(pool_of(proxy, two)) - {old}, "a new worker")
         os.kill(old, signal.SIGKILL)
         (line,) = proxy.log.wait_for(" ended: .* worker died")
-        assert re.search(rf"warning master: {two}: .* 5 bytes up, 5 bytes down", line)
+        assert re.search(rf"warning master: {ID}{two}: .* 5 bytes up, 5 bytes down", line)
     # The dead one was to end anyway: nobody takes its place.
     all_idle(proxy, 2)
     with proxy.connect(two) as client:
