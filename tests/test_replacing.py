@@ -14,21 +14,25 @@ import time
 from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable, Iterator, List, Optional, Set
+from typing import Callable, Iterator, List, Optional, Set, Tuple
 
 import pytest
 
+from tests.conftest import StartServer
 from tests.support import processes
-from tests.support.timing import wait_until
+from tests.support.services import letter, say
+from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.config.allowlist import Allowlist, Entry
-from vsock_proxy.endpoint.addresses import make_address
+from vsock_proxy.endpoint.addresses import Address, make_address
 from vsock_proxy.endpoint.policy import make_policy
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.scoreboard import DRAINS
 from vsock_proxy.observing.untold import Untold
+from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
+from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.passed import Passed
-from vsock_proxy.serving.worker import Duty
+from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 from vsock_proxy.supervision import fleet
 from vsock_proxy.supervision.children import Children
@@ -76,7 +80,8 @@ class Work:
 class Master:
     """As much of one as a fleet needs."""
 
-    def __init__(self, signals: Signals, folder: Path) -> None:
+    def __init__(self, signals: Signals, folder: Path, worker: Optional[Worker] = None) -> None:
+        """worker: what workers do; None: work."""
         self._path = str(folder / "v")
         self._timers = Timers()
         self._children = Children(signals, lambda: None, lambda pid, status: None)
@@ -86,7 +91,7 @@ class Master:
         means = Means(
             self._children,
             self._timers,
-            self.work,  # type: ignore[arg-type]
+            worker or self.work,  # type: ignore[arg-type]
             log,  # type: ignore[arg-type]
             self._alarms[1],
             itertools.count(1),
@@ -95,14 +100,19 @@ class Master:
         )
         self.fleet = Fleet(1, 10.0, Passed(()), means)
 
-    def serve(self, *services: ServiceSettings) -> None:
+    def serve(self, *services: ServiceSettings, addresses: Tuple[Address, ...] = ADDRESSES) -> None:
         """Let these be served, and start their workers."""
-        self.put_into_force(NOTHING, *services)
+        self.put_into_force(NOTHING, *services, addresses=addresses)
         self._start_missing()
 
-    def put_into_force(self, allowlist: Allowlist, *services: ServiceSettings) -> None:
+    def put_into_force(
+        self,
+        allowlist: Allowlist,
+        *services: ServiceSettings,
+        addresses: Tuple[Address, ...] = ADDRESSES,
+    ) -> None:
         self.fleet.put_into_force(
-            [Judged(one, make_policy(one, allowlist), ADDRESSES) for one in services]
+            [Judged(one, make_policy(one, allowlist), addresses) for one in services]
         )
 
     def service(
@@ -111,9 +121,11 @@ class Master:
         workers: Optional[int] = 1,
         idle_timeout: float = 0.0,
         host: str = "vsock:16",
+        there: int = 443,
     ) -> ServiceSettings:
+        """there: the endpoint's port."""
         options = ServiceOptions(uds_path=self._path, idle_timeout=idle_timeout)
-        return ServiceSettings(port, Endpoint(host, 443), options, workers)
+        return ServiceSettings(port, Endpoint(host, there), options, workers)
 
     def run_until(self, condition: Callable[[], bool], what: str) -> None:
         def holds() -> bool:
@@ -282,3 +294,43 @@ def test_what_there_are_too_few_descriptors_for_changes_nothing_and_leaves_nothi
     assert service.addresses == ADDRESSES
     master.put_into_force(permitting(HERE), *services)
     assert [one.addresses for one in master.fleet.services] == [ADDRESSES[:1], ADDRESSES, ADDRESSES]
+
+
+@pytest.fixture
+def complete(signals: Signals, tmp_path: Path) -> Iterator[Master]:
+    """One whose workers do what they do in the program."""
+    made = Master(signals, tmp_path, Worker(signals, Lifeline(), Untold()))
+    yield made
+    made.end()
+
+
+def test_a_client_for_whom_a_worker_was_woken_that_died_is_served_by_the_pool_in_its_place(
+    complete: Master, start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(listener: Listener) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    server = start_server(letter(b"A"))
+    addresses = (make_address(socket.AF_INET, (server.host, server.port)),)
+    master = complete
+    with monkeypatch.context() as patch:
+        patch.setattr(Listener, "accept", die)
+        master.serve(master.service(ONE, host=server.host, there=server.port), addresses=addresses)
+        wait_until(lambda: waiting(master, 1), "the old worker waits")
+    changed = master.service(ONE, host=server.host, there=server.port, idle_timeout=900)
+    master.serve(changed, addresses=addresses)
+    # Behind the old one, so that this alone is woken.
+    wait_until(lambda: waiting(master, 2), "the new worker waits")
+    old = master.fleet.all_pools[-1].board.row(1).pid
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / f"v_{ONE}"))
+        wait_until(lambda: not processes.is_alive(old), "the old worker has died")
+        client.settimeout(2 * SLOWNESS)
+        master.run_until(lambda: len(master.pools(ONE)) == 1, "it is buried")
+        assert say(client) == b"A"
+
+
+def waiting(master: Master, count: int) -> bool:
+    """Whether so many workers wait for clients."""
+    pids = master.pids(ONE)
+    return len(pids) == count and all(processes.state(pid) == "S" for pid in pids)

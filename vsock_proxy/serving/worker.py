@@ -8,7 +8,8 @@ that have clients each gets its turn, as the kernel would name the same one firs
 (ep_send_events() in fs/eventpoll.c).
 
 On SIGHUP a worker takes its name anew, in the title once it waits: whether it is called by its
-service depends on whether there are others.
+service depends on whether there are others. It then looks at each listener too: a worker of a pool
+that this one replaces may have been woken for a client, and have died.
 
 On SIGTERM a worker closes its copies of the listeners at once, ends its connection in peace and
 goes; on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection,
@@ -186,8 +187,13 @@ class Worker:
                     # For those that came before _begin() was done.
                     for caught in signals.take():
                         self._interrupt(caught)
-                        if caught == signal.SIGHUP:
-                            self._show("idle")
+                        if caught == signal.SIGHUP and not self._stopping:
+                            self._look_around()
+
+    def _look_around(self) -> None:
+        self._show("idle")
+        for route in self._duty.routes:
+            self._serve(route)
 
     def rehearse(self, duty: Duty) -> None:
         """In the master, before the first fork: do what every worker does first.

@@ -202,6 +202,9 @@ class Fleet:
         """After anything has happened: retire what is replaced, forget what has ended."""
         if self._to_retire:
             self._retire([pool for pool in self._to_retire if self._is_succeeded(pool)])
+        for pool in self._former:
+            if pool.take_loss():
+                self._let_successors_look(pool)
         self._retiring = [pool for pool in self._retiring if not pool.has_let_go]
         ended = [pool for pool in self._former if pool.has_ended]
         for pool in ended:
@@ -211,7 +214,14 @@ class Fleet:
 
     def _is_succeeded(self, old: Pool) -> bool:
         """Whether others serve each of its listeners that stays."""
-        return all(pool.serves for pool in self.pools if pool.listeners & old.listeners)
+        return all(pool.serves for pool in self._successors(old))
+
+    def _successors(self, old: Pool) -> List[Pool]:
+        return [pool for pool in self.pools if pool.listeners & old.listeners]
+
+    def _let_successors_look(self, old: Pool) -> None:
+        for pool in self._successors(old):
+            pool.send(signal.SIGHUP)
 
     def _retire(self, pools: List[Pool]) -> None:
         for pool in pools:

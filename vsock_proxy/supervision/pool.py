@@ -94,6 +94,7 @@ class Pool:
         # By their numbers, the pids of those that run.
         self._pids: Dict[int, int] = {}
         self._replaces = True
+        self._has_lost = False
         self._has_warned = False
         # For each worker, the cells in which it counts what it cannot say.
         self._counts = means.log_output.untold.add(composition.workers)
@@ -127,6 +128,14 @@ class Pool:
     def has_ended(self) -> bool:
         """Whether it was told to end, and all its workers have."""
         return not self._replaces and not self._pids
+
+    def take_loss(self) -> bool:
+        """Whether, since the last call, a worker has died who has no successor here.
+
+        The kernel may have woken it for a client, and nobody else.
+        """
+        had_lost, self._has_lost = self._has_lost, False
+        return had_lost
 
     def staff(self) -> report.Staff:
         """Its workers, to be shown."""
@@ -253,6 +262,7 @@ class Pool:
         if line is not None:
             log.warning(*line)
         self.board.vacate(number)
+        self._has_lost |= not self._replaces and status != 0
         if self._replaces:
             self.watch.suspect(time.monotonic())
             start_another(
