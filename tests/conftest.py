@@ -166,8 +166,10 @@ def launch(transport: Transport) -> Iterator[StartProxy]:
     """Starts the proxy with these arguments; ends with the test."""
     proxies: List[Proxy] = []
 
-    def start(*arguments: str, ready: bool = True, **process: object) -> Proxy:
-        proxy = Proxy(transport, arguments, **process)  # type: ignore[arg-type]
+    def start(
+        *arguments: str, ready: bool = True, on: Transport = transport, **process: object
+    ) -> Proxy:
+        proxy = Proxy(on, arguments, **process)  # type: ignore[arg-type]
         proxies.append(proxy)
         if ready:
             proxy.wait_ready()
@@ -184,22 +186,27 @@ def launch(transport: Transport) -> Iterator[StartProxy]:
 def start_proxy(
     launch: StartProxy, transport: Transport, write_allowlist: Callable[..., Path]
 ) -> StartProxy:
-    """Starts the proxy for an endpoint that its allowlist permits; ends with the test."""
+    """Starts the proxy for an endpoint that its allowlist permits; ends with the test.
+
+    on: where it listens, if not on the transport of the test.
+    """
 
     def start(
         endpoint: Server | tuple[str, int],
         *options: str,
         workers: int = 4,
         config: Optional[Path] = None,
+        on: Transport = transport,
         **process: object,
     ) -> Proxy:
         host, port = (endpoint.host, endpoint.port) if isinstance(endpoint, Server) else endpoint
         return launch(
             *("-w", str(workers)),
             *("--config", str(config or write_allowlist((host, port)))),
-            *transport.options(),
+            *on.options(),
             *options,
-            *(str(transport.port), host, str(port)),
+            *(str(on.port), host, str(port)),
+            on=on,
             **process,
         )
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Tuple
 
 import boto3
 import botocore.config
@@ -16,48 +16,34 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support.kms import KmsServer
-from tests.support.program import Proxy, Transport
+from tests.support.program import Transport
 from tests.support.timing import SLOWNESS
 from tests.support.transports import VMADDR_CID_LOCAL, Hybrid, Tcp, Vsock
 from vsock_proxy.serving.relay import Relay
 
 
 @pytest.fixture
-def start_in_guest(
-    transport: Transport, start_vmm: StartServer, write_allowlist: Callable[..., Path]
-) -> Iterator[Callable[[Tcp], None]]:
-    """Starts the program as a guest has it, for software there that knows only TCP."""
-    started: List[Proxy] = []
-
-    def start(near: Tcp) -> None:
-        if isinstance(transport, Vsock):
-            endpoint = f"vsock:{VMADDR_CID_LOCAL}", transport.port
-        else:
-            vmm = start_vmm(lead_to_parent)
-            endpoint = vmm.host, vmm.port
-        allowed = str(write_allowlist(endpoint, name="of-the-guest.yaml"))
-        host, port = endpoint
-        listening = (*near.options(), str(near.port))
-        started.append(Proxy(near, ["--config", allowed, *listening, host, str(port)]))
-        started[-1].wait_ready()
+def seen_from_guest(transport: Transport, start_vmm: StartServer) -> Tuple[str, int]:
+    """The endpoint by which software in a guest gets to the proxy."""
+    if isinstance(transport, Vsock):
+        return f"vsock:{VMADDR_CID_LOCAL}", transport.port
 
     def lead_to_parent(connection: socket.socket) -> None:
-        """What such a guest does, as the host has none whose AF_VSOCK it could be."""
         with connection, transport.connect() as parent:
             Relay().run(connection, parent)
 
-    yield start
-    for proxy in started:
-        proxy.end()
+    # There is no AF_VSOCK to connect by: so a guest behind a VMM is between that leads back.
+    vmm = start_vmm(lead_to_parent)
+    return vmm.host, vmm.port
 
 
 def test_a_kms_client_encrypts_and_decrypts_over_tls_by_a_proxy_at_either_end(
-    start_proxy: StartProxy, start_in_guest: Callable[[Tcp], None], tmp_path: Path
+    start_proxy: StartProxy, seen_from_guest: Tuple[str, int], tmp_path: Path
 ) -> None:
     near = Tcp(tmp_path)
     kms = KmsServer(tmp_path, near.address)
     proxy = start_proxy((kms.host, kms.port))
-    start_in_guest(near)
+    start_proxy(seen_from_guest, on=near)
     client = boto3.client(
         "kms",
         region_name="us-east-1",

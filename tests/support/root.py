@@ -14,7 +14,6 @@ import importlib
 import os
 import runpy
 import shutil
-import sysconfig
 from pathlib import Path
 from typing import Callable, Iterable, List, Union
 
@@ -72,15 +71,16 @@ class Root:
         """Copy a file or a folder of this machine to a place, by default its own."""
         _copy(source, self.folder, Path(place or source))
 
-    def put_packages(self, *names: str) -> None:
-        """Copy top-level modules or packages that this interpreter has, and what is compiled."""
-        library = Path(sysconfig.get_path("stdlib"))
+    def put_packages(self, place: str, *names: str) -> None:
+        """Copy top-level modules or packages that this interpreter has into a folder.
+
+        With the libraries that they need.
+        """
         for name in names:
             source = _origin(name)
-            place = library / "site-packages" / source.name
-            self.put(source, place)
-            for one in _libraries_of(list(self.within(place).rglob("*.so"))):
-                self.put(one)
+            self.put(source, f"{place}/{source.name}")
+        for one in _libraries_of(list(self.within(place).rglob("*.so"))):
+            self.put(one)
 
     def inside(self, *writable: Path) -> List[str]:
         """What to put before a command to run it in here, with an empty environment.

@@ -1,12 +1,14 @@
 """An enclave for the tests: a second virtual machine, started inside the first, over vhost-vsock.
 
-To its guest the machine that starts it is CID 2, the parent. It must not take minutes to boot, so
-the guest holds nothing but a static busybox, a client, the drivers and what a test adds; its kernel
-is uncompressed beforehand; and QEMU uses KVM in the parent, whose emulated processor offers it,
-rather than emulate on top of emulation.
+To its guest the machine that starts it is CID 2, the parent. The guest is an initramfs as
+docs/guest.md has it: a Python, this program with the services of a file, and a client, with AWS's
+SDK; and besides, drivers, and a busybox that loads them.
 
-The client is the one process of the guest. It reads commands from a serial line and answers there,
-as guest/client.c does. Of a guest with a Python (tests/support/root.py) it may be a Python program.
+It must not take minutes to boot. So the kernel is uncompressed and Python's files are compiled
+beforehand; and QEMU uses KVM in the parent, whose emulated processor offers it, rather than emulate
+on top of emulation.
+
+The client reads commands from a serial line and answers there, as guest/client.py does.
 
 `build` makes the guest on the host; `Enclave` runs it, in the parent.
 """
@@ -17,17 +19,31 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.program import PROJECT
+from tests.support.root import Root
+
 from .bzimage import uncompressed
 from .initramfs import pack, with_dependencies
 from .kernel import Kernel, which
 
 GUEST = Path(__file__).resolve().with_name("guest")
+EXAMPLE = PROJECT / "etc" / "guest"
+CLIENT = "/opt/client"
+FILES = {
+    "init": "/init",
+    "client.py": f"{CLIENT}/__main__.py",
+    "hosts": "/opt/hosts",
+    "vsock-proxy.yaml": "/etc/nitro_enclaves/vsock-proxy.yaml",
+}
+# AWS's SDK and what it needs.
+BOTO3 = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 DRIVERS = ("virtio_pci", "vmw_vsock_virtio_transport")
 KERNEL_ARGUMENTS = (
     "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable clocksource=tsc nokaslr"
@@ -52,37 +68,37 @@ class Image:
         return cls(Path(environment[KERNEL_VARIABLE]), Path(environment[INITRAMFS_VARIABLE]))
 
 
-def build(
-    kernel: Kernel, folder: Path, root: Path | None = None, client: Path | None = None
-) -> Image:
-    """Pack the guest's files, in the given folder.
-
-    root: a folder with what the guest has besides, such as that of a Root, which is added to.
-    client: a program for the guest, which says `ready` and then does what it is told; by default
-        that of guest/client.c. What it writes to stderr goes to the console.
-    """
-    root = root or folder / "root"
-    for name in ("bin", "dev", "modules"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    shutil.copy(GUEST / "init", root / "init")
-    (root / "init").chmod(0o755)
-    shutil.copy(which("busybox") or "busybox", root / "bin" / "busybox")
-    if client is None:
-        _compile(GUEST / "client.c", root / "client")
-    else:
-        shutil.copy(client, root / "client")
-        (root / "client").chmod(0o755)
-    drivers = with_dependencies(kernel, DRIVERS)
-    for driver in drivers:
-        shutil.copy(driver, root / "modules")
-    (root / "modules" / "order").write_text("".join(f"{driver.name}\n" for driver in drivers))
+def build(kernel: Kernel, folder: Path) -> Image:
+    """Pack the guest's files, in the given folder."""
+    root = Root(folder / "root")
+    root.put_packages(CLIENT, *BOTO3)
+    for service in root.within(f"{CLIENT}/botocore/data").iterdir():
+        if service.is_dir() and service.name != "kms":
+            shutil.rmtree(service)
+    for name, place in FILES.items():
+        root.put(GUEST / name, place)
+    root.put(EXAMPLE / "start", "/opt/start")
+    root.put(Path(which("busybox") or "busybox"), "/bin/busybox")
+    _compile(root.within("/opt"))
+    _put_drivers(kernel, root.within("/modules"))
+    root.within("/dev").mkdir()
     vmlinux = folder / "vmlinux"
     vmlinux.write_bytes(uncompressed(kernel.image.read_bytes()))
-    return Image(vmlinux, pack(root, folder / "initramfs.cpio"))
+    return Image(vmlinux, pack(root.folder, folder / "initramfs.cpio"))
 
 
-def _compile(source: Path, target: Path) -> None:
-    subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", target, source], check=True)
+def _compile(packages: Path) -> None:
+    """Leave the emulated processor as little to compile as there is."""
+    how = ("-q", "-j0", "--invalidation-mode", "unchecked-hash")
+    subprocess.run([sys.executable, "-m", "compileall", *how, packages], check=True)
+
+
+def _put_drivers(kernel: Kernel, folder: Path) -> None:
+    folder.mkdir()
+    drivers = with_dependencies(kernel, DRIVERS)
+    for driver in drivers:
+        shutil.copy(driver, folder)
+    (folder / "order").write_text("".join(f"{driver.name}\n" for driver in drivers))
 
 
 class Enclave:
@@ -98,7 +114,9 @@ class Enclave:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n".encode())
         self._process.stdin.flush()
-        return self.answer(timeout)
+        answer = self.answer(timeout)
+        assert answer.startswith("ok"), f"{answer}; {self._end_of_console()}"
+        return answer
 
     def answer(self, timeout: float) -> str:
         """Return the client's next line."""
@@ -125,7 +143,7 @@ class Enclave:
 
 
 @contextmanager
-def running(image: Image, cid: int, folder: Path, memory: str = "256M") -> Iterator[Enclave]:
+def running(image: Image, cid: int, folder: Path, memory: str = "384M") -> Iterator[Enclave]:
     """Start an enclave with that CID and wait until its client is ready.
 
     memory: must have room for the files twice, packed and unpacked.

@@ -33,7 +33,6 @@ SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 NEEDED = {
     "busybox": "busybox-static",
     "depmod": "kmod",
-    "gcc": "gcc",
     "ip": "iproute2",
     "qemu-system-x86_64": "qemu-system-x86",
     "udevadm": "udev",

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import boot, enclave
 from .conftest import RunPytestInVm
 
-TIMEOUT = 600
+TIMEOUT = 900
 SCENARIO = Path(__file__).resolve().parent / "inside" / "enclave_and_parent.py"
 
 
