@@ -205,14 +205,14 @@ def test_workers_are_called_by_their_service_while_there_are_others_and_stay_the
     wait_until(
         lambda: set(proxy.titles()) == {*named, f"vsock-proxy: worker {two}/1 idle"}, "all have"
     )
-    proxy.log.wait_for(rf"info worker {one}/\d: {one}: .* ended: ")
+    proxy.log.wait_for(rf"info worker {one}/\d: {ID}{one}: .* ended: ")
     assert {row.worker for row in board.ask(proxy)} == {f"{one}/1", f"{one}/2", f"{two}/1"}
     services_file.reload(proxy, first)
     wait_until(lambda: set(proxy.titles()) == alone, "they have no such name any more")
     assert sorted(proxy.workers()) == before
     with proxy.connect(one) as client:
         assert say(client) == b"A"
-    proxy.log.wait_for(r"info worker \d: unix -> ")
+    proxy.log.wait_for(rf"info worker \d: {ID}unix -> ")
 
 
 # A listener that stays
