@@ -250,7 +250,8 @@ class Relay:
         """Once both have ended: no call tells of a reset that came after an end any more."""
         for direction in (self._up, self._down):
             direction.error = direction.error or take_error(direction.sink)
-        self._note_faults()
+        if self._up.error or self._down.error:
+            self._note_faults()
 
     def _note_faults(self) -> None:
         """Keep the first error of each side, in the order in which they were seen."""
@@ -269,6 +270,8 @@ class Relay:
 
     def _outcome(self) -> Outcome:
         faults = self._faults
+        if not faults and self._up.state is ENDED and self._down.state is ENDED:
+            return ENDPOINT_CLOSED if self._first_end is Side.ENDPOINT else CLIENT_CLOSED
         client = _seen(Side.CLIENT in faults, self._up)
         endpoint = _seen(Side.ENDPOINT in faults, self._down)
         first = next(iter(faults), self._first_end) or Side.CLIENT

@@ -74,6 +74,8 @@ class Waiting:
         else:
             self._last()
         events = self.poll.poll(max(0.0, until - now) * 1000)
+        if not self._lasts:
+            return events
         if not events and self._asks:
             self._look_at_client()
         return [event for event in events if not self._is_aside(event[0])]
