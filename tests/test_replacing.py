@@ -297,8 +297,8 @@ def test_what_there_are_too_few_descriptors_for_changes_nothing_and_leaves_nothi
 
 
 @pytest.fixture
-def complete(signals: Signals, tmp_path: Path) -> Iterator[Master]:
-    """One whose workers do what they do in the program."""
+def complete(signals: Signals, tmp_path: Path, start_server: StartServer) -> Iterator[Master]:
+    """One whose workers do what they do in the program; they end before the servers do."""
     made = Master(signals, tmp_path, Worker(signals, Lifeline(), Untold()))
     yield made
     made.end()
