@@ -83,6 +83,27 @@ def test_a_value_may_follow_its_option_in_every_usual_way(words: List[str]) -> N
     assert parse([*GOOD, *words]).workers == 20
 
 
+@pytest.mark.parametrize(
+    ("abbreviation", "option", "value"),
+    [
+        ("--l", "--log-level", "debug"),
+        ("--log", "--log-level", "debug"),
+        ("--log-l", "--log-level", "debug"),
+        ("--log-f", "--log-format", "json"),
+        ("--li", "--listen-tcp", "::1"),
+        ("--re", "--resolve-interval", "3"),
+        ("--u", "--uds-path", "/x"),
+    ],
+)
+def test_an_abbreviation_means_what_it_meant_before_there_were_more_options(
+    abbreviation: str, option: str, value: str
+) -> None:
+    meant = parse([option, value, *GOOD])
+    assert meant != parse(GOOD)
+    assert parse([abbreviation, value, *GOOD]) == meant
+    assert parse([f"{abbreviation}={value}", *GOOD]) == meant
+
+
 @pytest.mark.parametrize("words", [["-4w20"], ["-4w=20"], ["-4w", "20"]])
 def test_short_options_may_be_joined(words: List[str]) -> None:
     settings = parse([*words, *GOOD])

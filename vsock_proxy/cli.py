@@ -106,6 +106,14 @@ Options:
 STDOUT = 1
 LONG_OPTIONS = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
 SHORT_OPTIONS = dict(re.findall(r"^  (-\w)(?: N)?, (--[a-z0-9_-]+)", USAGE, re.MULTILINE))
+# Those of version 1.0. An abbreviation that was unique among them goes on meaning what it meant.
+FIRST_OPTIONS = frozenset(
+    (
+        *("--ipv4", "--ipv6", "--config", "--num_workers", "--uds-path", "--allow-cid"),
+        *("--connect-timeout", "--idle-timeout", "--resolve-interval", "--drain-timeout"),
+        *("--log-level", "--help", "--version"),
+    )
+)
 WITH_VALUE = frozenset(re.findall(r"(--[a-z0-9_-]+) [A-Z]", USAGE))
 # Short options, joined as one likes; the value of -w too, in AWS's program also by =.
 SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
@@ -281,9 +289,10 @@ def _given(arguments: List[str]) -> FrozenSet[str]:
 
 
 def _spelled_out(arguments: List[str]) -> Iterator[Tuple[str, bool]]:
-    """Each word with whether it is an option, the short ones in their long form.
+    """Each word with whether it is an option, those that are short or abbreviated in full.
 
-    docopt has no -w=4, and docopt-ng takes -4 for a negative number.
+    docopt has no -w=4, docopt-ng takes -4 for a negative number, and neither knows which of two
+    options was there first.
     """
     is_value = False
     for word in arguments:
@@ -292,8 +301,10 @@ def _spelled_out(arguments: List[str]) -> Iterator[Tuple[str, bool]]:
             yield word, False
             is_value = False
         elif short is None:
-            yield word, True
-            is_value = WITH_VALUE.issuperset(_long_names(word) or ["none"])
+            option, joined, value = word.partition("=")
+            names = _long_names(option)
+            yield f"{names[0]}{joined}{value}" if len(names) == 1 else word, True
+            is_value = not joined and WITH_VALUE.issuperset(names or ["none"])
         else:
             yield from ((SHORT_OPTIONS[f"-{letter}"], True) for letter in short[1])
             if short[2]:
@@ -336,7 +347,8 @@ def _long_names(option: str) -> List[str]:
         return [option]
     if not option.startswith("--"):
         return [SHORT_OPTIONS[option]] if option in SHORT_OPTIONS else []
-    return sorted(name for name in LONG_OPTIONS if name.startswith(option))
+    names = sorted(name for name in LONG_OPTIONS if name.startswith(option))
+    return [name for name in names if name in FIRST_OPTIONS] or names
 
 
 def _value(words: Dict[str, Any], name: str, parse: Callable[[str], T]) -> T:
