@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 import pytest
 
-from vsock_proxy.observing.limiter import SECOND, Limiter
+from vsock_proxy.observing.limiter import LOOKS, SECOND, Limiter
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -72,27 +72,53 @@ def test_the_places_are_those_of_all_processes() -> None:
     assert [limiter.allow(SECOND), limiter.allow(SECOND)] == [True, False]
 
 
-# Who is held up between its two stores
+# Who is held up between its stores
 
 
-@pytest.mark.parametrize("places", [2, 3, 200])
-def test_a_worker_that_has_taken_a_place_and_not_passed_the_turn_on_holds_up_nobody(
-    places: int,
+@pytest.mark.parametrize("places", [4, 5, 200])
+@pytest.mark.parametrize("overtaking", range(LOOKS))
+def test_a_turn_that_was_set_back_or_not_passed_on_holds_up_nobody(
+    overtaking: int, places: int
 ) -> None:
     limiter = Limiter(places)
     turn = limiter._cells[places]
-    assert limiter.allow(SECOND)
-    # As another worker finds it that looked before.
+    assert all(limiter.allow(SECOND + number) for number in range(overtaking))
     limiter._cells[places] = turn
-    allowed = [limiter.allow(SECOND + 1 + number) for number in range(places)]
-    assert allowed == [True] * (places - 1) + [False]
+    allowed = [limiter.allow(2 * SECOND - 1) for _ in range(places)]
+    assert allowed == [True] * (places - overtaking) + [False] * overtaking
 
 
-def test_two_workers_that_have_not_passed_the_turn_on_hold_others_up_for_a_second_at_most() -> None:
-    limiter = Limiter(3)
-    turn = limiter._cells[3]
-    assert limiter.allow(SECOND)
-    assert limiter.allow(SECOND + 1)
-    limiter._cells[3] = turn
-    assert not limiter.allow(SECOND + 2)
-    assert [limiter.allow(2 * SECOND + 1) for _ in range(4)] == [True, True, True, False]
+def test_a_turn_that_was_set_back_further_is_right_again_after_a_second() -> None:
+    limiter = Limiter(2 * LOOKS)
+    turn = limiter._cells[2 * LOOKS]
+    assert all(limiter.allow(SECOND + number) for number in range(LOOKS))
+    limiter._cells[2 * LOOKS] = turn
+    assert not limiter.allow(SECOND + LOOKS)
+    assert [limiter.allow(2 * SECOND + LOOKS) for _ in range(2 * LOOKS)] == [True] * 2 * LOOKS
+
+
+class _HeldUp:
+    """The cells as a worker sees them that is held up between taking a place and the turn."""
+
+    def __init__(self, cells: memoryview, meanwhile: Callable[[], object]) -> None:
+        self._cells, self._meanwhile = cells, meanwhile
+
+    def __getitem__(self, place: int) -> int:
+        return int(self._cells[place])
+
+    def __setitem__(self, place: int, value: int) -> None:
+        self._cells[place] = value
+        meanwhile, self._meanwhile = self._meanwhile, lambda: None
+        meanwhile()
+
+
+def test_a_worker_that_was_overtaken_leaves_the_turn_to_the_others() -> None:
+    places = 100
+    limiter, held_up = Limiter(places), Limiter(places)
+    overtaking = [SECOND + 1] * (places // 2)
+    held_up._cells = _HeldUp(  # type: ignore[assignment]
+        limiter._cells, lambda: [limiter.allow(moment) for moment in overtaking]
+    )
+    assert held_up.allow(SECOND)
+    allowed = [limiter.allow(SECOND + 2) for _ in range(places)]
+    assert allowed.count(True) == places - len(overtaking) - 1
