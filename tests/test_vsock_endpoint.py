@@ -5,6 +5,7 @@ A guest is in tests/vm/test_enclave.py.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -29,22 +30,33 @@ from tests.support.transports import VMADDR_CID_LOCAL
 pytestmark = pytest.mark.vsock_only
 
 MEBIBYTE = 1 << 20
-# A CID that no guest has, and one of a guest that never boots.
-NO_GUEST, ASLEEP = 4242, 4243
+# A CID that no guest has.
+NO_GUEST = 4242
+# CIDs for guests that never boot; another test may have some of them at the same time.
+ASLEEP = range(4243, 4343)
 NOBODY = "nothing listens on that port there, or too many clients wait there already"
 VHOST_SET_OWNER, VHOST_VSOCK_SET_GUEST_CID = 0xAF01, 0x4008AF60
 
 
 @pytest.fixture
-def sleeping_guest() -> Iterator[IO[bytes]]:
-    """A guest that is there and whose kernel does not answer, as before it has booted."""
+def sleeping_guest() -> Iterator[int]:
+    """The CID of a guest that is there but does not answer, as before it has booted."""
     subprocess.run(["modprobe", "vhost_vsock"], check=False)
     if not Path("/dev/vhost-vsock").exists():
         pytest.skip("this kernel has no vhost_vsock")
     with open("/dev/vhost-vsock", "r+b", buffering=0) as device:
         fcntl.ioctl(device, VHOST_SET_OWNER)
-        fcntl.ioctl(device, VHOST_VSOCK_SET_GUEST_CID, struct.pack("Q", ASLEEP))
-        yield device
+        yield next(cid for cid in ASLEEP if _takes(device, cid))
+
+
+def _takes(device: IO[bytes], cid: int) -> bool:
+    try:
+        fcntl.ioctl(device, VHOST_VSOCK_SET_GUEST_CID, struct.pack("Q", cid))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 def failure(proxy: Proxy) -> str:
@@ -127,7 +139,7 @@ def totals(proxy: Proxy) -> str:
 
 
 def test_a_guest_that_is_not_there_is_explained(
-    sleeping_guest: IO[bytes], start_proxy: StartProxy
+    sleeping_guest: int, start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy((f"vsock:{NO_GUEST}", 5000))
     assert failure(proxy) == (
@@ -139,9 +151,9 @@ def test_a_guest_that_is_not_there_is_explained(
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0], ids=["less than the kernel's", "more than that"])
 def test_a_guest_that_does_not_answer_is_given_up_after_the_timeout(
-    seconds: float, sleeping_guest: IO[bytes], start_proxy: StartProxy
+    seconds: float, sleeping_guest: int, start_proxy: StartProxy
 ) -> None:
-    proxy = start_proxy((f"vsock:{ASLEEP}", 5000), "--connect-timeout", str(seconds))
+    proxy = start_proxy((f"vsock:{sleeping_guest}", 5000), "--connect-timeout", str(seconds))
     with proxy.connect() as client:
         client.settimeout(seconds + 5 * SLOWNESS)
         began = time.monotonic()
@@ -149,8 +161,8 @@ def test_a_guest_that_does_not_answer_is_given_up_after_the_timeout(
         # The proxy's time began a little before ours.
         assert time.monotonic() - began > seconds * 0.8
     assert failure_line(proxy).endswith(
-        f"vsock:{ASLEEP}:5000: no answer in time; it has not booted yet, or hangs, or nobody has "
-        "that CID"
+        f"vsock:{sleeping_guest}:5000: no answer in time; it has not booted yet, or hangs, or nobody "
+        "has that CID"
     )
     wait_until(lambda: "1 timed out," in totals(proxy), "it counts")
 
@@ -160,21 +172,21 @@ def failure_line(proxy: Proxy) -> str:
 
 
 def test_a_client_that_goes_while_a_guest_does_not_answer_frees_its_worker(
-    sleeping_guest: IO[bytes], start_proxy: StartProxy
+    sleeping_guest: int, start_proxy: StartProxy
 ) -> None:
-    proxy = start_proxy((f"vsock:{ASLEEP}", 5000), "--connect-timeout", "1000", workers=1)
+    proxy = start_proxy((f"vsock:{sleeping_guest}", 5000), "--connect-timeout", "1000", workers=1)
     with proxy.connect():
         (worker,) = proxy.wait_for_workers(1, "connecting [")
-        assert processes.title(worker).endswith(f" -> vsock:{ASLEEP}:5000]")
+        assert processes.title(worker).endswith(f" -> vsock:{sleeping_guest}:5000]")
     proxy.wait_for_workers(1, "idle")
     proxy.log.wait_for(" closed: it had gone before there was a connection to ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGKILL])
 def test_a_worker_that_waits_for_a_guest_heeds_the_master(
-    number: signal.Signals, sleeping_guest: IO[bytes], start_proxy: StartProxy
+    number: signal.Signals, sleeping_guest: int, start_proxy: StartProxy
 ) -> None:
-    proxy = start_proxy((f"vsock:{ASLEEP}", 5000), "--connect-timeout", "3", workers=1)
+    proxy = start_proxy((f"vsock:{sleeping_guest}", 5000), "--connect-timeout", "3", workers=1)
     with proxy.connect() as client:
         (worker,) = proxy.wait_for_workers(1, "connecting [")
         proxy.send(number)
