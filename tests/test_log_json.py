@@ -215,6 +215,7 @@ def test_every_connection_has_one_line_in_text_too_that_begins_with_its_name(
     assert {name.split("-")[0] for name in names} <= {"#1", "#2"}
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 def test_connections_that_have_no_line_are_counted(
     start_json: StartProxy, start_server: StartServer
 ) -> None:
@@ -336,6 +337,7 @@ def test_who_writes_text_does_not_import_json() -> None:
     assert ended.stdout == "False\n"
 
 
+@pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_worker_gains_no_memory_by_the_names_of_its_connections(
     log_format: str, start_proxy: StartProxy, start_server: StartServer
