@@ -161,8 +161,8 @@ def test_a_guest_that_does_not_answer_is_given_up_after_the_timeout(
         # The proxy's time began a little before ours.
         assert time.monotonic() - began > seconds * 0.8
     assert failure_line(proxy).endswith(
-        f"vsock:{sleeping_guest}:5000: no answer in time; it has not booted yet, or hangs, or nobody "
-        "has that CID"
+        f"vsock:{sleeping_guest}:5000: no answer in time; it has not booted yet, or hangs, or "
+        "nobody has that CID"
     )
     wait_until(lambda: "1 timed out," in totals(proxy), "it counts")
 
