@@ -23,8 +23,10 @@ from tests.support.services import ServicesFile, letter, letter_at, pool_of, ser
 from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
 
 # How often the pool is measured with the disturbance and without it, in turn.
-TURNS = 60 if SLOWNESS == 1 else FEWEST_TURNS
-CONNECTIONS = 50 if SLOWNESS == 1 else 10
+TURNS = 30 if SLOWNESS == 1 else FEWEST_TURNS
+CONNECTIONS = 100 if SLOWNESS == 1 else 10
+# The first ones after a pause find caches cold, and the proxy still at what has just happened.
+NOT_COUNTED = 10
 MOST = 1.2
 HANGS, GOOD = "hangs.test", "good.test"
 # A name that hangs does so for half a minute; others must not wait for it.
@@ -41,13 +43,13 @@ needs_network = [
 
 
 def times(proxy: Proxy, port: int, count: int) -> List[float]:
-    """How long connections take, each with a byte there and back."""
+    """How long connections take that follow others, each with a byte there and back."""
     found = []
-    for _ in range(count):
+    for _ in range(NOT_COUNTED + count):
         began = time.perf_counter()
         assert letter_at(proxy, port) == b"A"
         found.append(time.perf_counter() - began)
-    return found
+    return found[NOT_COUNTED:]
 
 
 @pytest.mark.alone
