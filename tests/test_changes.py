@@ -39,7 +39,7 @@ def services(*ports: int, **settings: object) -> Known:
             "3 added; 1 removed; 2 changed",
         ),
         (services(1), services(*range(1, 12)), "2, 3, 4, 5, 6, 7, 8, 9 and 2 more added"),
-        # A service that listens elsewhere under the same port is told by its places.
+        # A service that moves to another place under the same port is called by its places.
         (
             services(1, 2),
             {**services(2), "TCP 127.0.0.1:1": services(1)["vsock port 1"]},

@@ -24,7 +24,7 @@ SEED = 1
 
 
 class Comparison(NamedTuple):
-    """What was found: what so many in a hundred take at most, and whether that may be noise.
+    """What was found: a percentile of both, and whether their difference may be noise.
 
     chance: how often noise would make as much of a difference, were the second at its limit.
     """
@@ -41,9 +41,9 @@ class Comparison(NamedTuple):
 
 
 def compare(turns: Sequence[Turn], factor: float, percent: int = 99) -> Comparison:
-    """Is what so many in a hundred of the second take at most above `factor` times the first's?"""
+    """Whether this percentile of the second is above `factor` times that of the first."""
     assert len(turns) >= FEWEST_TURNS, "too few to tell anything from noise"
-    # Were it exactly so many times, the two would now be alike.
+    # Divided by the factor, a second at its limit is like the first.
     alike = _Exchangeable(turns, factor, percent)
     found = alike.ratio([0] * len(turns))
     draw = random.Random(SEED)
@@ -55,12 +55,12 @@ def compare(turns: Sequence[Turn], factor: float, percent: int = 99) -> Comparis
 
 
 def at_most(times: Sequence[float], percent: int) -> float:
-    """What so many in a hundred take at most."""
+    """The percentile."""
     return sorted(times)[-_place(len(times), percent)]
 
 
 def _place(count: int, percent: int) -> int:
-    """Which of so many it is, counted from the largest."""
+    """The percentile's place among that many times, counted from the largest."""
     return count - count * percent // 100
 
 

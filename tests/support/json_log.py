@@ -34,5 +34,5 @@ def lines_about(proxy: Proxy, *events: str) -> List[Line]:
 
 
 def wait_for(proxy: Proxy, event: str, count: int = 1) -> List[Line]:
-    """The lines about an event, once there are so many."""
+    """The lines about an event, once there are `count` of them."""
     return lines_of(proxy.log.wait_for(f'"event":"{event}"', count=count))

@@ -69,7 +69,7 @@ class Log:
             self._may_read.set()
 
     def wait_for(self, pattern: str, timeout: float = 10.0, count: int = 1) -> List[str]:
-        """The lines that match, once there are so many."""
+        """The lines that match, once there are `count` of them."""
         with self._changed:
             if not self._changed.wait_for(
                 lambda: len(self.matching(pattern)) >= count, timeout * SLOWNESS

@@ -33,7 +33,6 @@ FAMILY_OPTIONS = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 
 Nodes = Dict[str, yaml.Node]
 Reader = Callable[[yaml.Node], Any]
-Place = Union[int, str]
 
 
 def parse(node: yaml.Node, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:

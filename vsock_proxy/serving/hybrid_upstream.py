@@ -31,7 +31,6 @@ from vsock_proxy.settings import Endpoint
 # Of the answer, with the end of its line.
 LONGEST_ANSWER = 64
 ACCEPTED = re.compile(rb"OK [0-9]{1,10}")
-DONTWAIT = socket.MSG_DONTWAIT
 # Seconds until a full queue is tried again.
 QUEUE_PAUSE = 0.05
 
@@ -110,7 +109,7 @@ class HybridUpstream:
             sock.send(self._request)
             while b"\n" not in answer:
                 if waiting.wait(deadline):
-                    part = sock.recv(LONGEST_ANSWER - len(answer), DONTWAIT)
+                    part = sock.recv(LONGEST_ANSWER - len(answer), socket.MSG_DONTWAIT)
                     answer += part
                     if not part or len(answer) == LONGEST_ANSWER:
                         break

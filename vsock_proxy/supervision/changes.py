@@ -7,7 +7,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 from vsock_proxy.settings import ServiceSettings
 
-# Of each kind of change, the log names so many services.
+# How many services the log names of each kind of change.
 MOST_NAMED = 8
 
 
@@ -32,8 +32,8 @@ def compare(
 ) -> Changes:
     """Both by where services listen, each with its name and what was asked for.
 
-    One that now listens elsewhere under the same name is one added and one removed: these are told
-    by their places.
+    A service that moves to another place and keeps its name is one added and one removed. Both are
+    then called by their places.
     """
     added, removed = _only_in(after, before), _only_in(before, after)
     moved = set(added.values()) & set(removed.values())
