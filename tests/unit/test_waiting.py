@@ -16,7 +16,7 @@ from vsock_proxy.serving.presence import GONE, HALF_CLOSED, SILENT, SPOKEN, Pres
 from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import GONE_CHECK_INTERVAL, MOMENT, ClientGone, Meanwhile, Waiting
 
-pytestmark = pytest.mark.hybrid_only  # what vsock tells is in test_connecting.py
+pytestmark = pytest.mark.hybrid_only  # what vsock tells is in ../program/test_connecting.py
 
 LONG = 20.0 * SLOWNESS
 Pair = Tuple[socket.socket, socket.socket]

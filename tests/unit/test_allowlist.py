@@ -352,14 +352,14 @@ def test_a_file_without_end_is_refused() -> None:
 
 @pytest.mark.parametrize("host", KMS)
 def test_the_default_file_permits_kms(host: str) -> None:
-    path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
+    path = Path(__file__).resolve().parents[2] / "etc/nitro_enclaves/vsock-proxy.yaml"
     loaded = loading.load(str(path)).allowlist
     assert loaded.permits_name(host, 443)
     assert not loaded.permits_name("kms.cn-north-1.amazonaws.com", 443)
 
 
 def test_the_default_file_has_a_dual_stack_name_for_every_other() -> None:
-    path = Path(__file__).resolve().parents[1] / "etc/nitro_enclaves/vsock-proxy.yaml"
+    path = Path(__file__).resolve().parents[2] / "etc/nitro_enclaves/vsock-proxy.yaml"
     names = {entry.name for entry in loading.load(str(path)).allowlist.entries if entry.name}
     # kms.REGION.SUFFIX
     dual_stack = {name for name in names if ".api." in name}

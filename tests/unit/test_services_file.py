@@ -557,7 +557,7 @@ def test_two_services_in_one_place_are_named_both(
     )
 
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 EXAMPLE = re.compile(r"^(?:# |    )services:((?:\n(?:# |    )[- ] .*)+)", re.MULTILINE)
 
 
