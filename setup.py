@@ -8,8 +8,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
+# What writes metrics in the formats of Prometheus.
+METRICS = ["prometheus-client"]
 # What the tests use of other projects. moto's own list for its server has that of every service.
 TEST = [
+    *METRICS,
     "boto3",
     "flask",
     "flask-cors",
@@ -70,6 +73,7 @@ setup(
     zip_safe=False,
     install_requires=["PyYAML", "docopt", "setproctitle"],
     extras_require={
+        "metrics": METRICS,
         "test": TEST,
         "coverage": COVERAGE,
         "vm": VM,

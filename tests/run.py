@@ -22,7 +22,10 @@ from tests import bootstrap  # noqa: E402
 
 # Debian packages beside those of a minimal system. A folder of tests that is an environment of its
 # own, such as vm, names what it needs in a packages.txt.
-ALL_TESTS = ["curl", "iproute2", "procps", "psmisc", "strace", "systemd", "sysvinit-utils"]
+ALL_TESTS = [
+    *("curl", "iproute2", "procps", "prometheus", "psmisc", "strace", "systemd"),
+    "sysvinit-utils",
+]
 NOT_TESTS = ("soak", "benchmark")
 BENCHMARK = ["gcc", "libc6-dev", "socat", "systemd"]
 PYENV_VERSIONS = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"

@@ -8,6 +8,7 @@ checked here, once, so that no other module has to doubt its settings.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
 import socket
@@ -45,6 +46,7 @@ from vsock_proxy.settings import (
     JSON,
     LOG_FORMATS,
     Endpoint,
+    MetricsAddress,
     ServiceOptions,
     ServiceSettings,
     Settings,
@@ -97,6 +99,9 @@ Options:
                          [default: 15]
   --drain-timeout S      After SIGTERM, let live connections go on for at most
                          S seconds. [default: 30]
+  --metrics ADDRESS      Serve metrics for Prometheus, /healthz and /readyz at
+                         HOST:PORT, or PORT of 127.0.0.1, or unix:PATH. Needs
+                         the extra vsock-proxy[metrics].
   --log-level LEVEL      debug, info, warning or error. [default: info]
   --log-format FORMAT    text, or json: one object a line. [default: text]
   -h, --help             Show this text.
@@ -123,6 +128,7 @@ ASKING = re.compile(r"-[46]*([hV])[46hV]*")
 ABBREVIATED = "--help and --version cannot be abbreviated"
 # What is of no use where nothing is looked up.
 OF_LOOKUPS = ("--ipv4", "--ipv6", "--resolve-interval")
+METRICS_PACKAGE = "prometheus_client"
 INTERNAL_ERROR = "internal error, please report it"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Marks a word behind `--`; no word of a command line can hold it.
@@ -179,6 +185,7 @@ def parse(arguments: List[str]) -> Settings:
         drain_timeout=_value(words, "--drain-timeout", rules.DRAIN_TIMEOUT.parse),
         log_level=_one_of(words, "--log-level", LOG_LEVELS),
         log_format=_one_of(words, "--log-format", LOG_FORMATS),
+        metrics=_metrics(words),
     )
 
 
@@ -372,6 +379,20 @@ def _address(text: str) -> str:
     except NoHost as error:
         raise UsageError(f"<remote_addr> must be {EXPECTED}; {text!r} {error}") from None
     return text
+
+
+def _metrics(words: Dict[str, Any]) -> Optional[MetricsAddress]:
+    if words["--metrics"] is None:
+        return None
+    address = _value(words, "--metrics", rules.metrics_address)
+    # Not imported: only the process that serves them has use for it.
+    if importlib.util.find_spec(METRICS_PACKAGE) is None:
+        raise UsageError(
+            "--metrics needs the Python package prometheus-client, which is not there; install it "
+            "with: pip install 'vsock-proxy[metrics]', or with the system's package "
+            "python3-prometheus-client"
+        )
+    return address
 
 
 def _family(words: Dict[str, Any]) -> socket.AddressFamily:

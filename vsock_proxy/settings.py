@@ -91,11 +91,24 @@ class ServiceSettings:
 
 
 @dataclass(frozen=True)
+class MetricsAddress:
+    """Where metrics are served.
+
+    host, port: an address of this machine and a TCP port; or path: a Unix socket.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """All times are seconds.
 
     service: that of the command line; None: those of the file are to be served.
     options: those of the command line, the defaults of each service of the file.
+    metrics: None: they are not served, and what is for them alone is not counted.
     """
 
     service: Optional[ServiceSettings] = None
@@ -105,6 +118,7 @@ class Settings:
     drain_timeout: float = 30.0
     log_level: str = "info"
     log_format: str = TEXT
+    metrics: Optional[MetricsAddress] = None
 
 
 def format_address(host: str, port: int) -> str:

@@ -13,7 +13,7 @@ from tests.support.program import run
 from vsock_proxy import __version__
 from vsock_proxy.cli import USAGE, parse
 from vsock_proxy.errors import UsageError
-from vsock_proxy.settings import ServiceOptions, ServiceSettings, Settings
+from vsock_proxy.settings import MetricsAddress, ServiceOptions, ServiceSettings, Settings
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -425,3 +425,58 @@ def test_an_address_whose_zone_is_no_interface_is_a_usage_error(tmp_path: Path) 
     done = run("--config", str(tmp_path / "a.yaml"), "8000", "fe80::1%nowhere", "443")
     assert done.returncode == os.EX_USAGE
     assert "what follows % is no network interface of this machine" in done.stderr
+
+
+METRICS = [
+    ("9550", MetricsAddress("127.0.0.1", 9550)),
+    (":9550", MetricsAddress("127.0.0.1", 9550)),
+    ("localhost:9550", MetricsAddress("127.0.0.1", 9550)),
+    ("0.0.0.0:1", MetricsAddress("0.0.0.0", 1)),
+    ("[::]:65535", MetricsAddress("::", 65535)),
+    ("[fe80::1%lo]:80", MetricsAddress("fe80::1%lo", 80)),
+    ("unix:/run/metrics", MetricsAddress(path="/run/metrics")),
+    ("unix:metrics", MetricsAddress(path="metrics")),
+]
+
+
+@pytest.mark.parametrize(("text", "address"), METRICS)
+def test_metrics_are_served_at_a_port_of_an_address_or_at_a_path(
+    text: str, address: MetricsAddress
+) -> None:
+    assert parse(["--metrics", text, *GOOD]).metrics == address
+    assert parse([f"--metrics={text}"]).metrics == address
+
+
+def test_metrics_are_not_served_unless_that_is_asked_for() -> None:
+    assert parse(GOOD).metrics is None
+
+
+NO_ADDRESS = "--metrics must be HOST:PORT with an IP address of this machine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", NO_ADDRESS),
+        ("x", NO_ADDRESS),
+        ("0", NO_ADDRESS),
+        ("65536", NO_ADDRESS),
+        ("host:9550", NO_ADDRESS),
+        ("127.0.0.1", NO_ADDRESS),
+        ("127.0.0.1:", NO_ADDRESS),
+        ("127.0.0.1:9550/metrics", NO_ADDRESS),
+        ("http://127.0.0.1:9550", NO_ADDRESS),
+        ("[127.0.0.1]:9550", NO_ADDRESS),
+        ("::1:9550", NO_ADDRESS),
+        ("[::1]", NO_ADDRESS),
+        ("[::1:9550", NO_ADDRESS),
+        ("224.0.0.1:9550", NO_ADDRESS),
+        ("unix:", "--metrics must be a path of at most 107 bytes"),
+        ("unix:" + "x" * 108, "--metrics must be a path of at most 107 bytes"),
+    ],
+)
+def test_an_address_that_metrics_cannot_be_served_at_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse([f"--metrics={text}", *GOOD])
+    assert str(refused.value).startswith(message)
+    assert str(refused.value).endswith(f", not {text!r}") or "path" in message

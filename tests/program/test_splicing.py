@@ -372,7 +372,7 @@ def _open_pipe_without_pages() -> str:
 def test_a_proxy_that_may_not_splice_serves_all_the_same(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
-    sandbox = [sys.executable, "-m", "tests.support.seccomp", "EPERM"]
+    sandbox = [sys.executable, "-m", "tests.support.seccomp", "splice", "EPERM"]
     proxy = start_proxy(start_server(), workers=1, wrapper=sandbox)
     with proxy.connect() as client:
         assert exchange(client, CONTENT * 8) == CONTENT * 8

@@ -1,8 +1,9 @@
-"""A kernel that refuses splice(), as a sandbox does: a seccomp filter (seccomp(2)).
+"""A kernel that refuses a system call, as a sandbox does: a seccomp filter (seccomp(2)).
 
-refuse_splice() is for the calling thread, while it lives. For a program and all its children:
+refuse() and refuse_splice() are for the calling thread, while it lives. For a program and all its
+children:
 
-    python -m tests.support.seccomp EPERM COMMAND...
+    python -m tests.support.seccomp splice EPERM COMMAND...
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from vsock_proxy.serving.splicing import PIPE_SIZE
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 # arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
-SPLICE = {"x86_64": 275, "aarch64": 76}
+NUMBERS = {
+    "splice": {"x86_64": 275, "aarch64": 76},
+    "setpriority": {"x86_64": 141, "aarch64": 140},
+}
 # struct seccomp_data: the number is at 0; the low half of the fifth argument, which is the length:
 LENGTH_AT = 16 + 4 * 8
 # BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
@@ -42,7 +46,20 @@ class _Program(ctypes.Structure):
 
 def why_not() -> str:
     """Why splice() cannot be refused here; empty if it can."""
-    return "" if platform.machine() in SPLICE else "the number of splice() is not known here"
+    known = NUMBERS["splice"]
+    return "" if platform.machine() in known else "the numbers of system calls are not known here"
+
+
+def refuse(call: str, error: int) -> None:
+    """Have a system call fail with an errno in this thread and what it starts."""
+    _install(
+        [
+            (LOAD, 0, 0, 0),
+            (JUMP_IF_EQUAL, 0, 1, NUMBERS[call][platform.machine()]),
+            (RETURN, 0, 0, SECCOMP_RET_ERRNO | error),
+            (RETURN, 0, 0, SECCOMP_RET_ALLOW),
+        ]
+    )
 
 
 def refuse_splice(error: int, which: Refused = Refused.ALL) -> None:
@@ -56,7 +73,7 @@ def refuse_splice(error: int, which: Refused = Refused.ALL) -> None:
     _install(
         [
             (LOAD, 0, 0, 0),
-            (JUMP_IF_EQUAL, 1, 0, SPLICE[platform.machine()]),
+            (JUMP_IF_EQUAL, 1, 0, NUMBERS["splice"][platform.machine()]),
             (RETURN, 0, 0, allow),
             (LOAD, 0, 0, LENGTH_AT),
             (JUMP_IF_EQUAL, 0, 1, PIPE_SIZE),
@@ -81,5 +98,5 @@ def _prctl(option: int, *arguments: int) -> None:
 
 
 if __name__ == "__main__":
-    refuse_splice(getattr(errno, sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])
+    refuse(sys.argv[1], getattr(errno, sys.argv[2]))
+    os.execvp(sys.argv[3], sys.argv[3:])

@@ -10,8 +10,9 @@ from typing import Callable, List
 import pytest
 
 from tests.support.timing import wait_until
+from vsock_proxy.observing.vitals import Vitals
 from vsock_proxy.process.signals import Signals
-from vsock_proxy.supervision.children import Children, start_another
+from vsock_proxy.supervision.children import Children, Respawning
 from vsock_proxy.supervision.pacer import FORKS_PER_SECOND, Pacer
 from vsock_proxy.supervision.timers import Timers
 
@@ -95,8 +96,10 @@ def test_another_is_started_at_once_until_too_many_have_ended(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     timers, pacer, started = Timers(), Pacer(), []
+    vitals = Vitals()
+    respawning = Respawning(timers, vitals)
     for _ in range(FORKS_PER_SECOND + 1):
-        start_another("worker 1", 1 << 8, pacer, timers, lambda: started.append(1))
+        respawning.another("worker 1", 1 << 8, pacer, lambda: started.append(1))
     timers.look(time.monotonic())
     assert len(started) == FORKS_PER_SECOND
     assert caplog.messages[0] == "worker 1 ended, exit code 1; starting another"
@@ -104,6 +107,7 @@ def test_another_is_started_at_once_until_too_many_have_ended(
     assert timers.due is not None
     timers.look(timers.due)
     assert len(started) == FORKS_PER_SECOND + 1
+    assert vitals.respawns["worker"] == FORKS_PER_SECOND + 1
 
 
 @pytest.mark.parametrize(
@@ -118,5 +122,5 @@ def test_the_log_says_how_a_process_ended(
     caplog: pytest.LogCaptureFixture, status: int, line: str
 ) -> None:
     with caplog.at_level("INFO"):
-        start_another("log", status, Pacer(), Timers(), lambda: None)
+        Respawning(Timers(), Vitals()).another("log", status, Pacer(), lambda: None)
     assert caplog.messages == [line]

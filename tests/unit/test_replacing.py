@@ -28,6 +28,7 @@ from vsock_proxy.endpoint.policy import make_policy
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.scoreboard import DRAINS
 from vsock_proxy.observing.untold import Untold
+from vsock_proxy.observing.vitals import Vitals
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.serving.listener import Listener
@@ -35,7 +36,7 @@ from vsock_proxy.serving.passed import Passed
 from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 from vsock_proxy.supervision import fleet
-from vsock_proxy.supervision.children import Children
+from vsock_proxy.supervision.children import Children, Respawning
 from vsock_proxy.supervision.fleet import Fleet
 from vsock_proxy.supervision.judging import Judged
 from vsock_proxy.supervision.pool import Means, Pool
@@ -95,6 +96,8 @@ class Master:
             log,  # type: ignore[arg-type]
             self._alarms[1],
             itertools.count(1),
+            Respawning(self._timers, Vitals()),
+            True,
             lambda kept: [],
             self._start_missing,
         )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import socket
+import time
 from ipaddress import ip_network
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import pytest
 
 from vsock_proxy.config.allowlist import Allowlist, Entry
-from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable, make_address
+from vsock_proxy.endpoint.addresses import (
+    MAX_ADDRESSES,
+    Address,
+    AddressTable,
+    Lookups,
+    make_address,
+)
 from vsock_proxy.endpoint.lookup import LookupFailed
 from vsock_proxy.endpoint.policy import Policy
 from vsock_proxy.endpoint.resolution import LINES_PERIOD, MOST_LINES, Resolution
@@ -173,3 +180,32 @@ def test_the_next_lookup_is_soon_as_long_as_somebody_waits_for_it(
     if known:
         table.publish([address(host) for host in known])
     assert resolution(table, [], policy()).pause() == seconds
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([], (0, 0, 0)),
+        ([[HERE], [HERE]], (2, 0, 0)),
+        ([GONE, [HERE], GONE], (1, 2, 0)),
+        ([[METADATA], [HERE], [METADATA, THERE], [METADATA]], (2, 0, 2)),
+    ],
+)
+def test_lookups_are_counted_by_how_they_ended(
+    table: AddressTable, answers: Sequence[Answer], expected: Tuple[int, int, int]
+) -> None:
+    before = time.time_ns()
+    looking = resolution(table, answers, policy())
+    for _ in answers:
+        looking.refresh()
+    counted = table.lookups
+    assert (counted.resolved, counted.unresolved, counted.not_permitted) == expected
+    if counted.resolved:
+        assert before <= counted.resolved_at <= time.time_ns()
+    else:
+        assert counted.resolved_at == 0
+
+
+def test_lookups_of_two_tables_are_added_up_and_the_last_good_one_is_the_later() -> None:
+    one, other = Lookups(1, 2, 3, 100), Lookups(10, 20, 30, 50)
+    assert one.plus(other) == other.plus(one) == Lookups(11, 22, 33, 100)

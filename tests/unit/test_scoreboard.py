@@ -18,7 +18,7 @@ from vsock_proxy.observing.saturation import (
     Alarm,
     Watch,
 )
-from vsock_proxy.observing.scoreboard import DRAINS, ROUTE, Row, Scoreboard, State
+from vsock_proxy.observing.scoreboard import DRAINS, ROUTE, SINCE, STATE, Row, Scoreboard, State
 from vsock_proxy.settings import Endpoint
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
@@ -234,12 +234,12 @@ def test_a_worker_that_was_told_to_end_has_a_successor_that_was_not() -> None:
     assert not board.rows()[0].drains
 
 
-def test_a_new_worker_serves_the_first_service_until_it_says_otherwise() -> None:
+def test_a_new_worker_is_at_the_service_of_its_predecessor_until_it_says_otherwise() -> None:
+    # To turn from one to another is more than to say so: what was counted belongs to one of them.
     board = board_of(BUSY)
     board.slot(1)[ROUTE] = 2
-    assert board.rows()[0].route == 2
     board.claim(1, 4712)
-    assert board.rows()[0].route == 0
+    assert board.rows()[0].route == 2
 
 
 # All are busy
@@ -438,7 +438,7 @@ def test_once_no_clients_come_any_more_there_is_nothing_to_warn_of(
     saturation = saturate(BUSY, IDLE)
     saturation.take_place(2)
     saturation.pass_time(TOLERATED / 2)
-    saturation.watch.end()
+    saturation.watch.end(saturation.now)
     saturation.take_place(1)
     saturation.watch.suspect(saturation.now)
     saturation.pass_time(BUSY_FOR_LONG)
@@ -470,3 +470,44 @@ def test_an_alarm_harms_nobody_where_no_master_reads_it(
     os.close(reader)
     Alarm(saturation.board, writer).raise_once()
     os.close(writer)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.35, 1.0, 5.25])
+def test_the_time_is_added_up_from_the_last_place_taken_to_the_first_that_is_free(
+    saturate: Callable[..., Saturation], seconds: float
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    slot = saturation.board.slot(2)
+    for times in (1, 2):
+        saturation.take_place(2)
+        slot[STATE] = State.RELAYING
+        saturation.pass_time(seconds)
+        saturation.rest(2)
+        slot[STATE], slot[SINCE] = State.IDLE, round(saturation.now * SECOND)
+        saturation.pass_time(BUSY_FOR_LONG)
+        assert saturation.board.saturated == pytest.approx(
+            times * seconds * SECOND, abs=SECOND / 1e6
+        )
+
+
+def test_time_in_which_some_were_idle_all_along_is_not_added_up(
+    saturate: Callable[..., Saturation],
+) -> None:
+    saturation = saturate(BUSY, IDLE)
+    slot = saturation.board.slot(2)
+    slot[STATE], slot[SINCE] = State.IDLE, SECOND
+    # As whoever wakes the master for another reason.
+    saturation.watch.suspect(saturation.now)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert saturation.board.saturated == 0
+
+
+def test_time_is_added_up_until_no_clients_come_any_more(
+    saturate: Callable[..., Saturation],
+) -> None:
+    saturation = saturate(BUSY)
+    saturation.watch.suspect(saturation.now)
+    saturation.pass_time(0.25)
+    saturation.watch.end(saturation.now)
+    saturation.pass_time(BUSY_FOR_LONG)
+    assert saturation.board.saturated == pytest.approx(SECOND / 4, abs=SECOND / 1e6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Tuple
 
 import pytest
 
@@ -17,18 +18,18 @@ def lacking(code: int) -> OSError:
 
 
 @pytest.mark.parametrize(
-    ("missing", "resolver", "text"),
+    ("missing", "others", "text"),
     [
-        (3, False, "cannot start 3 of 4 workers: "),
-        (1, False, "cannot start 1 of 4 workers: "),
-        (4, True, "cannot start 4 of 4 workers and the resolver: "),
-        (0, True, "cannot start the resolver: "),
+        (3, (), "cannot start 3 of 4 workers: "),
+        (1, (), "cannot start 1 of 4 workers: "),
+        (4, ("the resolver",), "cannot start 4 of 4 workers and the resolver: "),
+        (0, ("the resolver",), "cannot start the resolver: "),
     ],
 )
 def test_a_shortage_says_who_is_missing(
-    missing: int, resolver: bool, text: str, caplog: pytest.LogCaptureFixture
+    missing: int, others: Tuple[str, ...], text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Shortage().lasts(missing, 4, resolver, lacking(errno.EAGAIN), 0.0)
+    Shortage().lasts(missing, 4, others, lacking(errno.EAGAIN), 0.0)
     assert caplog.messages[0].startswith(text)
 
 
@@ -43,7 +44,7 @@ def test_a_shortage_says_who_is_missing(
 def test_a_shortage_says_why_and_what_to_do(
     code: int, advice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Shortage().lasts(1, 4, False, lacking(code), 0.0)
+    Shortage().lasts(1, 4, (), lacking(code), 0.0)
     assert os.strerror(code) in caplog.text
     assert advice in caplog.text
 
@@ -61,7 +62,7 @@ def test_a_shortage_that_lasts_is_told_once_a_minute(
 ) -> None:
     shortage = Shortage()
     for now in times:
-        shortage.lasts(2, 4, False, lacking(errno.EAGAIN), now)
+        shortage.lasts(2, 4, (), lacking(errno.EAGAIN), now)
     assert len(caplog.messages) == lines
 
 
@@ -72,8 +73,8 @@ def test_the_end_of_a_shortage_is_told_once_and_the_next_one_at_once(
     shortage = Shortage()
     shortage.is_over(4)
     assert not caplog.messages
-    shortage.lasts(2, 4, False, lacking(errno.EAGAIN), 0.0)
+    shortage.lasts(2, 4, (), lacking(errno.EAGAIN), 0.0)
     shortage.is_over(4)
     shortage.is_over(4)
-    shortage.lasts(2, 4, False, lacking(errno.EAGAIN), 1.0)
+    shortage.lasts(2, 4, (), lacking(errno.EAGAIN), 1.0)
     assert [message.split()[0] for message in caplog.messages] == ["cannot", "all", "cannot"]

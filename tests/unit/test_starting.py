@@ -8,6 +8,8 @@ from typing import Callable, List, Optional
 
 import pytest
 
+from vsock_proxy.observing.vitals import Vitals
+from vsock_proxy.supervision.children import Respawning
 from vsock_proxy.supervision.copying import Copying
 from vsock_proxy.supervision.starting import Starting
 from vsock_proxy.supervision.timers import Action, Timers
@@ -33,6 +35,10 @@ class ManualTimers(Timers):
         self.look(1e9)
 
 
+def respawning(timers: Timers) -> Respawning:
+    return Respawning(timers, Vitals())
+
+
 class FakeFleet:
     """Four workers, which can be started as long as nothing fails."""
 
@@ -51,11 +57,13 @@ class FakeFleet:
         self.missing = 0
 
 
-class FakeResolving:
+class Unneeded:
+    """There is no name to look up, and no metrics to serve."""
+
     is_missing = False
 
     def start(self) -> None:
-        """There is no name to look up."""
+        """Nothing is missing."""
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def fleet() -> FakeFleet:
 
 @pytest.fixture
 def starting(fleet: FakeFleet, timers: ManualTimers) -> Starting:
-    return Starting(fleet, FakeResolving(), timers)  # type: ignore[arg-type]
+    return Starting(fleet, Unneeded(), Unneeded(), timers)  # type: ignore[arg-type]
 
 
 def test_what_can_be_started_is_and_nothing_is_tried_again(
@@ -122,7 +130,7 @@ class FakeCopier:
 
 def test_a_log_process_that_cannot_be_started_is_tried_again(timers: ManualTimers) -> None:
     copier = FakeCopier()
-    copying = Copying(copier, timers, lambda: None)  # type: ignore[arg-type]
+    copying = Copying(copier, respawning(timers), timers, lambda: None)  # type: ignore[arg-type]
     copying.buried(99, 0)
     assert (copier.pid, timers.waiting) == (100, 0)
     copying.buried(100, 1 << 8)
@@ -136,7 +144,7 @@ def test_a_log_process_that_cannot_be_started_is_tried_again(timers: ManualTimer
 
 
 def test_without_a_log_process_none_is_missed(timers: ManualTimers) -> None:
-    copying = Copying(None, timers, lambda: None)
+    copying = Copying(None, respawning(timers), timers, lambda: None)
     copying.buried(100, 0)
     assert copying.descriptors == []
     assert timers.waiting == 0

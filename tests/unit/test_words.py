@@ -52,7 +52,7 @@ def test_one_worker_that_could_not_be_started_is_no_plural(
 ) -> None:
     caplog.set_level(logging.INFO)
     shortage = Shortage()
-    shortage.lasts(1, 1, False, OSError(12, "Cannot allocate memory"), 0.0)
+    shortage.lasts(1, 1, (), OSError(12, "Cannot allocate memory"), 0.0)
     shortage.is_over(1)
     first, second = caplog.messages
     assert first.startswith("cannot start 1 of 1 worker: ")

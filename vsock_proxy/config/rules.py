@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vsock_proxy.config.hostnames import parse_address
+from vsock_proxy.settings import UNIX_PREFIX, MetricsAddress
 
 # sun_path holds 108 bytes, the last of them NUL (unix(7)).
 LONGEST_PATH = 107
@@ -24,6 +25,11 @@ BROADCAST = "255.255.255.255"
 LOCAL_ADDRESS = (
     "an IP address of this machine, with %INTERFACE if it is link-local, or 0.0.0.0 or :: for all"
 )
+METRICS_ADDRESS = (
+    "HOST:PORT with an IP address of this machine, in brackets if it is IPv6, or PORT alone for "
+    "that of 127.0.0.1, or unix:PATH"
+)
+LOOPBACK = "127.0.0.1"
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
@@ -93,6 +99,29 @@ def _interface(zone: str) -> str:
         return socket.if_indextoname(INTERFACE.parse(zone))
     except (Unfit, OSError):
         return zone
+
+
+def metrics_address(text: str) -> MetricsAddress:
+    """Where to serve metrics. Raises Unfit."""
+    if text.startswith(UNIX_PREFIX):
+        path = text[len(UNIX_PREFIX) :]
+        check_path(path)
+        return MetricsAddress(path=path)
+    host, _, port = text.rpartition(":")
+    try:
+        return MetricsAddress(_metrics_host(host), TCP_PORT.parse(port))
+    except Unfit:
+        raise Unfit(METRICS_ADDRESS) from None
+
+
+def _metrics_host(text: str) -> str:
+    if text in ("", "localhost"):
+        return LOOPBACK
+    is_bracketed = text.startswith("[") and text.endswith("]")
+    address = local_address(text[1:-1] if is_bracketed else text)
+    if is_bracketed != (":" in address):
+        raise Unfit(METRICS_ADDRESS)
+    return address
 
 
 def port_to_listen_on(over_tcp: bool) -> Integer:

@@ -9,7 +9,9 @@ and the writer may be killed between any two stores:
   of all of it. If these do not agree, two more lists have come meanwhile, or the stores of another
   processor are not visible yet (Graviton), and the reader looks again.
 
-Beside the list goes a pair of connected sockets, one descriptor for either way to be woken: by the
+Beside the list stands how often the resolver has looked it up, and with which result.
+
+With it goes a pair of connected sockets, one descriptor for either way to be woken: by the
 first list, who waits for one; by who cannot connect, the resolver. Of a byte either way it is only
 asked whether there is one. Two pipes would take twice as many descriptors, of which each process
 holds those of all services.
@@ -24,6 +26,7 @@ import os
 import select
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any, Iterable, List, Sequence, Tuple, Union
 
@@ -31,8 +34,8 @@ from vsock_proxy.settings import format_address
 
 MAX_ADDRESSES = 64
 CELL = 8
-# Two cells for all, then two halves.
-VERSION, PREFERRED, HALVES = range(3)
+# Two cells for all, those of the lookups, then two halves.
+VERSION, PREFERRED, RESOLVED, UNRESOLVED, NOT_PERMITTED, RESOLVED_AT, HALVES = range(7)
 # Cells of a half: its own version number and so on, then so many for each address.
 OWN_VERSION, COUNT, CHECKSUM, ENTRIES = range(4)
 ENTRY = 3
@@ -87,6 +90,29 @@ def host_of(bits: Tuple[int, int]) -> str:
     """The host that 128 bits name, IPv4 as IPv4."""
     address = ipaddress.IPv6Address(bits[0] << 64 | bits[1])
     return str(address.ipv4_mapped or address)
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """How lookups have ended.
+
+    resolved, unresolved, not_permitted: how many with an address, without an answer, and with none
+    but addresses that are not permitted.
+    resolved_at: when there was an address last, by time.time_ns(); 0: never.
+    """
+
+    resolved: int = 0
+    unresolved: int = 0
+    not_permitted: int = 0
+    resolved_at: int = 0
+
+    def plus(self, other: Lookups) -> Lookups:
+        return Lookups(
+            self.resolved + other.resolved,
+            self.unresolved + other.unresolved,
+            self.not_permitted + other.not_permitted,
+            max(self.resolved_at, other.resolved_at),
+        )
 
 
 class AddressTable:
@@ -167,6 +193,17 @@ class AddressTable:
             os.read(self.nudges, ALL_NUDGES)
         except BlockingIOError:
             pass
+
+    def count_lookup(self, result: int) -> None:
+        """In the resolver: a lookup has ended, as RESOLVED, UNRESOLVED or NOT_PERMITTED."""
+        self._cells[result] += 1
+        if result == RESOLVED:
+            self._cells[RESOLVED_AT] = time.time_ns()
+
+    @property
+    def lookups(self) -> Lookups:
+        """How those have ended that were counted."""
+        return Lookups(*self._cells[RESOLVED : RESOLVED_AT + 1])
 
     def close(self) -> None:
         """In a process that has nothing to do with this endpoint any more."""

@@ -17,7 +17,14 @@ import time
 from collections import deque
 from typing import Callable, Deque, Sequence, Tuple
 
-from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address, AddressTable
+from vsock_proxy.endpoint.addresses import (
+    MAX_ADDRESSES,
+    NOT_PERMITTED,
+    RESOLVED,
+    UNRESOLVED,
+    Address,
+    AddressTable,
+)
 from vsock_proxy.endpoint.lookup import LookUp, LookupFailed, look_up
 from vsock_proxy.endpoint.policy import Policy
 
@@ -93,12 +100,15 @@ class Resolution:
         try:
             found = self._look_up(self._policy.endpoint, self._policy.family)
         except LookupFailed as error:
+            self._count(UNRESOLVED)
             self._say(Condition.UNRESOLVED, f"does not resolve: {error}; {self._remedy()}")
             return
         chosen = self._policy.choose(found)
         if chosen:
             self._publish(chosen)
+            self._count(RESOLVED)
         else:
+            self._count(NOT_PERMITTED)
             self._say(
                 Condition.NOT_PERMITTED,
                 f"resolves only to addresses that are not permitted: {_hosts(found)}; "
@@ -137,6 +147,10 @@ class Resolution:
                 if was_full
                 else "resolves again",
             )
+
+    def _count(self, result: int) -> None:
+        for table in self._tables:
+            table.count_lookup(result)
 
     def _known(self) -> Tuple[Address, ...]:
         return self._tables[0].current()

@@ -8,6 +8,9 @@ share the pipe, so at an alarm the master looks at each of them.
 While it looks, workers raise no further alarm. It is the master that says so on the scoreboard, and
 never a worker: that might die, or be late, before or after its byte, and leave word that somebody
 looks when nobody does.
+
+What it sees it also adds up on the scoreboard, from the alarm to the moment when a worker became
+idle, which the worker has noted.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import logging
 import os
 from typing import Optional
 
+from vsock_proxy.observing.closing import NANOSECONDS
 from vsock_proxy.observing.scoreboard import Scoreboard
 
 # Seconds: how often to look, for how long all must be busy, and between two warnings.
@@ -62,6 +66,8 @@ class Watch:
         self._board = board
         self._service = service
         self._since: Optional[float] = None
+        # Until when the time has been added up.
+        self._counted = 0.0
         self._next_look: Optional[float] = None
         self._last_warning = -WARNING_INTERVAL
         self._over = False
@@ -75,11 +81,13 @@ class Watch:
         """All may be busy, as an alarm was raised or a worker has ended: look for a while."""
         if self._since is None and not self._over:
             self._board.watched = True
-            self._since = now
+            self._since = self._counted = now
             self._next_look = now + LOOK_INTERVAL
 
-    def end(self) -> None:
+    def end(self, now: float) -> None:
         """No clients come any more: look no more, and hear of no alarm."""
+        if self._since is not None:
+            self._count(now)
         self._over = self._board.watched = True
         self._since = self._next_look = None
 
@@ -90,14 +98,22 @@ class Watch:
         # In this order: who takes the last place after the look must find nobody looking.
         self._board.watched = False
         if not self._board.all_busy():
+            self._count(min(now, self._board.idle_since() / NANOSECONDS))
             self._since = self._next_look = None
             return
         self._board.watched = True
+        self._count(now)
         lasting = now - self._since >= TOLERATED
         self._next_look = now + (TOLERATED if lasting else LOOK_INTERVAL)
         if lasting and now - self._last_warning >= WARNING_INTERVAL:
             self._last_warning = now
             self._warn()
+
+    def _count(self, until: float) -> None:
+        """All were busy until then, as far as that is not added up yet."""
+        if until > self._counted:
+            self._board.saturated += round((until - self._counted) * NANOSECONDS)
+            self._counted = until
 
     def _warn(self) -> None:
         count = self._board.busy()

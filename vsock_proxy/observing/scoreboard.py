@@ -109,7 +109,9 @@ class Scoreboard:
     """The slots of all workers; workers are numbered from 1."""
 
     def __init__(self, workers: int) -> None:
-        self._busy_start = workers * FIELDS * CELL
+        self._slots_end = workers * FIELDS
+        # Behind them, one cell of the master's.
+        self._busy_start = (self._slots_end + 1) * CELL
         self._busy_end = self._busy_start + workers
         self._map = mmap.mmap(-1, self._busy_end + FLAGS)
         self._cells = memoryview(self._map)[: self._busy_start].cast("Q")
@@ -126,13 +128,13 @@ class Scoreboard:
         self.slot(number)[SERIAL] = serial
 
     def claim(self, number: int, pid: int) -> memoryview:
-        """Take over a slot for a new worker."""
+        """Take over a slot for a new worker, which goes on with the service that it was left at."""
         slot = self.slot(number)
         slot[UP_BEFORE], slot[DOWN_BEFORE] = slot[TOTAL_UP], slot[TOTAL_DOWN]
         slot[PID] = pid
         slot[STATE] = State.STARTING
         slot[DRAINS] = False
-        slot[ROUTE] = slot[CONNECTIONS] = 0
+        slot[CONNECTIONS] = 0
         slot[SINCE] = time.monotonic_ns()
         self._mark(number, IS_IDLE)
         return slot
@@ -189,6 +191,22 @@ class Scoreboard:
     @several.setter
     def several(self, value: bool) -> None:
         self._map[self._busy_end + SEVERAL] = value
+
+    @property
+    def saturated(self) -> int:
+        """For how many nanoseconds all workers have been busy, in all; for the master to say."""
+        return self._cells[self._slots_end]
+
+    @saturated.setter
+    def saturated(self, value: int) -> None:
+        self._cells[self._slots_end] = value
+
+    def idle_since(self) -> int:
+        """The time.monotonic_ns() when the first of the idle workers became so; 0 if none is."""
+        cells = self._cells
+        states = cells[STATE : self._slots_end : FIELDS].tolist()
+        since = cells[SINCE : self._slots_end : FIELDS].tolist()
+        return min((when for state, when in zip(states, since) if state == State.IDLE), default=0)
 
     def busy(self) -> int:
         """How many workers have a connection."""

@@ -98,9 +98,9 @@ def socket_name(sock: socket.socket) -> str:
 def open_listener(settings: ServiceSettings) -> Listener:
     """Bind and listen. Raises UnavailableError with the cause and what to do."""
     if settings.path is not None:
-        return _listen_unix(settings.path)
+        return listen_unix(settings.path)
     if settings.options.listen_tcp is not None:
-        return _listen_tcp(settings.options.listen_tcp, settings.local_port, settings.is_v6_only)
+        return listen_tcp(settings.options.listen_tcp, settings.local_port, settings.is_v6_only)
     return _listen_vsock(settings.local_port)
 
 
@@ -162,7 +162,7 @@ def _vsock_advice(error: OSError, port: int) -> str:
     return ""
 
 
-def _listen_unix(path: str) -> Listener:
+def listen_unix(path: str) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
@@ -199,7 +199,7 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
+def listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
     name = tcp_place(address, port, v6_only)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if family == socket.AF_INET6 and not socket.has_ipv6:

@@ -33,7 +33,7 @@ import select
 import signal
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.observing.closing import (
@@ -44,6 +44,7 @@ from vsock_proxy.observing.closing import (
     connection_name,
 )
 from vsock_proxy.observing.limiter import Limiter
+from vsock_proxy.observing.measures import Measures, Tally
 from vsock_proxy.observing.peers import TCP_PEER, UNIX_PEER, Peer, peer_name
 from vsock_proxy.observing.report import Staff, worker_name
 from vsock_proxy.observing.saturation import Alarm
@@ -110,12 +111,14 @@ class Duty:
     """What the workers of one pool have in common.
 
     own: whether it is the pool of one service that has workers of its own; they are called by it.
+    measures: what is counted for each service; None where nobody asks for it.
     """
 
     routes: Tuple[Route, ...]
     board: Scoreboard
     alarm: Alarm
     own: bool = False
+    measures: Optional[Measures] = None
 
     def name_of(self, number: int) -> str:
         """What a worker is called: `2`, or `8001/2` where there are several services."""
@@ -162,6 +165,7 @@ class Worker:
         self._route: Route
         self._number: int
         self._slot: memoryview
+        self._tally: Optional[Tally] = None
 
     def run(self, duty: Duty, number: int, name: Callable[[], None]) -> None:
         """Be the worker of that number until told to stop.
@@ -213,7 +217,7 @@ class Worker:
         self._duty, self._number = duty, number
         self._slot = duty.board.claim(number, os.getpid())
         self._relay.moved = self._slot[TOTAL_UP : TOTAL_DOWN + 1]
-        self._route = duty.routes[0]
+        self._turn_to(self._slot[ROUTE])
         epoll = select.epoll()
         # In this order, which is that of telling what was there before: who is to end accepts none.
         epoll.register(self._signals.reader, select.EPOLLIN)
@@ -291,9 +295,10 @@ class Worker:
         board.set_busy(number, True)
         if board.all_busy():
             duty.alarm.raise_once()
-        if route is not self._route:
-            self._route, slot[ROUTE] = route, duty.routes.index(route)
+        # In this order: who reads what was measured learns by the first of the second.
         slot[CONNECTIONS] += 1
+        if route is not self._route:
+            self._turn_to(duty.routes.index(route))
         slot[STATE] = CONNECTING
         slot[SINCE] = began
         slot[PEER_KIND], slot[PEER_PORT] = peer[0], peer[1]
@@ -306,6 +311,15 @@ class Worker:
         finally:
             board.set_busy(number, False)
             self._rest()
+
+    def _turn_to(self, place: int) -> None:
+        """Serve the service at that place of the pool from now on."""
+        measures = self._duty.measures
+        self._route = self._duty.routes[place]
+        if measures is None:
+            self._slot[ROUTE] = place
+        else:
+            self._tally = measures.turn(self._number, place)
 
     def _accept_failed(self, error: OSError) -> None:
         if self._stopping:
@@ -348,7 +362,7 @@ class Worker:
             )
             return
         except ConnectFailed as failure:
-            self._refuse(client, failure.cause)
+            self._refuse(client, failure.cause, by_endpoint=True)
             self._say(
                 logging.ERROR,
                 "%(peer)s closed: cannot connect to %(upstream)s: %(failure)s",
@@ -371,11 +385,16 @@ class Worker:
             return
         self._relay_connection(client, upstream, address, said)
 
-    def _refuse(self, client: Socket, cause: int) -> None:
+    def _refuse(self, client: Socket, cause: int, by_endpoint: bool = False) -> None:
         # It must not take an end for an empty answer, where it can be told the difference.
         reset_on_close(client)
         client.close()
         self._slot[cause] += 1
+        if self._tally is not None:
+            if by_endpoint:
+                self._tally.failed(cause, time.monotonic_ns())
+            else:
+                self._tally.came_to_nothing(cause)
         # As in _account(): from here on the worker writes the line, and the master does not.
         self._slot[STATE] = IDLE
 
@@ -387,6 +406,9 @@ class Worker:
         if isinstance(address, Address):
             slot[ADDRESS_HIGH], slot[ADDRESS_LOW] = address.bits
         slot[SERVED] += 1
+        if self._tally is not None:
+            now = time.monotonic_ns()
+            self._tally.connected(now - slot[SINCE], now)
         slot[STATE] = RELAYING
         outcome = CUT
         try:
@@ -404,6 +426,8 @@ class Worker:
         # Where a worker dies before this, the master writes the line. Not after it: whoever reads
         # the line may kill the worker for it.
         slot[STATE] = IDLE
+        if self._tally is not None:
+            self._tally.ended(time.monotonic_ns() - slot[SINCE])
         if self._logs_ends or outcome is CUT:
             self._say(
                 logging.WARNING if outcome is CUT else logging.INFO,

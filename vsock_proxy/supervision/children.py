@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Callable, Dict, Optional
 
+from vsock_proxy.observing.vitals import Vitals
 from vsock_proxy.process.forking import fork
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.supervision.pacer import Pacer
@@ -80,29 +81,35 @@ class Children:
             time.sleep(0.001)
 
 
-def start_another(
-    name: str, status: int, pacer: Pacer, timers: Timers, start: Callable[[], None]
-) -> None:
-    """Start another in the place of a process that has ended, as soon as its pacer lets it."""
-    now = time.monotonic()
-    when = pacer.next(now)
-    exit_code = os.waitstatus_to_exitcode(status)
-    # A worker that somebody told to end did nothing wrong.
-    level = logging.WARNING if exit_code else logging.INFO
-    later = f" in {when - now:.1f} s, too many have ended" if when > now else ""
-    kind, _, worker = name.partition(" ")
-    log.log(
-        level,
-        "%(name)s ended, %(reason)s; starting another%(later)s",
-        {
-            "event": f"{kind}_died" if exit_code else f"{kind}_ended",
-            "worker": worker or None,
-            "name": name,
-            "reason": _cause(exit_code),
-            "later": later,
-        },
-    )
-    timers.at(when, start)
+class Respawning:
+    """Starts another process in the place of one that has ended."""
+
+    def __init__(self, timers: Timers, vitals: Vitals) -> None:
+        self._timers = timers
+        self._vitals = vitals
+
+    def another(self, name: str, status: int, pacer: Pacer, start: Callable[[], None]) -> None:
+        """Start one as soon as its pacer lets it. status: how the one before ended."""
+        now = time.monotonic()
+        when = pacer.next(now)
+        exit_code = os.waitstatus_to_exitcode(status)
+        # A worker that somebody told to end did nothing wrong.
+        level = logging.WARNING if exit_code else logging.INFO
+        later = f" in {when - now:.1f} s, too many have ended" if when > now else ""
+        kind, _, worker = name.partition(" ")
+        self._vitals.count_respawn(kind)
+        log.log(
+            level,
+            "%(name)s ended, %(reason)s; starting another%(later)s",
+            {
+                "event": f"{kind}_died" if exit_code else f"{kind}_ended",
+                "worker": worker or None,
+                "name": name,
+                "reason": _cause(exit_code),
+                "later": later,
+            },
+        )
+        self._timers.at(when, start)
 
 
 def _cause(exit_code: int) -> str:

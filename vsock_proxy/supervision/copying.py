@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, List, Optional
 
 from vsock_proxy.observing.copier import Copier
-from vsock_proxy.supervision.children import START_AGAIN, start_another
+from vsock_proxy.supervision.children import START_AGAIN, Respawning
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.timers import Timers
 
@@ -14,10 +14,15 @@ class Copying:
     """Starts another copier in the place of one that has ended, where there is one."""
 
     def __init__(
-        self, copier: Optional[Copier], timers: Timers, leave_master: Callable[[], None]
+        self,
+        copier: Optional[Copier],
+        respawning: Respawning,
+        timers: Timers,
+        leave_master: Callable[[], None],
     ) -> None:
         """leave_master: called in the new process."""
         self._copier = copier
+        self._respawning = respawning
         self._timers = timers
         self._leave_master = leave_master
         self._pacer = Pacer()
@@ -27,7 +32,7 @@ class Copying:
         copier = self._copier
         if copier is not None and pid == copier.pid:
             copier.pid = None
-            start_another("log", status, self._pacer, self._timers, self._start)
+            self._respawning.another("log", status, self._pacer, self._start)
 
     @property
     def descriptors(self) -> List[int]:

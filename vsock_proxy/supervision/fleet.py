@@ -14,13 +14,14 @@ import logging
 import signal
 import socket
 import time
-from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
+from typing import Collection, Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from vsock_proxy.config.places import place_of
 from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.resolver import Lookup
 from vsock_proxy.errors import UnavailableError, advice
 from vsock_proxy.observing import report
+from vsock_proxy.observing.account import Account, PoolView, Scene
 from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.settings import ServiceSettings
@@ -61,6 +62,7 @@ class Fleet:
         self._former: List[Pool] = []
         # What those have done of which no worker is left.
         self._ended = report.NOTHING
+        self._before = Account()
         # The listeners of services that are gone, until all pools retire that accept from them.
         self._gone: List[Listener] = []
         self._patient_until = 0.0
@@ -155,6 +157,10 @@ class Fleet:
         """What was done since the start, also by workers and pools that have ended."""
         return self._ended.plus(row for pool in self.all_pools for row in pool.board.rows())
 
+    def scene(self) -> Scene:
+        """What there is to see for whoever serves metrics, until services are put into force."""
+        return Scene(_views(self.pools), _views(self._former), self._before)
+
     @property
     def busy(self) -> int:
         """How many workers have a connection."""
@@ -210,6 +216,7 @@ class Fleet:
         for pool in ended:
             self._former.remove(pool)
             self._ended = self._ended.plus(pool.board.rows())
+            self._before = self._before.plus_pools(_views([pool]))
             pool.forget()
 
     def _is_succeeded(self, old: Pool) -> bool:
@@ -321,10 +328,16 @@ class Fleet:
         self._to_retire += left
         self._former += left
 
-    def _let_go(self, before: Iterable[Service]) -> None:
+    def _let_go(self, before: Collection[Service]) -> None:
         """Close what nothing needs any more of the services from before."""
         listeners = [service.listener for service in self.services]
-        for table in _tables(before, self.services):
+        left = _tables(before, self.services)
+        self._before = self._before.plus_lookups(
+            (service.name, service.table)
+            for service in before
+            if service.table in left and service.is_looked_up
+        )
+        for table in left:
             table.close()
         for service in before:
             if service.listener not in listeners:
@@ -348,6 +361,11 @@ def _tables(services: Iterable[Service], kept: Iterable[Service]) -> List[Addres
         for service in services
         if service.table is not None and service.table not in others
     ]
+
+
+def _views(pools: Iterable[Pool]) -> List[PoolView]:
+    """What there is to see of them, if anything is counted."""
+    return [pool.view for pool in pools if pool.view is not None]
 
 
 def _descriptors(sockets: Iterable[socket.socket]) -> List[int]:

@@ -27,19 +27,23 @@ from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.endpoint.resolver import Resolver
 from vsock_proxy.observing.copier import Copier
 from vsock_proxy.observing.logs import Log
+from vsock_proxy.observing.saturation import Alarm
 from vsock_proxy.observing.teller import Teller
+from vsock_proxy.observing.vitals import Stage, Vitals
 from vsock_proxy.process.descriptors import close_all, non_blocking_pipe
 from vsock_proxy.process.interpreter import share_with_children
 from vsock_proxy.process.lifeline import Lifeline
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.process.titles import set_master_title, set_title
+from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.serving.worker import Worker
 from vsock_proxy.settings import Settings
 from vsock_proxy.supervision.announcing import Announcing
 from vsock_proxy.supervision.changes import Changes
-from vsock_proxy.supervision.children import Children
+from vsock_proxy.supervision.children import Children, Respawning
 from vsock_proxy.supervision.copying import Copying
+from vsock_proxy.supervision.exporting import Exporting
 from vsock_proxy.supervision.fleet import CHANGE_TIMEOUT, END_NOW_TIMEOUT, Fleet
 from vsock_proxy.supervision.judging import Judged, Wanted, judge_again
 from vsock_proxy.supervision.pool import Means
@@ -94,7 +98,11 @@ class Master:
         self._resolver_counts = log_output.untold.add(1)
         self._lifeline = Lifeline()
         self._alarm_reader, alarm = non_blocking_pipe()
+        self._alarm = alarm
+        self._vitals = Vitals()
+        self._exporter_counts = log_output.untold.add(1)
         self._children = Children(signals, self._obey, self._buried)
+        respawning = Respawning(self._timers, self._vitals)
         self._fleet = Fleet(
             settings.workers,
             settings.drain_timeout,
@@ -107,15 +115,25 @@ class Master:
                 log_output,
                 alarm,
                 itertools.count(1),
+                respawning,
+                settings.metrics is not None,
                 self._foreign_to_worker,
                 self._start_missing,
             ),
         )
         self._resolving = Resolving(
-            self._children, self._timers, self._be_resolver, self._start_missing
+            self._children, respawning, self._be_resolver, self._start_missing
         )
-        self._starting = Starting(self._fleet, self._resolving, self._timers)
-        self._copying = Copying(copier, self._timers, self._leave_for_copier)
+        self._exporting = Exporting(
+            settings.metrics,
+            self._children,
+            respawning,
+            self._vitals,
+            self._be_exporter,
+            self._start_missing,
+        )
+        self._starting = Starting(self._fleet, self._resolving, self._exporting, self._timers)
+        self._copying = Copying(copier, respawning, self._timers, self._leave_for_copier)
         self._announcing = Announcing(notifier, self._timers, self._summary)
         self._reloading = Reloading(
             settings, signals, self._poll, self._read_again, self._take_over, self._refuse
@@ -136,14 +154,18 @@ class Master:
         """
         self._put_into_force(wanted, judged)
         try:
+            self._exporting.listen()
             self._prepare()
             self._starting.start()
             self._supervise()
         except BaseException:
             self._fleet.close()
+            self._exporting.end()
             raise
-        # Not before: a client may have been waiting for the first answer.
+        # Not before: a client may have been waiting for the first answer, and who watches is to see
+        # the end.
         self._resolving.end()
+        self._exporting.end()
         self._teller.look(time.monotonic())
         totals = self._fleet.totals
         log.info("ended; %(totals)s", {"event": "ended", "totals": totals, **totals.known})
@@ -170,6 +192,7 @@ class Master:
             self._fleet.look()
             self._go_on()
             self._announcing.look()
+            self._vitals.count_round()
 
     def _told_by(self, fd: int, now: float) -> None:
         if fd == self._alarm_reader:
@@ -202,6 +225,7 @@ class Master:
         fleet = self._fleet
         if not self._announcing.is_ready and fleet.serves:
             fleet.introduce()
+            self._vitals.stage = Stage.SERVING
             self._announcing.ready()
         if fleet.is_changing:
             return
@@ -298,6 +322,7 @@ class Master:
         self._resolving.end()
         changes = self._fleet.put_into_force(judged)
         self._resolving.is_needed = bool(self._fleet.lookups)
+        self._exporting.renew()
         self._placeholders = wanted.placeholders
         return changes
 
@@ -313,15 +338,31 @@ class Master:
         set_title(resolver.title)
         resolver.run(self._lifeline.reader)
 
+    def _be_exporter(self, listener: Listener, serial: int) -> Optional[int]:
+        close_all([*self._fleet.foreign_to(()), *self._pipes, *self._copying.descriptors])
+        self._log.name("metrics", self._exporter_counts.row(0))
+        set_title("metrics")
+        # Imported late: nobody else has use for it.
+        from vsock_proxy.observing.exporter import Exporter
+
+        wake_master = Alarm(self._fleet.pools[0].board, self._alarm).wake_master
+        exporter = Exporter(self._fleet.scene(), self._log.untold, self._vitals, wake_master)
+        return exporter.run(listener.sock, serial, self._lifeline.reader, self._signals)
+
     def _foreign_to_worker(self, services: Sequence[Service]) -> List[int]:
         """The descriptors that a worker of these services may not hold."""
         return [*self._fleet.foreign_to(services), *self._ends, *self._copying.descriptors]
 
     @property
-    def _ends(self) -> List[int]:
+    def _pipes(self) -> List[int]:
         """The ends of pipes that are the master's alone."""
         pipes = [self._lifeline.writer, self._alarm_reader, self._log.untold.reader]
         return [*pipes, *self._reloading.descriptors]
+
+    @property
+    def _ends(self) -> List[int]:
+        """Those, and what is the exporter's."""
+        return [*self._pipes, *self._exporting.descriptors]
 
     def _leave_with_tables(self) -> None:
         """In a child that accepts nobody, but may look up addresses."""
@@ -342,6 +383,7 @@ class Master:
         if self._draining:
             return
         self._draining = True
+        self._vitals.stage = Stage.DRAINING
         self._timers.clear()
         self._starting.stop()
         self._reloading.stop()

@@ -1,4 +1,4 @@
-"""No more than so many forks a second, so that a worker that dies at once cannot burn a core."""
+"""No more than so many forks a second, so that a process that dies at once cannot burn a core."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ FORKS_PER_SECOND = 10
 
 
 class Pacer:
-    """Says when the next worker may be started; each time given is one fork."""
+    """Says when the next process may be started; each time given is one fork."""
 
-    def __init__(self) -> None:
-        self._given: Deque[float] = deque(maxlen=FORKS_PER_SECOND)
+    def __init__(self, most: int = FORKS_PER_SECOND) -> None:
+        """most: how many in a second."""
+        self._most = most
+        self._given: Deque[float] = deque(maxlen=most)
 
     def next(self, now: float) -> float:
         """The earliest time, from now on, at which one more fork keeps the bound."""
         due = now
-        if len(self._given) == FORKS_PER_SECOND:
+        if len(self._given) == self._most:
             due = max(now, self._given[0] + 1.0)
         self._given.append(due)
         return due

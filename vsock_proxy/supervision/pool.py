@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from vsock_proxy.observing import report
+from vsock_proxy.observing.account import SHARED, PoolView
 from vsock_proxy.observing.closing import WITHOUT_CLIENT, cut_short
 from vsock_proxy.observing.logs import Log
+from vsock_proxy.observing.measures import Measures
 from vsock_proxy.observing.saturation import Alarm, Watch
-from vsock_proxy.observing.scoreboard import Scoreboard
+from vsock_proxy.observing.scoreboard import Scoreboard, State
 from vsock_proxy.process.descriptors import close_all
 from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import ServiceSettings
-from vsock_proxy.supervision.children import Children, start_another
+from vsock_proxy.supervision.children import Children, Respawning
 from vsock_proxy.supervision.pacer import Pacer
 from vsock_proxy.supervision.service import Service
 from vsock_proxy.supervision.timers import Timers
@@ -60,6 +62,7 @@ class Means:
 
     alarm: where workers tell that all of them are busy.
     serials: of the processes that become workers, each has the next.
+    measures: whether it is counted what they do for each service.
     foreign: the descriptors that a worker of these services may not hold.
     wanting: called when workers are missing.
     """
@@ -70,24 +73,31 @@ class Means:
     log_output: Log
     alarm: int
     serials: Iterator[int]
+    respawning: Respawning
+    measures: bool
     foreign: Callable[[Sequence[Service]], List[int]]
     wanting: Callable[[], None]
 
 
 class Pool:
-    """One pool, from its first worker to the end of its last."""
+    """One pool, from its first worker to the end of its last.
+
+    view: what there is to see for whoever serves metrics, where somebody does.
+    """
 
     def __init__(self, composition: Composition, means: Means) -> None:
         self.composition = composition
         self.listeners = frozenset(service.listener for service in composition.services)
         self.board = Scoreboard(composition.workers)
         self.missing = list(range(1, composition.workers + 1))
+        self.view = _view(composition, self.board) if means.measures else None
         self._means = means
         self._duty = Duty(
             tuple(service.route() for service in composition.services),
             self.board,
             Alarm(self.board, means.alarm),
             composition.own,
+            self.view.measures if self.view else None,
         )
         self.watch = Watch(self.board, self._duty.routes[0].name if composition.own else None)
         self._pacer = Pacer()
@@ -198,7 +208,7 @@ class Pool:
         """Another pool takes over, or all is to end: a worker that ends has no successor."""
         self._replaces = False
         self.missing.clear()
-        self.watch.end()
+        self.watch.end(time.monotonic())
 
     def tell_several(self, several: bool) -> None:
         """Whether there are several services from now on, so that they are named."""
@@ -261,15 +271,16 @@ class Pool:
         )
         if line is not None:
             log.warning(*line)
+            if self.view is not None and row.state is not State.CONNECTING:
+                self.view.measures.tally(number).ended(time.monotonic_ns() - row.since)
         self.board.vacate(number)
         self._has_lost |= not self._replaces and status != 0
         if self._replaces:
             self.watch.suspect(time.monotonic())
-            start_another(
+            self._means.respawning.another(
                 f"worker {self._duty.name_of(number)}",
                 status,
                 self._pacer,
-                self._means.timers,
                 lambda: self._miss(number),
             )
 
@@ -282,3 +293,15 @@ class Pool:
 def _asked(composition: Composition) -> Tuple[ServiceSettings, ...]:
     """By what pools are compared: what the operator has asked for."""
     return tuple(service.settings for service in composition.services)
+
+
+def _view(composition: Composition, board: Scoreboard) -> PoolView:
+    services = composition.services
+    return PoolView(
+        name=services[0].name if composition.own else SHARED,
+        services=tuple(service.name for service in services),
+        endpoints=tuple(service.settings.endpoint for service in services),
+        tables=tuple(service.table if service.is_looked_up else None for service in services),
+        board=board,
+        measures=Measures(board, len(services)),
+    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
-from vsock_proxy.supervision.children import Children, start_another
+from vsock_proxy.supervision.children import Children, Respawning
 from vsock_proxy.supervision.pacer import Pacer
-from vsock_proxy.supervision.timers import Timers
 
 
 class Resolving:
@@ -18,7 +17,7 @@ class Resolving:
     def __init__(
         self,
         children: Children,
-        timers: Timers,
+        respawning: Respawning,
         be_resolver: Callable[[], None],
         wanting: Callable[[], None],
     ) -> None:
@@ -28,7 +27,7 @@ class Resolving:
         """
         self.is_needed = False
         self._children = children
-        self._timers = timers
+        self._respawning = respawning
         self._be_resolver = be_resolver
         self._wanting = wanting
         self._pacer = Pacer()
@@ -54,4 +53,4 @@ class Resolving:
     def _buried(self, status: int) -> None:
         self._pid = None
         if self.is_needed:
-            start_another("resolver", status, self._pacer, self._timers, self._wanting)
+            self._respawning.another("resolver", status, self._pacer, self._wanting)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Optional
+from typing import Optional, Sequence
 
 from vsock_proxy.errors import advice
 from vsock_proxy.words import counted
@@ -20,19 +20,20 @@ class Shortage:
     def __init__(self) -> None:
         self._told: Optional[float] = None
 
-    def lasts(self, missing: int, workers: int, resolver: bool, error: OSError, now: float) -> None:
-        """Processes could not be started: so many of the workers, and the resolver or not."""
+    def lasts(
+        self, missing: int, workers: int, others: Sequence[str], error: OSError, now: float
+    ) -> None:
+        """Processes could not be started: so many of the workers, and others that are named."""
         if self._told is not None and now - self._told < TELL_INTERVAL:
             return
         self._told = now
         lacking = [f"{missing} of {counted(workers, 'worker')}"] if missing else []
-        if resolver:
-            lacking.append("the resolver")
+        lacking += others
         log.error(
             "cannot start %(lacking)s: %(reason)s%(advice)s; trying again every second",
             {
                 "event": "processes_missing",
-                "count": missing + resolver,
+                "count": missing + len(others),
                 "reason": error.strerror,
                 "errno": error.errno,
                 "lacking": " and ".join(lacking),

@@ -1,10 +1,12 @@
-"""Starting what is not there: resolver and workers together, since what stops one stops all."""
+"""Starting what is not there: all processes together, since what stops one stops all."""
 
 from __future__ import annotations
 
 import time
+from typing import List
 
 from vsock_proxy.supervision.children import START_AGAIN
+from vsock_proxy.supervision.exporting import Exporting
 from vsock_proxy.supervision.fleet import Fleet
 from vsock_proxy.supervision.resolving import Resolving
 from vsock_proxy.supervision.shortage import Shortage
@@ -14,9 +16,12 @@ from vsock_proxy.supervision.timers import Timers
 class Starting:
     """Starts processes, and tries again where there can be none."""
 
-    def __init__(self, fleet: Fleet, resolving: Resolving, timers: Timers) -> None:
+    def __init__(
+        self, fleet: Fleet, resolving: Resolving, exporting: Exporting, timers: Timers
+    ) -> None:
         self._fleet = fleet
         self._resolving = resolving
+        self._exporting = exporting
         self._timers = timers
         self._shortage = Shortage()
         self._tries_again = False
@@ -29,10 +34,11 @@ class Starting:
         fleet = self._fleet
         try:
             self._resolving.start()
+            self._exporting.start()
             fleet.start_missing()
         except OSError as error:
             self._shortage.lasts(
-                fleet.missing, fleet.size, self._resolving.is_missing, error, time.monotonic()
+                fleet.missing, fleet.size, self._missing_others(), error, time.monotonic()
             )
             self._tries_again = True
             self._timers.after(START_AGAIN, self._try_again)
@@ -42,6 +48,13 @@ class Starting:
     def stop(self) -> None:
         """Start nothing any more."""
         self._stopped = True
+
+    def _missing_others(self) -> List[str]:
+        others = [
+            ("the resolver", self._resolving.is_missing),
+            ("the process for metrics", self._exporting.is_missing),
+        ]
+        return [name for name, is_missing in others if is_missing]
 
     def _try_again(self) -> None:
         self._tries_again = False

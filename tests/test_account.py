@@ -1,0 +1,64 @@
+"""What was done since the start: pools and tables that are gone are added to it."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import pytest
+
+from vsock_proxy.endpoint.addresses import RESOLVED, AddressTable
+from vsock_proxy.observing.account import SHARED, Account, PoolView, Scene
+from vsock_proxy.observing.measures import Measured, Measures
+from vsock_proxy.observing.scoreboard import TOTAL_UP, Scoreboard
+from vsock_proxy.settings import Endpoint
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
+
+
+def pool(
+    *services: str, name: str = SHARED, up: int = 0, table: Optional[AddressTable] = None
+) -> PoolView:
+    """One whose only worker has moved so many bytes for the last of the services."""
+    board = Scoreboard(1)
+    board.claim(1, 1)
+    measures = Measures(board, len(services))
+    measures.turn(1, len(services) - 1)
+    board.slot(1)[TOTAL_UP] += up
+    board.saturated = up
+    endpoints = (Endpoint("endpoint.test", 443),) * len(services)
+    return PoolView(name, services, endpoints, (table,) * len(services), board, measures)
+
+
+def ups(account: Account) -> Tuple[Tuple[str, int], ...]:
+    return tuple((name, measured.up) for name, measured in account.services.items())
+
+
+def test_pools_that_have_ended_stay_in_it_by_the_names_of_their_services() -> None:
+    before = Account().plus_pools([pool("8000", "8001", up=1), pool("8002", name="8002", up=10)])
+    after = before.plus_pools([pool("8001", "8000", up=100)])
+    assert ups(before) == (("8000", 0), ("8001", 1), ("8002", 10))
+    assert ups(after) == (("8000", 100), ("8001", 1), ("8002", 10))
+    assert after.saturated == {SHARED: 101, "8002": 10}
+
+
+def test_what_is_seen_are_pools_in_force_and_those_that_end_and_what_was_before() -> None:
+    scene = Scene([pool("8000", up=1)], [pool("8000", up=10)], Account({"8000": Measured(up=100)}))
+    assert ups(scene.account()) == (("8000", 111),)
+
+
+def test_a_table_that_two_pools_had_counts_once() -> None:
+    table, gone = AddressTable(443), AddressTable(443)
+    for each in (table, gone, gone):
+        each.count_lookup(RESOLVED)
+    before = Account().plus_lookups([("8000", gone)])
+    # The pool before had it too.
+    scene = Scene([pool("8000", table=table)], [pool("8000", table=table)], before)
+    seen = scene.account().lookups["8000"]
+    assert (seen.resolved, seen.unresolved) == (3, 0)
+    assert seen.resolved_at == max(table.lookups.resolved_at, gone.lookups.resolved_at)
+    for each in (table, gone):
+        each.close()
+
+
+def test_a_service_of_which_nothing_is_looked_up_has_no_lookups() -> None:
+    assert Scene([pool("8000")], [], Account()).account().lookups == {}

@@ -1,0 +1,194 @@
+"""HTTP for few, small and friendly questions, which others may ask in an unfriendly way.
+
+One loop and no thread. A client has so much time in all and may send so much, so one that is slow,
+or says nothing, costs a place and nothing else. There are so many places; where all are taken, the
+client that has had its place longest gives way. One request a connection. What HTTP says of a
+request is left to Python's http.server, which gets it whole, and whose answer is sent as the client
+takes it.
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import socket
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from typing import Callable, Dict, Optional, Tuple
+
+MOST_CONNECTIONS = 16
+LARGEST_REQUEST = 8 << 10
+# Seconds that a client has for its request and for taking the answer.
+PATIENCE = 10.0
+# Seconds after an accept() that failed, whatever the reason, in which none is tried.
+ACCEPT_PAUSE = 0.2
+CHUNK = 64 << 10
+TOO_LONG = (
+    b"HTTP/1.0 431 Request Header Fields Too Large\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+TEXT = "text/plain; charset=utf-8"
+
+# Path and Accept of a request to status, type and body of the answer.
+Answer = Tuple[int, str, bytes]
+Respond = Callable[[str, str], Answer]
+
+
+@dataclass
+class _Connection:
+    """One client. rest: of the answer, what is still to be sent; None: it is not known yet."""
+
+    sock: socket.socket
+    deadline: float
+    request: bytearray = field(default_factory=bytearray)
+    rest: Optional[memoryview] = None
+
+
+class Answers:
+    """Listens and answers, as long as it is called.
+
+    poll: what its owner sleeps in; told_by() is for what it finds.
+    """
+
+    def __init__(self, listener: socket.socket, respond: Respond, poll: select.poll) -> None:
+        self._listener: Optional[socket.socket] = listener
+        self._respond = respond
+        self._poll = poll
+        # By descriptor, in the order in which they came.
+        self._connections: Dict[int, _Connection] = {}
+        poll.register(listener, select.POLLIN)
+
+    @property
+    def due(self) -> Optional[float]:
+        """When to call look(), by time.monotonic(); None: not at all."""
+        return min((one.deadline for one in self._connections.values()), default=None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it does not listen any more, and has no client left."""
+        return self._listener is None and not self._connections
+
+    def stop_listening(self) -> None:
+        """Accept no more; who is connected still gets its answer."""
+        if self._listener is not None:
+            self._poll.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def told_by(self, fd: int) -> None:
+        """A descriptor is ready; it may be one of these."""
+        if self._listener is not None and fd == self._listener.fileno():
+            self._accept(self._listener)
+        elif fd in self._connections:
+            connection = self._connections[fd]
+            try:
+                self._go_on(connection)
+            except BlockingIOError:
+                pass
+            except OSError:
+                # The client is gone.
+                self._drop(connection)
+
+    def look(self, now: float) -> None:
+        """End what has taken too long."""
+        for connection in list(self._connections.values()):
+            if connection.deadline <= now:
+                self._drop(connection)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            # It was gone again, or another process has it.
+            return
+        except OSError:
+            time.sleep(ACCEPT_PAUSE)
+            return
+        sock.setblocking(False)
+        if len(self._connections) == MOST_CONNECTIONS:
+            self._drop(next(iter(self._connections.values())))
+        self._connections[sock.fileno()] = _Connection(sock, time.monotonic() + PATIENCE)
+        self._poll.register(sock, select.POLLIN)
+
+    def _go_on(self, connection: _Connection) -> None:
+        """Raises OSError, of which BlockingIOError says that it goes on later."""
+        if connection.rest is None:
+            self._receive(connection)
+        elif connection.rest:
+            self._send(connection)
+        elif not connection.sock.recv(CHUNK):
+            # What came after the request was read, so that closing does not break the answer off.
+            self._drop(connection)
+
+    def _receive(self, connection: _Connection) -> None:
+        data = connection.sock.recv(LARGEST_REQUEST)
+        if not data:
+            self._drop(connection)
+            return
+        connection.request += data
+        if _is_whole(connection.request):
+            answer = _Request(bytes(connection.request), self._respond).answer
+        elif len(connection.request) >= LARGEST_REQUEST:
+            answer = TOO_LONG
+        else:
+            return
+        connection.rest = memoryview(answer)
+        self._poll.modify(connection.sock, select.POLLOUT)
+        self._send(connection)
+
+    def _send(self, connection: _Connection) -> None:
+        while connection.rest:
+            connection.rest = connection.rest[connection.sock.send(connection.rest) :]
+        connection.sock.shutdown(socket.SHUT_WR)
+        self._poll.modify(connection.sock, select.POLLIN)
+
+    def _drop(self, connection: _Connection) -> None:
+        del self._connections[connection.sock.fileno()]
+        self._poll.unregister(connection.sock)
+        connection.sock.close()
+
+
+def _is_whole(request: bytearray) -> bool:
+    """Whether all headers are there; a body has no meaning here."""
+    return b"\r\n\r\n" in request or b"\n\n" in request
+
+
+class _Request(BaseHTTPRequestHandler):
+    """One request in memory. answer: what is to be sent."""
+
+    error_message_format = "%(code)d %(message)s\n"
+    error_content_type = TEXT
+
+    def __init__(self, request: bytes, respond: Respond) -> None:
+        # The one of the base class would want a connection.
+        self._respond = respond
+        self.rfile = io.BufferedReader(io.BytesIO(request))
+        written = io.BytesIO()
+        self.wfile = written
+        self.handle_one_request()
+        self.answer = written.getvalue()
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, with_body: bool) -> None:
+        path, _, _ = self.path.partition("?")
+        accept = ",".join(self.headers.get_all("Accept", ()))
+        status, kind, body = self._respond(path, accept)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return "vsock-proxy"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape makes no line."""

@@ -1,0 +1,236 @@
+"""What the workers of a pool have done for each of its services, where somebody asks for metrics.
+
+Shared memory beside the scoreboard, with a row of 64-bit cells for each worker and service. A
+worker alone writes its rows, a cell is stored whole, and nothing here is a system call. A row
+outlives the process that wrote it.
+
+Bytes are counted where they always are, in the worker's slot (scoreboard.py), whatever the service.
+Which of them were whose follows from two cells of a row: LEFT is the service's total when the
+worker turned from it, BASE the worker's total less the service's when it turned to it. Of the
+service that ROUTE of the slot names it is the total less BASE that counts, of all others LEFT. So
+to turn, a worker fills what does not count yet, and the one store to ROUTE puts all of it in force:
+wherever the worker dies, no total goes back, and none counts twice.
+
+A reader may come between those stores and between those of the connections before and after. It
+looks at SERIAL and CONNECTIONS before and after, and again if these have changed.
+
+Memory is taken where it is first written to, or read. So a byte for each row says whether it was
+ever written to, and no other row is read.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_left
+from dataclasses import dataclass
+from operator import add
+from typing import Iterator, List, Sequence, Tuple
+
+from vsock_proxy.observing.closing import NANOSECONDS
+from vsock_proxy.observing.scoreboard import (
+    CLIENT_GONE,
+    CONNECTIONS,
+    FAILURES,
+    ROUTE,
+    SERIAL,
+    SERVED,
+    TOTAL_DOWN,
+    TOTAL_UP,
+    Scoreboard,
+)
+
+CELL = 8
+
+# Upper bounds, in nanoseconds. A connect() is a matter of the network, up to --connect-timeout;
+# a connection may be a single request or last for days.
+CONNECT_BOUNDS = tuple(
+    round(seconds * NANOSECONDS)
+    for seconds in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+)
+DURATION_BOUNDS = tuple(
+    round(seconds * NANOSECONDS)
+    for seconds in (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 3600, 86400)
+)
+
+# How a connection can turn out, by the cell of the slot that counts it too, in the order of those.
+RESULTS = dict(sorted({SERVED: "served", **FAILURES, CLIENT_GONE: "client gone"}.items()))
+
+# The cells of a row: the results, in the order of the slot's cells,
+FIRST_RESULT = min(RESULTS)
+RESULT_CELLS = len(RESULTS)
+# the bytes of each direction, see above,
+LEFT_UP, LEFT_DOWN, BASE_UP, BASE_DOWN = range(RESULT_CELLS, RESULT_CELLS + 4)
+# when the endpoint was last connected to, and when that last failed, by time.monotonic_ns(),
+CONNECTED_AT, FAILED_AT = range(RESULT_CELLS + 4, RESULT_CELLS + 6)
+# and two histograms, each a cell for each bucket, the last of which has no bound, and the sum.
+CONNECT = RESULT_CELLS + 6
+CONNECT_SUM = CONNECT + len(CONNECT_BOUNDS) + 1
+DURATION = CONNECT_SUM + 1
+DURATION_SUM = DURATION + len(DURATION_BOUNDS) + 1
+ROW = DURATION_SUM + 1
+# What a row does not say of bytes is in these cells of the slot.
+BYTES = ((LEFT_UP, BASE_UP, TOTAL_UP), (LEFT_DOWN, BASE_DOWN, TOTAL_DOWN))
+WRITTEN = b"\1"
+# A try that fails means that a connection began meanwhile, which is rare within so short a time.
+TRIES = 100
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """counts: of each bucket alone, the last without a bound; total: of the values, in ns."""
+
+    counts: Tuple[int, ...]
+    total: int
+
+    def plus(self, other: Histogram) -> Histogram:
+        return Histogram(_sums(self.counts, other.counts), self.total + other.total)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was done for one service.
+
+    results: in the order of RESULTS.
+    connect: how long it took to connect. duration: how long connections lasted that have ended.
+    connected, failed: when the endpoint was last connected to, and when that last failed; 0: never.
+    """
+
+    results: Tuple[int, ...] = (0,) * RESULT_CELLS
+    up: int = 0
+    down: int = 0
+    connect: Histogram = Histogram((0,) * (len(CONNECT_BOUNDS) + 1), 0)
+    duration: Histogram = Histogram((0,) * (len(DURATION_BOUNDS) + 1), 0)
+    connected: int = 0
+    failed: int = 0
+
+    def plus(self, other: Measured) -> Measured:
+        return Measured(
+            _sums(self.results, other.results),
+            self.up + other.up,
+            self.down + other.down,
+            self.connect.plus(other.connect),
+            self.duration.plus(other.duration),
+            max(self.connected, other.connected),
+            max(self.failed, other.failed),
+        )
+
+
+class Tally:
+    """The row of a worker and the service that it has turned to, for that worker to count in."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, row: memoryview) -> None:
+        self._row = row
+
+    def connected(self, took: int, now: int) -> None:
+        """There is a connection to the endpoint, and it took so many ns to be had."""
+        row = self._row
+        row[SERVED - FIRST_RESULT] += 1
+        row[CONNECT + bisect_left(CONNECT_BOUNDS, took)] += 1
+        row[CONNECT_SUM] += took
+        row[CONNECTED_AT] = now
+
+    def ended(self, lasted: int) -> None:
+        """A connection has ended after so many ns."""
+        row = self._row
+        row[DURATION + bisect_left(DURATION_BOUNDS, lasted)] += 1
+        row[DURATION_SUM] += lasted
+
+    def came_to_nothing(self, cause: int) -> None:
+        """A client could not be served, and the endpoint has no part in that."""
+        self._row[cause - FIRST_RESULT] += 1
+
+    def failed(self, cause: int, now: int) -> None:
+        """The endpoint could not be connected to."""
+        self._row[cause - FIRST_RESULT] += 1
+        self._row[FAILED_AT] = now
+
+
+class Measures:
+    """The rows of one pool. Made by the master before the first worker is forked."""
+
+    def __init__(self, board: Scoreboard, services: int) -> None:
+        """services: how many the pool has. Raises OSError if there cannot be so much memory."""
+        rows = board.workers * services
+        self._board = board
+        self._services = services
+        self._cells = memoryview(mmap.mmap(-1, rows * ROW * CELL)).cast("Q")
+        self._written = mmap.mmap(-1, rows)
+
+    def turn(self, number: int, place: int) -> Tally:
+        """In a worker: count for the service at that place of its pool from now on."""
+        slot = self._board.slot(number)
+        left, row = slot[ROUTE], self._row(number, place)
+        self._written[self._index(number, place)] = 1
+        if place != left:
+            before = self._row(number, left)
+            for left_cell, base_cell, total_cell in BYTES:
+                total = slot[total_cell]
+                before[left_cell] = total - before[base_cell]
+                row[base_cell] = total - row[left_cell]
+            slot[ROUTE] = place
+        return Tally(row)
+
+    def tally(self, number: int) -> Tally:
+        """In the master, where a worker has died: the row in which it counted last."""
+        return Tally(self._row(number, self._board.slot(number)[ROUTE]))
+
+    def read(self) -> List[Measured]:
+        """What was done for each service, by all workers together."""
+        # As plain rows, which are added up much sooner than what is made of them.
+        sums = [[0] * ROW for _ in range(self._services)]
+        for number in range(1, self._board.workers + 1):
+            for place, row in self._of_worker(number):
+                before = sums[place]
+                sums[place] = list(map(add, before, row))
+                for cell in (CONNECTED_AT, FAILED_AT):
+                    sums[place][cell] = max(before[cell], row[cell])
+        return list(map(_measured, sums))
+
+    def _of_worker(self, number: int) -> List[Tuple[int, List[int]]]:
+        """The rows that a worker has written, each with the bytes of its service in LEFT."""
+        cells = self._board.slot(number)
+        rows: List[Tuple[int, List[int]]] = []
+        for _ in range(TRIES):
+            before = cells[SERIAL], cells[CONNECTIONS]
+            slot = cells.tolist()
+            rows = [(place, self._row(number, place).tolist()) for place in self._places(number)]
+            for place, row in rows:
+                if place == slot[ROUTE]:
+                    for left, base, total in BYTES:
+                        row[left] = slot[total] - row[base]
+            if before == (cells[SERIAL], cells[CONNECTIONS]):
+                break
+        return rows
+
+    def _places(self, number: int) -> Iterator[int]:
+        """Of the services of which that worker has written a row."""
+        start = self._index(number, 0)
+        found = self._written.find(WRITTEN, start, start + self._services)
+        while found >= 0:
+            yield found - start
+            found = self._written.find(WRITTEN, found + 1, start + self._services)
+
+    def _index(self, number: int, place: int) -> int:
+        return (number - 1) * self._services + place
+
+    def _row(self, number: int, place: int) -> memoryview:
+        start = self._index(number, place) * ROW
+        return self._cells[start : start + ROW]
+
+
+def _measured(row: Sequence[int]) -> Measured:
+    return Measured(
+        tuple(row[:RESULT_CELLS]),
+        row[LEFT_UP],
+        row[LEFT_DOWN],
+        Histogram(tuple(row[CONNECT:CONNECT_SUM]), row[CONNECT_SUM]),
+        Histogram(tuple(row[DURATION:DURATION_SUM]), row[DURATION_SUM]),
+        row[CONNECTED_AT],
+        row[FAILED_AT],
+    )
+
+
+def _sums(one: Sequence[int], other: Sequence[int]) -> Tuple[int, ...]:
+    return tuple(map(sum, zip(one, other)))
