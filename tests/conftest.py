@@ -250,6 +250,18 @@ def start_services(
 
 
 @pytest.fixture
+def metrics_path(tmp_path: Path) -> Path:
+    """The Unix socket at which metrics are served."""
+    return tmp_path / "metrics"
+
+
+@pytest.fixture
+def metrics_option(metrics_path: Path) -> Tuple[str, str]:
+    """The option by which they are."""
+    return "--metrics", f"unix:{metrics_path}"
+
+
+@pytest.fixture
 def network(tmp_path: Path) -> Iterator[Namespace]:
     """A network of its own, where a lookup waits for a name server that does not answer."""
     namespace = Namespace(tmp_path, PATIENT_RESOLV_CONF)

@@ -19,6 +19,13 @@ Address = Union[Path, Tuple[str, int]]
 Labels = FrozenSet[Tuple[str, str]]
 TIMEOUT = 10.0
 
+CONNECTIONS = "vsock_proxy_connections_total"
+BYTES = "vsock_proxy_bytes_total"
+WORKERS = "vsock_proxy_workers"
+RESPAWNS = "vsock_proxy_respawns_total"
+DURATION = "vsock_proxy_connection_duration_seconds"
+CONNECT = "vsock_proxy_connect_duration_seconds"
+
 
 @dataclass(frozen=True)
 class Response:
@@ -94,6 +101,10 @@ def scrape(address: Address) -> Metrics:
     response = get(address, "/metrics")
     assert response.status == 200, response
     return Metrics(response.text)
+
+
+def wait_for_value(address: Address, value: float, name: str, **labels: object) -> None:
+    wait_until(lambda: scrape(address).sum(name, **labels) == value, f"{name} {labels} is {value}")
 
 
 def wait_for_line(address: Address, path: str, status: int, beginning: str) -> str:

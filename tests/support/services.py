@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 from tests.support.program import Proxy
-from tests.support.servers import CHUNK, Handler, Server, read_exactly
+from tests.support.servers import CHUNK, Handler, Server, exchange, read_exactly
 from tests.support.systemd import NotifySocket
 
 Endpoint = Union[Server, Tuple[str, int]]
@@ -97,6 +97,12 @@ def letter_at(proxy: Proxy, port: int) -> bytes:
     """The letter of the endpoint that new clients of a port are led to."""
     with proxy.connect(port) as client:
         return say(client)
+
+
+def echo_once(proxy: Proxy, port: int, data: bytes = b"x") -> None:
+    """A short connection to an endpoint that echoes."""
+    with proxy.connect(port) as client:
+        assert exchange(client, data) == data
 
 
 def nothing_came(client: socket.socket) -> bool:
