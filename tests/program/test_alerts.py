@@ -22,7 +22,7 @@ from tests.support.servers import exchange
 from tests.support.timing import wait_until
 
 RULES = PROJECT / "etc" / "prometheus" / "vsock-proxy.rules.yaml"
-RULES_TEST = PROJECT / "tests" / "alerts.yaml"
+RULES_TEST = PROJECT / "tests" / "program" / "alerts.yaml"
 DASHBOARD = PROJECT / "etc" / "grafana" / "vsock-proxy.json"
 TROUBLESHOOTING = (PROJECT / "docs" / "troubleshooting.md").read_text("utf-8")
 REFERENCE = (PROJECT / "docs" / "reference.md").read_text("utf-8")
