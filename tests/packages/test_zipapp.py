@@ -22,7 +22,7 @@ def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("zipapp", tmp_path_factory.mktemp("packages"))
 
 
-def test_what_is_in_it_is_the_program_what_it_needs_in_python_and_the_licences(
+def test_it_contains_the_program_its_two_libraries_and_the_licences(
     zipapp: Path,
 ) -> None:
     names = set(zipfile.ZipFile(zipapp).namelist())
@@ -40,7 +40,7 @@ def test_what_is_in_it_is_the_program_what_it_needs_in_python_and_the_licences(
     assert {Path(name).suffix for name in rest if name.startswith("yaml/")} == {".py"}
 
 
-def test_two_builds_of_the_same_source_are_equal_wherever_and_by_whomever_they_are_made(
+def test_two_builds_of_one_source_are_equal_in_any_place(
     zipapp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
@@ -62,7 +62,7 @@ def test_it_is_a_command(zipapp: Path) -> None:
 
 
 @pytest.mark.parametrize("version", pythons())
-def test_it_relays_under_each_python_with_nothing_but_the_standard_library(
+def test_it_relays_under_each_python_with_the_standard_library_alone(
     zipapp: Path, version: str, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     # Without the packages of this machine.

@@ -47,7 +47,7 @@ def connected(proxy: Proxy, stack: contextlib.ExitStack, count: int) -> None:
         ("EOPNOTSUPP", "Operation not supported"),
     ],
 )
-def test_an_accept_that_fails_for_good_is_one_line_a_second_and_no_processor_time(
+def test_an_accept_that_always_fails_costs_a_line_a_second_and_no_cpu(
     error: str, words: str, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=WORKERS, wrapper=failing(error))
@@ -70,7 +70,7 @@ def test_an_accept_that_fails_for_good_is_one_line_a_second_and_no_processor_tim
     assert not proxy.log.matching("starting another")
 
 
-def test_every_accept_that_failed_is_counted_and_the_client_is_served_in_the_end(
+def test_each_failed_accept_is_counted_and_then_the_client_is_served(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=1, wrapper=failing("ENOBUFS", "1..7"))

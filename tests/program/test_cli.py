@@ -95,7 +95,7 @@ def test_a_value_may_follow_its_option_in_every_usual_way(words: List[str]) -> N
         ("--u", "--uds-path", "/x"),
     ],
 )
-def test_an_abbreviation_means_what_it_meant_before_there_were_more_options(
+def test_an_abbreviation_keeps_its_meaning_though_there_are_more_options(
     abbreviation: str, option: str, value: str
 ) -> None:
     meant = parse([option, value, *GOOD])
@@ -394,7 +394,7 @@ def test_with_arguments_services_are_not_looked_at(tmp_path: Path) -> None:
     assert done.stderr.startswith("vsock-proxy: 10.0.0.2:443 is not permitted")
 
 
-def test_an_endpoint_that_is_not_permitted_is_exit_code_78_and_says_what_to_add(
+def test_a_forbidden_endpoint_is_exit_code_78_and_says_what_to_add(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
@@ -404,7 +404,7 @@ def test_an_endpoint_that_is_not_permitted_is_exit_code_78_and_says_what_to_add(
     assert "'- {address: 10.0.0.2, port: 443}'" in done.stderr
 
 
-def test_a_name_that_only_its_address_could_permit_and_that_does_not_resolve_is_exit_code_75(
+def test_an_unlisted_name_that_does_not_resolve_is_exit_code_75(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")

@@ -216,7 +216,7 @@ def test_the_program_reads_its_allowlist_from_a_pipe() -> None:
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
-def test_the_program_reads_its_allowlist_from_a_pipe_where_there_is_no_proc(fifo: Path) -> None:
+def test_the_program_reads_its_allowlist_from_a_pipe_without_proc(fifo: Path) -> None:
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
     with writing(fifo, TEXT):
         done = subprocess.run(

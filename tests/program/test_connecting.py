@@ -62,7 +62,7 @@ def gone(proxy: Proxy) -> str:
 # What is seen of it
 
 
-def test_a_worker_that_connects_for_more_than_a_moment_says_so_in_its_title(
+def test_a_worker_that_connects_for_a_while_says_so_in_its_title(
     mute_endpoint: Tuple[str, int], start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy(mute_endpoint, workers=1)
@@ -139,7 +139,7 @@ def test_clients_that_go_away_do_not_hold_their_workers(
     wait_until(lambda: gone(proxy).startswith("10 "), "all are counted")
 
 
-def test_a_client_that_goes_away_while_its_worker_connects_is_logged_as_that(
+def test_the_log_says_that_a_client_went_while_its_worker_connected(
     mute_endpoint: Tuple[str, int], start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy(mute_endpoint, workers=1)
@@ -149,7 +149,7 @@ def test_a_client_that_goes_away_while_its_worker_connects_is_logged_as_that(
     assert line.endswith(f" to {Endpoint(*mute_endpoint)}")
 
 
-def test_a_client_that_half_closed_and_then_goes_away_does_not_hold_its_worker(
+def test_a_client_that_half_closes_and_then_goes_frees_its_worker(
     mute_endpoint: Tuple[str, int], start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy(mute_endpoint, "--connect-timeout", "30", workers=1)
@@ -160,7 +160,7 @@ def test_a_client_that_half_closed_and_then_goes_away_does_not_hold_its_worker(
     assert gone(proxy).startswith("1 ")
 
 
-def test_clients_that_have_gone_before_their_turn_cost_the_endpoint_nothing(
+def test_clients_that_go_before_their_turn_cost_the_endpoint_nothing(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server()
@@ -189,7 +189,7 @@ def test_a_client_that_has_gone_but_left_bytes_is_served(
     wait_until(lambda: received == [b"the last words"], "they arrive")
 
 
-def test_a_client_that_goes_while_its_worker_connects_but_leaves_bytes_is_waited_for(
+def test_a_worker_connects_for_a_client_that_went_and_left_bytes(
     mute_endpoint: Tuple[str, int], start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy(mute_endpoint, "--connect-timeout", "2.5", workers=1)
@@ -242,7 +242,7 @@ def test_a_client_that_half_closed_waits_for_an_endpoint_that_is_slow(
 # The master goes away
 
 
-def test_when_the_master_is_killed_a_worker_that_connects_gives_the_listener_up_at_once(
+def test_a_worker_that_connects_frees_the_port_once_the_master_is_killed(
     mute_endpoint: Tuple[str, int], start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(mute_endpoint, "--connect-timeout", str(4 * SLOWNESS), workers=1)
@@ -346,7 +346,7 @@ def test_a_server_may_listen_where_a_moment_before_nobody_did(
 
 @TAKES_NETWORKS
 @pytest.mark.hybrid_only
-def test_an_endpoint_of_this_machine_that_listens_on_such_a_port_is_served(
+def test_an_endpoint_that_listens_on_such_a_port_here_is_served(
     network: Namespace, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = network.call(lambda: start_server(port=PORT))

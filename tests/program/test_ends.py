@@ -263,7 +263,7 @@ def test_a_client_that_leaves_bytes_unread_after_the_endpoints_end_resets(
 
 
 @pytest.mark.tcp_too
-def test_a_reset_of_the_endpoint_is_seen_though_the_client_closes_at_the_same_time(
+def test_an_endpoint_reset_is_seen_though_the_client_closes_just_then(
     begin: Callable[[], Dialogue],
 ) -> None:
     dialogue = begin()
@@ -275,7 +275,7 @@ def test_a_reset_of_the_endpoint_is_seen_though_the_client_closes_at_the_same_ti
 
 
 @pytest.mark.hybrid_only
-def test_a_client_that_goes_with_bytes_unread_resets_though_the_endpoint_ends_at_the_same_time(
+def test_a_client_that_leaves_bytes_resets_while_the_endpoint_ends(
     begin: Callable[[], Dialogue],
 ) -> None:
     dialogue = begin()
@@ -290,7 +290,7 @@ def test_a_client_that_goes_with_bytes_unread_resets_though_the_endpoint_ends_at
 
 
 @pytest.mark.hybrid_only  # what the kernel takes of a vsock client may be less than an upload
-def test_an_endpoint_that_ends_and_resets_in_the_middle_of_a_whole_upload_is_said_to(
+def test_an_endpoint_that_ends_and_then_resets_is_logged_as_a_reset(
     begin: Callable[[], Dialogue],
 ) -> None:
     dialogue = begin()
@@ -306,7 +306,7 @@ def test_an_endpoint_that_ends_and_resets_in_the_middle_of_a_whole_upload_is_sai
     assert dialogue.ended().startswith("endpoint reset")
 
 
-def test_a_reset_of_the_endpoint_is_seen_first_also_after_the_client_was_slow(
+def test_an_endpoint_reset_is_seen_first_after_the_client_was_slow_too(
     begin: Callable[[], Dialogue],
 ) -> None:
     dialogue = begin()
@@ -371,7 +371,7 @@ def _fill(dialogue: Dialogue) -> int:
         return sent
 
 
-def test_what_a_client_sent_before_it_went_arrives_though_the_endpoint_is_slow(
+def test_what_a_client_sent_before_it_went_arrives_at_a_slow_endpoint(
     begin: Callable[[], Dialogue],
 ) -> None:
     dialogue = begin()
@@ -383,7 +383,7 @@ def test_what_a_client_sent_before_it_went_arrives_though_the_endpoint_is_slow(
 
 # On vsock the kernel may take an answer before it knows that the client has gone.
 @pytest.mark.hybrid_only
-def test_an_answer_to_a_client_that_went_in_the_middle_of_its_upload_is_not_said_to_be_delivered(
+def test_an_unread_answer_to_a_client_that_went_is_logged_as_a_reset(
     begin: Callable[[], Dialogue],
 ) -> None:
     dialogue = begin()

@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_is_replaced_within_250_ms(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_the_endpoint_of_an_upload_whose_worker_dies_does_not_take_the_part_for_the_whole(
+def test_an_endpoint_sees_that_an_upload_is_cut_off_when_the_worker_dies(
     number: signal.Signals, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server(silent)
@@ -177,7 +177,7 @@ def test_a_worker_that_stood_still_in_mid_transfer_ends_it_whole(
 # Clients and endpoints that vanish or stall
 
 
-def test_a_client_that_vanishes_from_a_silent_endpoint_frees_its_worker_at_once(
+def test_a_client_that_leaves_a_silent_endpoint_frees_its_worker_at_once(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server(silent)
@@ -241,7 +241,7 @@ def send_forever(connection: socket.socket) -> None:
 
 
 @pytest.mark.alone
-def test_a_client_that_reads_nothing_costs_bounded_memory_and_disturbs_nobody(
+def test_a_client_that_reads_nothing_costs_little_and_disturbs_nobody(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(answer_or_flood), workers=2)
@@ -293,7 +293,7 @@ def test_an_endpoint_that_reads_nothing_costs_bounded_memory(
         assert has_come_to_rest(proxy, busy)
 
 
-def test_an_endpoint_that_dies_in_mid_transfer_ends_the_client_and_is_used_when_it_is_back(
+def test_an_endpoint_that_dies_ends_its_client_and_is_used_once_back(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server(send_forever)
@@ -345,7 +345,7 @@ def test_200_clients_that_queue_behind_idle_ones_are_all_served_in_turn(
 
 
 @pytest.mark.alone
-def test_a_flood_of_20000_clients_disturbs_no_transfer_and_leaves_nothing_behind(
+def test_a_flood_of_clients_disturbs_no_transfer_and_leaves_nothing(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     workers, transfers = 24, 20
@@ -448,7 +448,7 @@ def highest_file(pid: int) -> int:
 
 
 @pytest.mark.parametrize("spare", [0, 1], ids=["accept fails", "the endpoint's socket fails"])
-def test_a_worker_out_of_descriptors_says_so_and_serves_again_when_it_has_some(
+def test_a_worker_without_free_descriptors_says_so_and_recovers(
     spare: int,
     start_proxy: StartProxy,
     start_server: StartServer,
@@ -481,7 +481,7 @@ def first_free(pid: int) -> int:
 
 
 @pytest.mark.alone
-def test_descriptors_that_run_out_cost_no_live_connection_and_no_processor_time(
+def test_a_lack_of_descriptors_costs_no_connection_and_no_cpu_time(
     start_proxy: StartProxy,
     start_server: StartServer,
     limit_files: Callable[[int, int], None],
@@ -505,7 +505,7 @@ def test_descriptors_that_run_out_cost_no_live_connection_and_no_processor_time(
             assert queued.recv(1) == b"y"
 
 
-def test_a_transfer_that_grows_large_while_descriptors_are_out_arrives_whole(
+def test_a_transfer_that_grows_without_free_descriptors_arrives_whole(
     start_proxy: StartProxy,
     start_server: StartServer,
     limit_files: Callable[[int, int], None],
@@ -554,7 +554,7 @@ def test_a_soft_limit_that_is_tiny_at_the_start_is_raised(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("hard", [6, 12, 20, 40])
-def test_a_hard_limit_that_is_tiny_at_the_start_is_an_error_of_one_line_or_no_trouble(
+def test_a_tiny_hard_limit_at_the_start_causes_no_traceback(
     hard: int, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(
@@ -575,7 +575,7 @@ def test_a_hard_limit_that_is_tiny_at_the_start_is_an_error_of_one_line_or_no_tr
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.alone
-def test_all_workers_being_busy_for_a_second_is_one_warning_that_names_the_option(
+def test_one_warning_tells_that_all_workers_are_busy_for_a_second(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=2)
@@ -612,7 +612,7 @@ def test_all_workers_being_busy_for_a_moment_is_no_warning(
 @pytest.mark.hybrid_only  # an emulated machine serves fewer than would be left out
 @pytest.mark.alone
 @pytest.mark.parametrize("workers", [2, 50])
-def test_lines_that_a_guest_can_cause_are_bounded_for_all_workers_and_the_others_are_counted(
+def test_all_workers_together_bound_a_guests_lines_and_count_the_rest(
     workers: int, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server()

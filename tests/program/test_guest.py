@@ -124,7 +124,7 @@ def test_at_level_debug_one_line_says_what_is_missing(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_without_standard_descriptors_connections_are_served_and_nobody_is_busy(
+def test_without_standard_descriptors_it_serves_and_rests_when_idle(
     start_in_guest: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     proxy = start_in_guest(start_server(), before=WITHOUT_DESCRIPTORS, ready=False)
@@ -168,7 +168,7 @@ def test_a_worker_that_is_killed_is_replaced(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_without_a_name_server_a_name_does_not_resolve_and_the_log_says_so(
+def test_without_a_name_server_the_log_says_that_a_name_does_not_resolve(
     start_in_guest: StartProxy,
 ) -> None:
     proxy = start_in_guest(("endpoint.test", 443), "--connect-timeout", "0.1")
@@ -219,7 +219,7 @@ def test_a_guest_that_starts_by_the_example_reaches_its_parent_by_tcp(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_guest_that_starts_by_the_example_has_the_names_of_its_hosts_file(
+def test_a_guest_that_starts_by_the_example_knows_the_names_of_its_hosts(
     root: Root, example: List[str]
 ) -> None:
     hosts = root.within("/opt/hosts")

@@ -200,7 +200,7 @@ def test_part_of_an_answer_is_not_waited_on_for_longer_than_the_rest(
     assert failure(proxy).endswith("no answer in time from the VMM, which said 'OK '")
 
 
-def test_a_vmm_that_lets_its_queue_fill_up_gets_the_client_once_there_is_room(
+def test_a_vmm_whose_queue_is_full_gets_the_client_once_there_is_room(
     tmp_path: Path, start_proxy: StartProxy
 ) -> None:
     path = str(tmp_path / "vm")
@@ -417,7 +417,7 @@ def test_an_end_of_the_guest_is_passed_on_and_the_client_still_heard(
         wait_until(lambda: heard == [b"words"], "they arrive")
 
 
-def test_an_end_of_the_guest_that_the_vmm_keeps_to_itself_ends_nothing_until_the_guest_closes(
+def test_a_half_close_that_the_vmm_hides_waits_until_the_guest_closes(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
     def listen(connection: socket.socket) -> None:
@@ -449,7 +449,7 @@ def test_a_vmm_that_dies_ends_its_connections(
 # What is seen of it
 
 
-def test_such_an_endpoint_is_called_the_same_in_the_log_the_titles_and_the_table(
+def test_the_log_the_titles_and_the_table_give_an_endpoint_the_same_name(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
     server = start_vmm(silent)

@@ -41,7 +41,7 @@ Connect = Callable[[], Tuple[socket.socket, socket.socket]]
 # What the kernel is told
 
 
-def test_a_lasting_connection_has_one_limit_for_data_under_way_and_for_silence(
+def test_a_lasting_connection_has_one_limit_for_unsent_data_and_silence(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=1)
@@ -219,7 +219,7 @@ def milliseconds_after_a_look(keepalive: KeepAlive, sock: socket.socket) -> int:
 @pytest.mark.hybrid_only  # no transport has a part in it
 @TAKES_NETWORKS
 @pytest.mark.alone
-def test_an_endpoint_that_is_lost_while_data_is_under_way_ends_the_connection_in_time(
+def test_the_connection_ends_in_time_if_the_endpoint_is_lost_amid_data(
     networks: Tuple[Namespace, Namespace], connect: Connect
 ) -> None:
     near, _ = connect()
@@ -252,7 +252,7 @@ def test_an_endpoint_that_does_not_read_for_longer_keeps_its_connection(
 @pytest.mark.hybrid_only  # no transport has a part in it
 @TAKES_NETWORKS
 @pytest.mark.alone
-def test_an_endpoint_that_is_lost_while_it_did_not_read_ends_the_connection_in_time(
+def test_the_connection_ends_in_time_if_a_stalled_endpoint_is_lost(
     networks: Tuple[Namespace, Namespace], connect: Connect
 ) -> None:
     near, _ = connect()

@@ -223,7 +223,7 @@ def test_the_idle_timeout_is_kept_after_the_clients_half_close(
 
 @pytest.mark.alone
 @pytest.mark.parametrize("kinds", [on(("Unix", "TCP")), on(("TCP", "TCP")), on(("vsock", "TCP"))])
-def test_the_limit_after_a_half_close_is_kept_within_100_ms_and_never_early(
+def test_the_half_close_limit_is_never_early_and_at_most_100_ms_late(
     kinds: Kinds, join: Join
 ) -> None:
     limit = 1.2

@@ -133,7 +133,7 @@ def test_an_address_is_served_and_no_other(
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
-def test_while_the_loopback_interface_is_down_a_warning_says_that_nobody_can_connect(
+def test_a_warning_says_that_nobody_can_connect_while_loopback_is_down(
     listen: Callable[..., Proxy], port: int
 ) -> None:
     # In a network that is new, as in an enclave that has just booted.
@@ -276,7 +276,7 @@ def test_an_address_that_is_not_there_is_exit_code_69_and_says_so(
     ("first", "second"),
     [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")],
 )
-def test_a_port_in_use_on_an_address_that_overlaps_is_exit_code_69_and_says_so(
+def test_a_port_in_use_on_an_overlapping_address_is_exit_code_69(
     start_proxy: StartProxy, start_server: StartServer, port: int, first: str, second: str
 ) -> None:
     with socket.create_server((first, port)):
@@ -286,7 +286,7 @@ def test_a_port_in_use_on_an_address_that_overlaps_is_exit_code_69_and_says_so(
     assert "0.0.0.0 and :: include all" in line
 
 
-def test_a_port_that_a_connection_has_which_goes_out_is_told_to_be_looked_for_among_all_sockets(
+def test_the_error_says_how_to_find_an_outgoing_connection_on_the_port(
     transport: _Anywhere, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server()
@@ -300,7 +300,7 @@ def test_a_port_that_a_connection_has_which_goes_out_is_told_to_be_looked_for_am
     assert line.endswith("ss -tanp shows it")
 
 
-def test_two_services_whose_addresses_overlap_are_exit_code_69_and_the_second_is_named(
+def test_two_services_whose_addresses_overlap_are_exit_code_69(
     launch: StartProxy, services_file: ServicesFile, start_server: StartServer, port: int
 ) -> None:
     server = start_server()
@@ -463,7 +463,7 @@ def test_a_client_whose_worker_dies_while_it_connects_is_reset(
     proxy.log.wait_for(r" closed: its worker died before there was a connection to unix:")
 
 
-def test_a_client_that_is_gone_for_good_is_noticed_by_what_the_endpoint_sends(
+def test_a_client_that_is_gone_is_noticed_once_the_endpoint_sends(
     listen: Callable[..., Proxy], start_server: StartServer, port: int
 ) -> None:
     server = start_server(silent)

@@ -81,7 +81,7 @@ def test_a_log_that_cannot_be_written_delays_neither_clients_nor_the_end(
 
 
 @kinds
-def test_once_the_log_is_read_again_one_line_says_how_many_were_lost_and_none_is_torn(
+def test_one_line_says_how_many_are_lost_once_the_log_is_read_again(
     kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = make_sink(kind)
@@ -112,7 +112,7 @@ def test_once_the_log_is_read_again_one_line_says_how_many_were_lost_and_none_is
     assert "connections served" in own[-1]
 
 
-def test_lines_that_only_the_master_lost_are_told_though_no_worker_says_anything(
+def test_lines_that_the_master_lost_are_told_though_no_worker_logs(
     make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = make_sink("pipe")
@@ -221,7 +221,7 @@ def test_a_full_device_is_no_trouble_but_for_the_log(
         assert proxy.wait(timeout=3) == os.EX_OK
 
 
-def test_a_file_that_can_grow_again_has_no_torn_line_and_the_number_of_those_lost(
+def test_a_file_that_can_grow_again_has_whole_lines_and_the_number_lost(
     tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     path = tmp_path / "log"
@@ -256,7 +256,7 @@ reopening_fails = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can b
 
 @reopening_fails
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_where_stderr_cannot_be_opened_anew_nobody_waits_for_it_either_and_losses_are_told(
+def test_nobody_waits_for_a_stderr_that_cannot_be_opened_anew(
     kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = make_sink(kind)
@@ -284,7 +284,7 @@ def test_where_stderr_cannot_be_opened_anew_nobody_waits_for_it_either_and_losse
 
 
 @reopening_fails
-def test_where_stderr_cannot_be_opened_anew_no_process_outlives_a_master_that_nobody_reads(
+def test_no_process_outlives_a_master_whose_stderr_nobody_reads(
     make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = make_sink("pipe")
@@ -304,7 +304,7 @@ def test_where_stderr_cannot_be_opened_anew_no_process_outlives_a_master_that_no
 
 
 @reopening_fails
-def test_where_stderr_cannot_be_opened_anew_a_reader_that_comes_back_has_every_line(
+def test_a_stderr_that_cannot_be_opened_anew_loses_no_line_of_a_pause(
     tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = logs.fifo(tmp_path)
@@ -323,7 +323,7 @@ def test_where_stderr_cannot_be_opened_anew_a_reader_that_comes_back_has_every_l
 
 
 @reopening_fails
-def test_a_log_process_that_stands_still_before_a_full_pipe_ends_with_the_proxy(
+def test_a_log_process_that_waits_for_a_full_pipe_ends_with_the_proxy(
     make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = make_sink("pipe")
@@ -345,7 +345,7 @@ def log_processes(proxy: Proxy) -> List[int]:
 
 @reopening_fails
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_log_process_that_was_killed_is_replaced_and_one_told_to_end_goes_on(
+def test_a_killed_log_process_is_replaced_and_sigterm_does_not_end_one(
     number: signal.Signals, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=2, wrapper=WITHOUT_PROC)
@@ -362,7 +362,7 @@ def test_a_log_process_that_was_killed_is_replaced_and_one_told_to_end_goes_on(
 
 
 @reopening_fails
-def test_when_the_master_is_killed_the_log_process_ends_with_the_last_worker(
+def test_the_log_process_of_a_killed_master_ends_with_the_last_worker(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=2, wrapper=WITHOUT_PROC)
@@ -398,7 +398,7 @@ def test_an_error_at_start_does_not_wait_for_a_full_log(
 
 @reopening_fails
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_an_error_at_start_is_told_where_stderr_cannot_be_opened_anew_and_has_room(
+def test_an_error_at_start_reaches_a_stderr_that_cannot_be_opened_anew(
     kind: str, make_sink: MakeSink
 ) -> None:
     sink = make_sink(kind)

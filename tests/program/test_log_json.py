@@ -127,7 +127,7 @@ def test_a_guest_that_is_refused_has_a_line_too(
     assert (line["level"], line["reason"]) == ("warning", "denied")
 
 
-def test_the_line_of_a_connection_whose_worker_dies_is_the_master_s_and_names_both(
+def test_the_master_logs_the_connection_of_a_dead_worker_and_names_both(
     start_json: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_json(start_server(), workers=1)
@@ -143,7 +143,7 @@ def test_the_line_of_a_connection_whose_worker_dies_is_the_master_s_and_names_bo
     assert (died["worker"], died["reason"]) == ("1", "signal 9 (Killed)")
 
 
-def test_no_two_connections_of_a_run_have_the_same_name_over_dead_workers_and_reloads(
+def test_each_connection_of_a_run_has_a_name_of_its_own(
     start_services: StartProxy,
     start_server: StartServer,
     services_file: ServicesFile,
@@ -202,7 +202,7 @@ def test_a_connection_has_one_name_in_the_table_and_at_its_end(
     assert busy["message"][:column].endswith(f" {end['connection']}")
 
 
-def test_every_connection_has_one_line_in_text_too_that_begins_with_its_name(
+def test_each_connection_has_one_line_of_text_that_begins_with_its_name(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=2)

@@ -186,7 +186,7 @@ def test_a_resolver_that_dies_is_replaced_and_what_it_knew_stays(
 
 
 @pytest.mark.alone
-def test_a_name_that_moves_takes_new_connections_along_and_leaves_live_ones(
+def test_a_name_that_moves_takes_new_connections_and_leaves_live_ones(
     dns: NameServer, start_inside: StartServer, start_named: StartProxy
 ) -> None:
     here = start_inside(host=HERE)
@@ -272,7 +272,7 @@ def test_a_client_that_goes_away_before_the_first_answer_frees_its_worker(
     assert len(server.accepted) == 1
 
 
-def test_when_the_master_is_killed_before_the_first_answer_the_listener_is_free_at_once(
+def test_the_listener_is_free_if_the_master_dies_before_the_first_answer(
     start_inside: StartServer, start_named: StartProxy
 ) -> None:
     port = start_inside(host=HERE).port
@@ -295,7 +295,7 @@ def is_refused(proxy: Proxy) -> bool:
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the master", "to all processes"])
-def test_a_client_that_waits_for_the_first_answer_when_sigterm_comes_is_served(
+def test_a_client_that_waits_for_dns_is_served_though_sigterm_comes(
     start_name_server: Callable[[], NameServer],
     start_inside: StartServer,
     start_named: StartProxy,
@@ -418,7 +418,7 @@ def test_a_network_of_the_allowlist_permits_the_addresses_within_it(
     assert not outside.accepted
 
 
-def test_a_name_whose_addresses_are_outside_of_the_allowlist_is_exit_code_78(
+def test_a_name_with_only_forbidden_addresses_is_exit_code_78(
     network: Namespace,
     dns: NameServer,
     start_named: StartProxy,
@@ -456,7 +456,7 @@ def test_a_wildcard_permits_neither_the_bare_domain_nor_other_names(
 # Reload
 
 
-def test_a_reload_that_takes_the_address_away_ends_the_proxy_and_no_connection(
+def test_a_reload_that_forbids_the_address_ends_no_live_connection(
     dns: NameServer,
     start_inside: StartServer,
     start_named: StartProxy,
@@ -474,7 +474,7 @@ def test_a_reload_that_takes_the_address_away_ends_the_proxy_and_no_connection(
     assert proxy.wait(timeout=2) == os.EX_CONFIG
 
 
-def test_a_reload_that_permits_other_addresses_takes_new_connections_there(
+def test_a_reload_that_permits_other_addresses_leads_new_clients_there(
     dns: NameServer,
     start_inside: StartServer,
     start_named: StartProxy,
@@ -557,7 +557,7 @@ IN_FORCE_NOW = "info master: .* it is in force now$"
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
-def test_a_reload_that_permits_the_address_to_which_the_name_has_moved_leads_there(
+def test_a_reload_that_permits_the_new_address_of_a_name_leads_there(
     noticed: bool,
     dns: NameServer,
     start_inside: StartServer,
@@ -583,7 +583,7 @@ def test_a_reload_that_permits_the_address_to_which_the_name_has_moved_leads_the
     assert len(here.accepted) == old
 
 
-def test_a_reload_that_cannot_be_judged_yet_changes_nothing_until_dns_answers(
+def test_a_reload_that_needs_dns_changes_nothing_until_dns_answers(
     dns: NameServer,
     start_inside: StartServer,
     start_named: StartProxy,
@@ -699,7 +699,7 @@ def test_a_process_that_dies_before_it_has_judged_leaves_that_to_the_next(
     assert not proxy.log.matching("error")
 
 
-def test_a_list_that_waits_for_dns_is_said_once_and_judged_by_a_process_at_a_time(
+def test_a_list_that_waits_for_dns_is_told_once_and_judged_by_one_process(
     dns: NameServer,
     start_inside: StartServer,
     start_named: StartProxy,
@@ -807,7 +807,7 @@ REFUSING = tuple(f"198.51.100.{number}" for number in range(2, 6))
 
 @pytest.mark.parametrize("timeout", ["10", "1"])
 @pytest.mark.alone
-def test_addresses_that_refuse_after_one_that_does_not_answer_cost_no_time(
+def test_addresses_that_refuse_after_one_that_is_silent_cost_no_time(
     timeout: str,
     network: Namespace,
     behind_a_hole: Server,
@@ -828,7 +828,7 @@ def test_addresses_that_refuse_after_one_that_does_not_answer_cost_no_time(
     assert is_within(0.4, be_first)
 
 
-def test_an_address_to_which_no_local_port_is_left_is_followed_by_the_next(
+def test_an_address_without_a_free_local_port_is_followed_by_the_next(
     network: Namespace, dns: NameServer, start_inside: StartServer, start_named: StartProxy
 ) -> None:
     server = start_inside(silent, host=HERE)
@@ -872,7 +872,7 @@ def test_a_connection_that_is_being_made_when_sigterm_comes_is_served(
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
-def test_a_worker_that_was_stopped_while_connecting_goes_on_with_the_next_address(
+def test_a_worker_stopped_while_it_connects_goes_on_with_the_next_address(
     behind_a_hole: Server, start_named: StartProxy
 ) -> None:
     proxy = start_named(behind_a_hole.port, workers=1)
@@ -934,7 +934,7 @@ def test_only_addresses_of_the_family_asked_for_are_used(
     assert line.endswith(f" is {BEYOND}" if option == "-4" else " is 2001:db8::1")
 
 
-def test_when_all_addresses_refuse_the_client_is_closed_at_once_and_the_cause_logged(
+def test_a_client_is_closed_at_once_when_all_addresses_refuse(
     dns: NameServer, start_inside: StartServer, start_named: StartProxy
 ) -> None:
     server = start_inside(silent, host=HERE)

@@ -62,7 +62,7 @@ def test_who_is_no_guest_has_a_cid_that_no_guest_can_have() -> None:
     assert TCP_PEER > NO_CID
 
 
-def test_what_a_tcp_client_has_left_on_the_scoreboard_is_no_part_of_another_peer() -> None:
+def test_what_a_tcp_client_left_on_the_scoreboard_is_no_part_of_a_peer() -> None:
     assert peer_name((16, 1024, 5, 6)) == "16:1024"
     assert peer_name((*UNIX_PEER, 5, 6)) == "unix"
 

@@ -37,7 +37,7 @@ def seen_from_guest(transport: Transport, start_vmm: StartServer) -> Tuple[str, 
     return vmm.host, vmm.port
 
 
-def test_a_kms_client_encrypts_and_decrypts_over_tls_by_a_proxy_at_either_end(
+def test_a_kms_client_works_over_tls_with_a_proxy_at_either_end(
     start_proxy: StartProxy, seen_from_guest: Tuple[str, int], tmp_path: Path
 ) -> None:
     near = Tcp(tmp_path)

@@ -65,7 +65,7 @@ def test_each_port_leads_to_its_own_endpoint(
         assert [letter_at(proxy, port) for port in ports] == letters
 
 
-def test_a_service_with_workers_has_a_pool_of_its_own_and_the_others_share_one(
+def test_a_service_with_workers_has_its_own_pool_and_the_others_share_one(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     one, two, three, four = transport.ports(4)
@@ -129,7 +129,7 @@ def test_one_service_may_have_all_places_of_the_common_pool(
         client.close()
 
 
-def test_no_listener_of_a_pool_starves_while_another_has_clients_all_the_time(
+def test_no_listener_of_a_pool_starves_while_another_is_always_busy(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     ports = transport.ports(4)
@@ -187,7 +187,7 @@ def test_a_service_may_have_a_path_of_its_own(
         assert say(client) == b"B"
 
 
-def test_sigterm_refuses_new_clients_of_all_services_and_lets_live_connections_end(
+def test_sigterm_closes_all_services_and_lets_live_connections_end(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     ports = transport.ports(3)
@@ -209,7 +209,7 @@ def test_sigterm_refuses_new_clients_of_all_services_and_lets_live_connections_e
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
-def test_when_the_master_is_killed_every_port_is_free_and_a_live_connection_goes_on(
+def test_a_killed_master_leaves_free_ports_and_live_connections(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     ports = transport.ports(3)
@@ -314,7 +314,7 @@ def assert_nothing_is_left(proxy: Proxy, ports: List[int]) -> None:
 
 @pytest.mark.tcp_too
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["the first", "the second", "the last"])
-def test_a_port_in_use_means_that_nothing_is_served_and_the_service_is_named(
+def test_a_port_in_use_stops_the_start_and_the_service_is_named(
     start_services: StartProxy, start_server: StartServer, transport: Transport, place: int
 ) -> None:
     ports = transport.ports(3)
@@ -332,7 +332,7 @@ def test_a_port_in_use_means_that_nothing_is_served_and_the_service_is_named(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("place", [0, 1], ids=["the first", "the last"])
-def test_an_endpoint_that_is_not_permitted_means_that_nothing_is_served_and_the_service_is_named(
+def test_a_forbidden_endpoint_stops_the_start_and_the_service_is_named(
     start_services: StartProxy, start_server: StartServer, transport: Transport, place: int
 ) -> None:
     ports = transport.ports(2)
@@ -352,7 +352,7 @@ def test_an_endpoint_that_is_not_permitted_means_that_nothing_is_served_and_the_
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_the_proxy_of_one_service_says_what_it_always_said_when_it_cannot_listen(
+def test_the_proxy_of_one_service_names_none_when_it_cannot_listen(
     start_proxy: StartProxy, start_server: StartServer, transport: Hybrid
 ) -> None:
     with transport.occupy(transport.port):
@@ -475,7 +475,7 @@ def test_a_worker_that_relays_has_the_port_of_the_service_in_its_title(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("keys", [{}, {"workers": 2}], ids=["of -w", "of its own"])
-def test_the_titles_and_lines_of_one_service_in_the_file_are_those_of_the_command_line(
+def test_one_service_of_a_file_is_shown_like_one_of_the_command_line(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -554,7 +554,7 @@ def asked_totals(proxy: Proxy) -> str:
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_worker_of_a_pool_of_its_own_that_dies_is_called_as_in_its_title(
+def test_a_dead_worker_of_a_services_own_pool_is_called_as_in_its_title(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     one, two = transport.ports(2)
@@ -568,7 +568,7 @@ def test_a_worker_of_a_pool_of_its_own_that_dies_is_called_as_in_its_title(
     assert letter_at(proxy, two) == b"?"
 
 
-def test_the_table_names_the_service_that_a_worker_serves_and_the_totals_are_those_of_all(
+def test_the_table_names_the_service_of_each_worker_and_counts_all(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     one, two, three = transport.ports(3)
@@ -619,7 +619,7 @@ def test_the_warning_that_all_are_busy_names_the_pool(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_more_services_than_workers_in_the_common_pool_is_said_at_the_start(
+def test_the_start_tells_of_more_services_than_workers_in_the_common_pool(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     ports = transport.ports(4)

@@ -54,7 +54,7 @@ def times(proxy: Proxy, port: int, count: int) -> List[float]:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("own", [False, True], ids=["beside the common pool", "beside its own"])
-def test_an_endpoint_that_hangs_and_holds_all_workers_of_its_pool_does_not_slow_another_pool(
+def test_an_endpoint_that_holds_a_whole_pool_does_not_slow_another_pool(
     start_services: StartProxy, start_server: StartServer, transport: Transport, own: bool
 ) -> None:
     hangs, good = transport.ports(2)
@@ -139,7 +139,7 @@ class Killer:
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("own", [False, True], ids=["of the common pool", "of another service"])
-def test_workers_that_die_at_once_are_paced_without_slowing_the_replacement_in_another_pool(
+def test_workers_that_die_at_once_delay_no_replacement_in_another_pool(
     start_services: StartProxy, start_server: StartServer, transport: Transport, own: bool
 ) -> None:
     bad, good = transport.ports(2)
@@ -250,7 +250,7 @@ class TestNames:
             # What is known of the one that hangs stays in use.
             assert letter_at(proxy, bad) == b"A"
 
-    def test_a_service_that_a_reload_adds_has_its_first_answer_while_another_name_hangs(
+    def test_a_service_that_a_reload_adds_resolves_while_another_name_hangs(
         self,
         dns: NameServer,
         start_inside: StartServer,

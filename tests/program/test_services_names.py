@@ -65,7 +65,7 @@ def test_a_service_that_only_dns_can_judge_waits_for_it_and_no_other_does(
         assert early.recv(1) == b"H"
 
 
-def test_a_service_that_dns_judged_late_is_led_to_nothing_that_is_not_permitted(
+def test_a_service_that_is_judged_late_leads_to_no_forbidden_address(
     start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
 ) -> None:
     one, two = transport.ports(2)
@@ -87,7 +87,7 @@ def test_a_service_that_dns_judged_late_is_led_to_nothing_that_is_not_permitted(
     assert letter_at(proxy, two) == b"H"
 
 
-def test_a_name_that_hangs_holds_up_neither_the_start_nor_a_reload_of_the_others(
+def test_a_name_that_hangs_delays_no_start_and_no_reload_of_the_others(
     start: StartProxy,
     start_inside: StartServer,
     dns: NameServer,
@@ -134,7 +134,7 @@ def test_a_reload_with_one_service_that_is_not_permitted_changes_nothing(
     assert sorted(proxy.children()) == sorted(pids)
 
 
-def test_a_reload_takes_from_one_service_the_address_that_it_may_not_be_led_to_any_more(
+def test_a_reload_takes_a_forbidden_address_from_one_service_alone(
     start: StartProxy,
     start_inside: StartServer,
     dns: NameServer,

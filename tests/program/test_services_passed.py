@@ -39,7 +39,7 @@ def _socket(transport: Transport, port: int) -> Tuple[str, Path | str]:
     return "vsock-listener", str(port)
 
 
-def test_each_passed_socket_is_the_services_of_its_address_and_others_are_bound(
+def test_each_passed_socket_goes_to_the_service_of_its_address(
     start_services: StartProxy, start_server: StartServer, transport: Transport
 ) -> None:
     one, two, three = transport.ports(3)
@@ -69,7 +69,7 @@ def test_a_socket_that_no_service_of_the_file_asks_for_is_exit_code_69(
     assert f"{three}, but no service listens there" in line
 
 
-def test_a_client_of_a_passed_socket_is_served_by_the_reload_that_brings_its_service_back(
+def test_a_client_of_a_passed_socket_is_served_once_its_service_is_back(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -89,7 +89,7 @@ def test_a_client_of_a_passed_socket_is_served_by_the_reload_that_brings_its_ser
     assert letter_at(proxy, two) == b"A"
 
 
-def test_a_connection_of_a_service_that_came_back_outlives_the_end_of_those_from_before(
+def test_a_connection_of_a_service_that_is_back_outlives_older_ones(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -115,7 +115,7 @@ def test_a_connection_of_a_service_that_came_back_outlives_the_end_of_those_from
     before.close()
 
 
-def test_a_service_that_was_bound_is_refused_after_its_removal_though_others_are_passed(
+def test_a_removed_service_with_a_bound_socket_refuses_its_clients(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,

@@ -98,7 +98,7 @@ def test_a_guest_that_is_not_listed_any_more_changes_nothing_on_a_reload(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_the_guest_of_the_command_line_drains_once_it_is_not_listed_any_more(
+def test_the_guest_of_the_command_line_drains_once_the_list_omits_it(
     start_proxy: StartProxy, start_vmm: StartServer, tmp_path: Path
 ) -> None:
     proxy = start_proxy(start_vmm())

@@ -116,7 +116,7 @@ CHANGES: Dict[str, Callable[[Service], Service]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_of_a_service_with_a_pool_of_its_own_leaves_all_other_pools_alone(
+def test_a_change_of_a_service_with_its_own_pool_leaves_other_pools_alone(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -182,7 +182,7 @@ def test_an_allowlist_that_permits_more_replaces_no_worker(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_workers_are_called_by_their_service_while_there_are_others_and_stay_the_same(
+def test_workers_have_their_services_name_while_there_are_others(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -262,7 +262,7 @@ def test_a_client_that_waits_in_the_backlog_is_served_by_the_new_workers(
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
-def test_a_new_endpoint_is_for_new_clients_and_live_connections_end_with_the_old_one(
+def test_a_new_endpoint_serves_new_clients_and_leaves_live_connections(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -363,7 +363,7 @@ def test_a_service_that_was_added_is_served(
 
 @pytest.mark.tcp_too
 @pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
-def test_a_service_that_is_gone_refuses_new_clients_and_its_connections_go_on(
+def test_a_removed_service_refuses_new_clients_and_keeps_its_connections(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -410,7 +410,7 @@ def test_no_process_of_another_service_keeps_the_port_of_one_that_is_gone(
         assert (say(one), say(other)) == (b"A", b"A")
 
 
-def test_a_client_that_waits_for_a_service_that_is_gone_is_not_left_waiting(
+def test_a_client_that_waits_for_a_removed_service_is_closed(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -426,7 +426,7 @@ def test_a_client_that_waits_for_a_service_that_is_gone_is_not_left_waiting(
         assert end_of(waits) == b""
 
 
-def test_a_connection_of_a_service_that_is_gone_is_named_by_it_though_only_one_is_left(
+def test_a_connection_of_a_removed_service_keeps_the_name_of_the_service(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -470,7 +470,7 @@ def test_the_connections_of_a_service_that_is_gone_have_the_drain_timeout(
     all_idle(proxy, 2)
 
 
-def test_a_service_that_comes_back_while_its_old_connections_drain_is_served(
+def test_a_service_that_is_back_is_served_while_old_connections_drain(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -514,7 +514,7 @@ def test_a_service_moves_into_a_pool_of_its_own_and_back(
     assert pool_of(proxy, moves) == []
 
 
-def test_the_common_pool_goes_with_its_last_service_and_comes_back_with_the_first(
+def test_the_common_pool_goes_and_comes_back_with_its_services(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -742,7 +742,7 @@ def test_a_new_port_that_cannot_be_bound_changes_nothing(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_systemd_is_told_that_a_reload_is_over_once_it_is_served_and_also_if_it_never_will_be(
+def test_systemd_learns_that_a_reload_is_over_whether_it_worked_or_not(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -902,7 +902,7 @@ def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_storm_of_reloads_of_a_file_that_changes_leaves_what_the_last_one_says(
+def test_after_a_storm_of_reloads_the_last_file_is_in_force(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -965,7 +965,7 @@ def test_the_end_during_a_reload_is_obeyed_and_leaves_no_process(
         assert is_refused(proxy, port)
 
 
-def test_sigterm_after_a_reload_lets_connections_of_all_pools_end_old_and_new(
+def test_sigterm_after_a_reload_lets_connections_of_old_and_new_pools_end(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -1077,7 +1077,7 @@ def test_a_service_whose_path_is_another_is_another_service(
 
 
 @pytest.mark.hybrid_only  # a path is no part of vsock
-def test_services_on_the_same_port_of_several_paths_are_named_by_their_path(
+def test_services_on_the_same_port_of_two_paths_have_their_path_as_name(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Hybrid,
@@ -1110,7 +1110,7 @@ def limited_to(processes_allowed: int) -> List[str]:
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
-def test_while_no_process_more_can_be_started_the_old_workers_serve_and_the_reload_waits(
+def test_old_workers_serve_while_a_reload_can_start_no_process(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -1138,7 +1138,7 @@ def test_while_no_process_more_can_be_started_the_old_workers_serve_and_the_relo
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
-def test_where_there_is_room_for_one_process_more_a_reload_replaces_one_pool_after_the_other(
+def test_a_reload_with_room_for_one_process_replaces_pool_after_pool(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -1160,7 +1160,7 @@ def test_where_there_is_room_for_one_process_more_a_reload_replaces_one_pool_aft
     assert [letter_at(proxy, port) for port in ports] == [b"B"] * 3
 
 
-def test_when_the_master_is_killed_during_a_reload_no_process_and_no_listener_is_left(
+def test_nothing_is_left_if_the_master_is_killed_during_a_reload(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -1205,7 +1205,7 @@ def test_more_services_than_workers_after_a_reload_is_said_once(
 
 
 @pytest.mark.alone
-def test_20_reloads_under_load_lose_nothing_accepted_and_refuse_no_client_of_a_port_that_stays(
+def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,

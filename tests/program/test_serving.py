@@ -142,7 +142,7 @@ def test_no_more_connections_reach_the_endpoint_than_there_are_workers(
 
 
 @pytest.mark.tcp_too
-def test_a_refused_endpoint_closes_the_client_logs_the_cause_and_ends_nothing(
+def test_an_endpoint_that_refuses_closes_the_client_and_is_logged(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server()

@@ -101,7 +101,7 @@ def test_sigterm_at_any_moment_of_the_start_is_obeyed(
 
 
 @pytest.mark.tcp_too
-def test_sigterm_in_mid_transfer_lets_it_arrive_whole_and_then_all_are_gone(
+def test_sigterm_lets_transfers_arrive_whole_and_then_all_processes_end(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(send_pattern))
@@ -164,7 +164,7 @@ def test_sigquit_ends_all_at_once_the_first_time(
 
 
 @pytest.mark.tcp_too
-def test_a_sigquit_to_the_whole_group_resets_every_connection_and_says_how_each_ended(
+def test_a_sigquit_to_the_whole_group_resets_and_logs_every_connection(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server(silent)
@@ -192,7 +192,7 @@ def test_a_sigquit_to_the_whole_group_resets_every_connection_and_says_how_each_
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("pause", [0.0, 0.0003, 0.0006, 0.0009])
-def test_a_sigterm_to_the_whole_group_while_another_signal_is_obeyed_replaces_no_worker(
+def test_a_sigterm_to_the_group_during_another_signal_replaces_no_worker(
     start_proxy: StartProxy, start_server: StartServer, pause: float
 ) -> None:
     proxy = start_proxy(start_server(), workers=8, wrapper=["setsid"])
@@ -218,7 +218,7 @@ def test_a_stopped_worker_does_not_keep_the_proxy_from_ending(
     assert not processes.is_alive(stopped)
 
 
-def test_sigkill_of_the_master_in_mid_transfer_lets_transfers_end_whole_and_leaves_nothing(
+def test_a_sigkill_of_the_master_lets_transfers_arrive_whole(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server(send_pattern)
@@ -398,7 +398,7 @@ def test_a_file_that_takes_long_to_read_keeps_the_master_from_nothing(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_reader_that_dies_of_the_file_is_one_error_line_and_the_old_list_stays(
+def test_a_killed_reader_of_the_file_is_one_error_and_the_old_list_stays(
     start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
 ) -> None:
     server = start_server()

@@ -326,7 +326,7 @@ def test_a_pipe_that_cannot_be_enlarged_is_not_kept(
 
 
 @pytest.mark.hybrid_only
-def test_a_user_whose_pipes_have_used_up_their_pages_gets_none_that_is_small() -> None:
+def test_a_user_whose_pipes_have_used_up_their_pages_gets_no_small_pipe() -> None:
     answer = _as_ordinary_user(_open_pipe_without_pages)
     if answer == NO_LIMIT:
         pytest.skip(NO_LIMIT)

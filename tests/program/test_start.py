@@ -57,7 +57,7 @@ def test_standard_descriptors_that_are_closed_at_the_start_are_dev_null(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
-def test_where_there_is_no_dev_null_a_closed_descriptor_is_taken_all_the_same(
+def test_a_closed_descriptor_is_taken_even_without_dev_null(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@" 2<&-', "sh"]
@@ -100,7 +100,7 @@ def start_waiting(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
-def test_while_metadata_are_awaited_a_signal_that_ends_does_so_at_once_with_exit_code_0(
+def test_a_signal_ends_a_start_that_waits_for_metadata_at_once(
     start_waiting: Callable[..., Proxy], number: signal.Signals
 ) -> None:
     proxy = start_waiting()
@@ -112,7 +112,7 @@ def test_while_metadata_are_awaited_a_signal_that_ends_does_so_at_once_with_exit
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_question_for_metadata_that_is_killed_is_one_line_that_says_so_and_exit_code_75(
+def test_a_killed_question_for_metadata_is_one_line_and_exit_code_75(
     start_waiting: Callable[..., Proxy],
 ) -> None:
     proxy = start_waiting()
@@ -191,7 +191,7 @@ def start_judging(
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
-def test_while_dns_is_awaited_a_signal_that_ends_does_so_at_once_and_leaves_no_process(
+def test_a_signal_ends_a_start_that_waits_for_dns_at_once(
     start_judging: Callable[[], Proxy], number: signal.Signals
 ) -> None:
     proxy = start_judging()
@@ -204,7 +204,7 @@ def test_while_dns_is_awaited_a_signal_that_ends_does_so_at_once_and_leaves_no_p
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
-def test_a_lookup_at_the_start_that_is_killed_is_one_line_that_says_of_what_and_exit_code_75(
+def test_a_killed_lookup_at_the_start_is_one_line_and_exit_code_75(
     start_judging: Callable[[], Proxy],
 ) -> None:
     proxy = start_judging()
@@ -323,7 +323,7 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_74(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("held", range(38, 62, 2))
-def test_with_few_descriptors_left_it_serves_or_ends_with_one_line_and_leaves_no_socket(
+def test_with_few_descriptors_it_serves_or_ends_with_one_line(
     start_proxy: StartProxy, start_server: StartServer, transport: Transport, held: int
 ) -> None:
     opening = "".join(f"exec {number}</dev/null; " for number in range(10, 10 + held))

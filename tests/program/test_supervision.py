@@ -72,7 +72,7 @@ def test_a_worker_that_dies_in_mid_connection_leaves_one_line_about_it(
     )
 
 
-def test_a_worker_that_dies_after_a_connection_leaves_no_second_line_about_it(
+def test_a_worker_that_dies_after_a_connection_adds_no_line_about_it(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=1)
@@ -153,7 +153,7 @@ def test_a_second_signal_ends_everything_now(
 
 
 @pytest.mark.tcp_too
-def test_when_the_master_is_killed_a_live_connection_goes_on_and_then_nothing_is_left(
+def test_a_live_connection_outlives_a_killed_master_and_leaves_nothing(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server()
@@ -174,7 +174,7 @@ def test_when_the_master_is_killed_a_live_connection_goes_on_and_then_nothing_is
 
 
 @pytest.mark.tcp_too
-def test_when_the_master_is_killed_another_proxy_can_listen_while_a_connection_lives(
+def test_another_proxy_can_listen_while_a_killed_ones_connection_lives(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     server = start_server()
@@ -192,7 +192,7 @@ def test_when_the_master_is_killed_another_proxy_can_listen_while_a_connection_l
     wait_until(lambda: not processes.is_alive(worker), "the old worker is gone")
 
 
-def test_a_worker_holds_no_descriptor_of_a_lasting_connection_that_has_ended(
+def test_a_worker_keeps_no_descriptor_of_a_connection_that_has_ended(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=1)
@@ -219,7 +219,7 @@ def test_where_there_is_no_proc_connections_last_all_the_same(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connection(
+def test_ctrl_c_at_a_terminal_ends_no_live_connection(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server())
@@ -232,7 +232,7 @@ def test_ctrl_c_at_a_terminal_which_reaches_every_process_ends_no_live_connectio
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_resolver_that_dies_does_not_wait_behind_the_workers_that_died_before(
+def test_a_resolver_that_dies_does_not_wait_behind_dead_workers(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(("localhost", start_server().port), workers=30)
@@ -259,7 +259,7 @@ def lift_limit(proxy: Proxy) -> None:
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_root
-def test_with_too_few_processes_those_that_run_serve_and_one_line_says_how_many_are_missing(
+def test_with_too_few_workers_it_serves_and_one_line_says_how_many_lack(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=20, wrapper=limited_to(3))
@@ -302,7 +302,7 @@ def test_ready_is_said_only_when_a_worker_serves(
 
 @pytest.mark.hybrid_only  # there is no path to remove on AF_VSOCK
 @needs_root
-def test_a_unix_socket_that_cannot_be_removed_is_one_line_and_the_drain_goes_on(
+def test_a_unix_socket_that_stays_is_one_line_and_the_drain_goes_on(
     start_proxy: StartProxy, start_server: StartServer, transport: Hybrid
 ) -> None:
     folder = str(transport.path.parent)
@@ -336,7 +336,7 @@ def test_a_worker_that_ends_since_its_whole_group_was_told_to_is_no_fault(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_worker_that_was_told_to_end_by_itself_is_replaced_without_a_warning(
+def test_a_worker_that_ends_by_sigterm_is_replaced_without_a_warning(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=1)

@@ -182,7 +182,7 @@ def test_the_status_tells_who_is_busy_and_what_was_done(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_the_watchdog_is_fed_while_the_master_supervises_and_not_when_it_is_stopped(
+def test_the_master_feeds_the_watchdog_only_while_it_is_not_stopped(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket
 ) -> None:
     environment = service(systemd, WATCHDOG_USEC=str(WATCHDOG_USEC))
@@ -234,7 +234,7 @@ def fill(systemd: NotifySocket) -> None:
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_news_that_systemd_cannot_take_are_kept_in_their_order_and_the_newest_of_a_kind(
+def test_news_that_systemd_cannot_take_wait_in_order_the_newest_of_a_kind(
     systemd: NotifySocket,
 ) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
@@ -329,7 +329,7 @@ def test_the_path_of_a_passed_socket_stays_for_the_next_start(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_its_variables_are_taken_out_of_the_environment_even_if_meant_for_another() -> None:
+def test_its_variables_leave_the_environment_even_if_meant_for_another() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
     assert inherited_sockets(environment) == []
     assert environment == {"HOME": "/"}
@@ -369,7 +369,7 @@ def test_what_cannot_be_served_is_exit_code_69(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("first", ["NOTIFY_SOCKET", "LISTEN_FDS"])
-def test_titles_are_shown_also_if_a_variable_that_is_taken_out_is_the_first(
+def test_titles_are_shown_though_the_first_variable_is_taken_out(
     start_proxy: StartProxy, start_server: StartServer, systemd: NotifySocket, first: str
 ) -> None:
     variables = {"NOTIFY_SOCKET": systemd.address, "LISTEN_FDS": "0"}
@@ -415,7 +415,7 @@ def test_the_second_of_two_sockets_that_no_service_asks_for_is_named(
 
 
 @pytest.mark.hybrid_only
-def test_the_one_of_several_passed_sockets_that_cannot_be_served_is_named_by_its_unit(
+def test_the_error_names_the_unit_of_the_socket_that_cannot_be_served(
     run_passed: Callable[..., Proxy],
 ) -> None:
     proxy = run_passed(("unix-listener", SOCKET), ("unix-not-listening", "other"))
@@ -426,7 +426,7 @@ def test_the_one_of_several_passed_sockets_that_cannot_be_served_is_named_by_its
 
 
 @pytest.mark.hybrid_only
-def test_a_passed_socket_that_is_there_and_a_second_that_is_not_is_exit_code_69(
+def test_a_second_passed_socket_that_does_not_exist_is_exit_code_69(
     run_passed: Callable[..., Proxy],
 ) -> None:
     proxy = run_passed(

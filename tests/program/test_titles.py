@@ -35,7 +35,7 @@ setthreadtitle = setproctitle
     ],
     ids=["not installed", "without its C module"],
 )
-def test_without_setproctitle_all_works_and_one_debug_line_says_that_there_are_no_titles(
+def test_without_setproctitle_all_works_and_a_debug_line_says_so(
     start_proxy: StartProxy, start_server: StartServer, tmp_path: Path, module: str, reason: str
 ) -> None:
     (tmp_path / "setproctitle.py").write_text(module)

@@ -87,7 +87,7 @@ def test_cloud_hypervisor_passes_on_that_its_guest_sends_no_more(
         assert read_all(guest) == b"you said words"
 
 
-def test_a_guest_of_firecracker_that_sends_no_more_waits_until_the_idle_timeout_ends_it(
+def test_the_idle_timeout_ends_a_guest_of_firecracker_that_half_closes(
     start_proxy: StartProxy, start_server: StartServer, connect_guest: ConnectGuest
 ) -> None:
     proxy = start_proxy(start_server(answer_at_the_end), "--idle-timeout", "0.5", workers=1)
@@ -99,7 +99,7 @@ def test_a_guest_of_firecracker_that_sends_no_more_waits_until_the_idle_timeout_
     proxy.wait_for_workers(1, "idle")
 
 
-def test_a_guest_of_cloud_hypervisor_may_go_on_after_its_endpoint_has_ended(
+def test_a_guest_of_cloud_hypervisor_may_send_after_its_endpoint_ended(
     start_proxy: StartProxy, start_server: StartServer, connect_guest: ConnectGuest
 ) -> None:
     proxy = start_proxy(start_server(end_and_listen))

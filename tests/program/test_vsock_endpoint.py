@@ -171,7 +171,7 @@ def failure_line(proxy: Proxy) -> str:
     return proxy.log.wait_for(" closed: cannot connect to ")[-1]
 
 
-def test_a_client_that_goes_while_a_guest_does_not_answer_frees_its_worker(
+def test_a_client_that_leaves_a_guest_that_is_silent_frees_its_worker(
     sleeping_guest: int, start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy((f"vsock:{sleeping_guest}", 5000), "--connect-timeout", "1000", workers=1)
@@ -195,7 +195,7 @@ def test_a_worker_that_waits_for_a_guest_heeds_the_master(
     wait_until(lambda: not processes.is_alive(worker), "it is gone")
 
 
-def test_such_an_endpoint_is_called_the_same_in_the_log_the_titles_and_the_table(
+def test_the_log_the_titles_and_the_table_give_an_endpoint_the_same_name(
     start_proxy: StartProxy, start_vsock_server: StartServer
 ) -> None:
     server = start_vsock_server(silent)

@@ -243,7 +243,7 @@ def test_a_reader_has_a_list_that_was_published_whenever_it_looks() -> None:
 
 
 @pytest.mark.parametrize("stores", KILLED_AFTER)
-def test_a_writer_that_is_killed_in_the_middle_changes_nothing_and_its_successor_does(
+def test_a_writer_killed_halfway_changes_nothing_and_its_successor_does(
     stores: int,
 ) -> None:
     history = after(ONE)
@@ -269,7 +269,7 @@ def test_a_successor_that_is_killed_too_changes_nothing(stores: int) -> None:
 
 
 @pytest.mark.parametrize("stores", range(1, length_of(ONE)))
-def test_a_first_writer_that_is_killed_leaves_a_list_that_is_empty_and_can_be_published_to(
+def test_a_first_writer_that_is_killed_leaves_an_empty_list_to_publish_to(
     stores: int,
 ) -> None:
     history = History()
@@ -350,7 +350,7 @@ def in_a_new_process(look: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize("stores", KILLED_AFTER)
-def test_a_worker_forked_after_a_publisher_was_killed_has_the_list_from_before(stores: int) -> None:
+def test_a_worker_forked_after_a_publisher_was_killed_has_the_old_list(stores: int) -> None:
     table = AddressTable(PORT)
     table.publish(ONE)
     publish_and_die(table, TWO, stores)
@@ -360,9 +360,7 @@ def test_a_worker_forked_after_a_publisher_was_killed_has_the_list_from_before(s
     assert in_a_new_process(lambda: table.current() == THREE)
 
 
-def test_who_waits_for_the_first_list_is_woken_by_the_successor_of_one_killed_before_it_could() -> (
-    None
-):
+def test_the_successor_of_a_killed_writer_announces_the_first_list() -> None:
     table = AddressTable(PORT)
     publish_and_die(table, ONE, length_of(ONE))
     waiting = threading.Thread(target=select.select, args=([table.published], [], [], 20.0))
@@ -404,7 +402,7 @@ def test_a_preferred_address_is_first_until_the_list_changes() -> None:
     assert table.current() == tuple(reversed(THREE))
 
 
-def test_a_preferred_address_that_is_no_longer_in_the_list_changes_nothing() -> None:
+def test_a_preferred_address_that_the_list_lacks_changes_nothing() -> None:
     table = AddressTable(PORT)
     table.publish(THREE)
     table.current()
@@ -476,7 +474,7 @@ def test_neither_way_of_being_woken_is_taken_for_the_other() -> None:
     table.close()
 
 
-def test_after_all_addresses_were_taken_away_the_next_list_is_waited_for_as_the_first() -> None:
+def test_after_a_withdrawal_the_next_list_is_waited_for_like_the_first() -> None:
     table = AddressTable(PORT)
     table.withdraw()
     assert not is_readable(table.published)

@@ -92,7 +92,7 @@ def test_the_end_of_a_reload_is_no_news_once_the_service_stops(manager: Manager)
     assert manager.told() == ["READY=1", "RELOADING=1", "STOPPING=1"]
 
 
-def test_the_status_is_told_again_when_it_has_changed_and_a_sign_of_life_each_time(
+def test_a_changed_status_is_told_again_and_a_sign_of_life_each_time(
     manager: Manager,
 ) -> None:
     manager.announcing.status()

@@ -63,7 +63,7 @@ DIVISIONS: List[Tuple[Sequence[Optional[int]], List[Tuple[List[str], int]]]] = [
 
 
 @pytest.mark.parametrize(("own", "pools"), DIVISIONS)
-def test_a_service_with_workers_of_its_own_has_a_pool_and_the_others_share_one(
+def test_a_service_with_workers_has_its_own_pool_and_others_share_one(
     own: Sequence[Optional[int]], pools: List[Tuple[List[str], int]], services: Services
 ) -> None:
     asked = [services.make(port, workers) for port, workers in enumerate(own, 1)]
@@ -92,7 +92,7 @@ def test_a_service_leads_elsewhere_if_its_endpoint_is_another_one(
     assert services.make(1, host=host).is_looked_up is looked_up
 
 
-def test_a_service_leads_elsewhere_if_it_wants_addresses_of_another_family(
+def test_a_service_that_wants_another_family_leads_elsewhere(
     services: Services,
 ) -> None:
     service = services.make(1)

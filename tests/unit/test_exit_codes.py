@@ -95,7 +95,7 @@ def test_what_no_user_can_cause_is_shown_whole_and_is_exit_code_70(
     assert last == "vsock-proxy: internal error, please report it"
 
 
-def test_a_signal_that_comes_while_the_output_waits_ends_the_program_without_a_word(
+def test_a_signal_while_the_output_waits_ends_the_program_without_a_word(
     signals: Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_print", lambda text: signal.raise_signal(signal.SIGTERM))

@@ -46,7 +46,7 @@ def closing_lines(told: Told) -> List[str]:
 
 
 @pytest.mark.parametrize("how", ["once", "again"])
-def test_sigquit_at_whatever_instruction_ends_a_connection_as_it_says_and_says_it_once(
+def test_sigquit_at_whatever_instruction_ends_a_connection_as_it_says(
     how: str, tmp_path: Path
 ) -> None:
     said = set()
@@ -67,7 +67,7 @@ def test_sigquit_at_whatever_instruction_ends_a_connection_as_it_says_and_says_i
     assert said == {"client closed", "proxy ends now"}
 
 
-def test_a_worker_that_is_killed_at_whatever_instruction_resets_what_it_has_not_ended(
+def test_a_worker_killed_at_whatever_instruction_resets_what_is_left(
     tmp_path: Path,
 ) -> None:
     for told in at_each_instruction(tmp_path, "kill"):

@@ -87,7 +87,7 @@ def test_a_line_that_just_fits_is_not_cut() -> None:
     assert cut == "x" * (room - 4) + " ..."
 
 
-def test_a_traceback_keeps_its_lines_and_of_one_that_is_too_long_the_end_is_kept() -> None:
+def test_a_traceback_keeps_its_lines_and_a_long_one_keeps_its_end() -> None:
     trace = "Traceback:\n" + '  File "\x1b"\n' * 1000 + "ValueError: a bug"
     assert json.loads(line_of({}, traceback="one\ntwo"))["traceback"] == "one\ntwo"
     shown = json.loads(line_of({}, traceback=trace))["traceback"]

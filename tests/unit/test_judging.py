@@ -149,7 +149,7 @@ def test_what_is_not_permitted_is_told(
     assert bool(dns.asked) is (says is not None)
 
 
-def test_the_address_of_another_port_permits_nothing_and_is_no_reason_to_ask() -> None:
+def test_the_address_of_another_port_permits_nothing_and_asks_nothing() -> None:
     dns = Dns({})
     with pytest.raises(NotPermitted):
         judge(Wanted(permitting(HERE, port=80), (service(NAME),), of_file=False), {}, dns)
@@ -189,7 +189,7 @@ def test_several_are_judged_in_their_order_and_by_one_round_of_lookups() -> None
     assert dns.asked == [{NAME, OTHER}]
 
 
-def test_what_is_known_of_one_service_is_known_of_another_that_leads_to_the_same() -> None:
+def test_two_services_that_lead_to_the_same_endpoint_share_what_is_known() -> None:
     known = {judging.question_of(SEVERAL[1]): addresses(HERE)}
     (judged,) = judge(Wanted(permitting(NAME), (SEVERAL[3],), of_file=True), known, Dns({}))
     assert judged.addresses == addresses(HERE)
@@ -241,7 +241,7 @@ def test_the_one_service_that_dns_cannot_judge_yet_may_be_tried_again(
     )
 
 
-def test_of_the_services_of_the_file_one_that_dns_cannot_judge_yet_is_said_and_waits(
+def test_a_service_of_the_file_that_dns_cannot_judge_is_told_and_waits(
     monkeypatch: pytest.MonkeyPatch, signals: Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     dns_says(monkeypatch, {NAME: [HERE], OTHER: GONE})

@@ -50,7 +50,7 @@ def test_no_second_has_more_lines_than_there_are_places(
 
 
 @pytest.mark.parametrize("places", [1, 2, 200])
-def test_no_second_has_more_lines_than_there_are_places_wherever_it_begins(places: int) -> None:
+def test_no_second_has_more_lines_than_places_wherever_it_begins(places: int) -> None:
     limiter = Limiter(places)
     step = SECOND // (3 * places)
     written = [time for time in range(SECOND, 6 * SECOND, step) if limiter.allow(time)]

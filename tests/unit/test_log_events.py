@@ -114,7 +114,7 @@ def test_each_call_names_an_event_that_the_schema_has(call: Call) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.where)
-def test_each_value_that_is_given_is_used_and_each_that_the_text_names_is_given(call: Call) -> None:
+def test_each_value_given_is_used_and_each_named_in_the_text_is_given(call: Call) -> None:
     if call.event is None or call.text is None:
         return
     named = set(re.findall(r"%\((\w+)\)", call.text))
@@ -134,7 +134,7 @@ def _is_constant(event: str) -> bool:
     return any(f'"{event}"' in path.read_text("utf-8") for path in ROOT.rglob("*.py"))
 
 
-def test_the_schema_has_the_keys_that_are_written_and_the_reference_has_them_too() -> None:
+def test_the_schema_and_the_reference_have_every_key_that_is_written() -> None:
     fixed = {"time", "level", "event", "process", "message", "traceback"}
     assert set(KEYS) == fixed | set(json_lines.KEYS)
     for key in KEYS:

@@ -145,7 +145,7 @@ def test_of_an_answer_there_is_what_can_be_connected_to(
 
 
 @pytest.mark.parametrize("answers", [[], STRANGE, [MAPPED]], ids=["nothing", "strange", "mapped"])
-def test_an_answer_of_which_nothing_can_be_connected_to_is_a_failed_lookup(
+def test_an_answer_without_an_address_to_connect_to_is_a_failed_lookup(
     answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, answers)

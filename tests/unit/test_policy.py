@@ -112,7 +112,7 @@ def table() -> AddressTable:
 @given(family=FAMILIES, sockaddr=SOCKADDRS)
 @example(family=socket.AF_INET6, sockaddr=("::ffff:127.0.0.1", PORT, 0, 0))
 @example(family=socket.AF_INET6, sockaddr=("::127.0.0.1", PORT, 7, 0))
-def test_whatever_getaddrinfo_returns_comes_out_of_the_table_fit_to_connect_to(
+def test_whatever_getaddrinfo_returns_the_table_gives_a_usable_address(
     table: AddressTable, family: int, sockaddr: Tuple[Any, ...]
 ) -> None:
     try:

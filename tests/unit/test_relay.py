@@ -194,7 +194,7 @@ def test_a_half_closed_side_that_goes_away_ends_the_connection_soon(
 
 
 @GONE_IS_TOLD
-def test_what_comes_for_a_side_that_has_gone_ends_it_with_a_reset_or_in_peace_but_soon(
+def test_what_comes_for_a_side_that_has_gone_ends_the_connection_soon(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
@@ -205,7 +205,7 @@ def test_what_comes_for_a_side_that_has_gone_ends_it_with_a_reset_or_in_peace_bu
 
 
 @_with_side_of("TCP")
-def test_a_tcp_side_that_has_gone_is_found_out_once_something_comes_for_it(
+def test_a_tcp_side_that_has_gone_is_noticed_once_something_comes_for_it(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
@@ -218,7 +218,7 @@ def test_a_tcp_side_that_has_gone_is_found_out_once_something_comes_for_it(
 
 
 @pytest.mark.hybrid_only
-def test_a_unix_side_that_goes_away_while_the_other_does_not_read_ends_the_connection_in_time(
+def test_a_unix_side_that_goes_while_the_other_does_not_read_times_out(
     begun: Join,
 ) -> None:
     relayed = begun(("Unix", "TCP"), Relay(half_close_timeout=0.5))
@@ -228,7 +228,7 @@ def test_a_unix_side_that_goes_away_while_the_other_does_not_read_ends_the_conne
 
 
 @SIDES
-def test_a_side_that_goes_away_while_the_other_does_not_read_costs_no_processor_time(
+def test_a_side_that_goes_while_the_other_does_not_read_costs_no_cpu_time(
     side: str, join: Join
 ) -> None:
     relayed = join()
@@ -241,7 +241,7 @@ def test_a_side_that_goes_away_while_the_other_does_not_read_costs_no_processor_
 
 
 @SIDES
-def test_a_side_that_ends_while_the_other_does_not_read_costs_no_processor_time(
+def test_a_side_that_ends_while_the_other_does_not_read_costs_no_cpu_time(
     side: str, join: Join
 ) -> None:
     relayed = join()
@@ -326,7 +326,7 @@ def test_what_is_sent_on_tcp_after_the_first_message_is_not_held_back(
 
 
 @_with_side_of("TCP", "Unix")
-def test_a_reset_is_not_a_clean_end_and_passes_on_where_the_other_side_has_one(
+def test_a_reset_is_no_clean_end_and_passes_on_to_a_side_that_knows_it(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
@@ -367,7 +367,7 @@ def test_what_was_read_of_the_endpoint_before_comes_first_and_is_counted() -> No
 
 @pytest.mark.parametrize("leave", [socket.socket.close, _half_close], ids=["closed", "half-closed"])
 @pytest.mark.parametrize("kinds", [on(kinds) for kinds in EACH_PAIR if kinds[1] == "TCP"])
-def test_an_endpoint_that_reset_before_the_first_byte_has_not_had_the_clients(
+def test_an_endpoint_that_reset_before_the_first_byte_took_no_bytes(
     kinds: Kinds, leave: Callable[[socket.socket], None]
 ) -> None:
     far_client, near_client = PAIRS[kinds[0]]()
@@ -476,7 +476,7 @@ Appetite = st.tuples(st.integers(1, 200_000), st.sampled_from((0.0, 0.0, 0.0005,
 )
 @pytest.mark.parametrize("bulk_read", [1, BULK_READ], ids=["spliced where it can be", "as it is"])
 @pytest.mark.parametrize("kinds", [on(kinds) for kinds in EACH_PAIR])
-def test_every_byte_arrives_in_order_once_whatever_the_sizes_splits_and_pauses(
+def test_every_byte_arrives_once_in_order_for_any_sizes_splits_and_pauses(
     kinds: Kinds,
     bulk_read: int,
     up: List[tuple[int, float]],

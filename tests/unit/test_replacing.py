@@ -198,7 +198,7 @@ def test_a_pool_whose_workers_end_at_once_keeps_no_other_from_its_place(
     assert master.fleet.serves
 
 
-def test_a_pool_that_several_take_the_place_of_retires_once_all_of_them_serve(
+def test_a_pool_that_several_replace_retires_once_all_of_them_serve(
     master: Master, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -213,7 +213,7 @@ def test_a_pool_that_several_take_the_place_of_retires_once_all_of_them_serve(
     master.run_until(lambda: len(master.pools(TWO)) == 1, "the old pool has ended")
 
 
-def test_a_service_that_is_gone_is_closed_though_the_workers_of_another_end_at_once(
+def test_a_removed_service_closes_though_other_workers_end_at_once(
     master: Master, tmp_path: Path
 ) -> None:
     serving(master, master.service(ONE), master.service(TWO), master.service(THREE))
@@ -237,7 +237,7 @@ def test_what_a_pool_accepts_from_that_has_no_successor_yet_stays_open(
     master.run_until(lambda: not (tmp_path / f"v_{TWO}").exists(), "it is closed")
 
 
-def test_a_reload_after_one_whose_workers_end_at_once_takes_the_place_of_both(
+def test_a_reload_after_one_whose_workers_end_at_once_replaces_both(
     master: Master, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -279,7 +279,7 @@ def room_for_files(count: int) -> Iterator[None]:
 
 # A listener has one descriptor, and the table of a name two.
 @pytest.mark.parametrize("room", range(6))
-def test_what_there_are_too_few_descriptors_for_changes_nothing_and_leaves_nothing(
+def test_a_change_without_enough_descriptors_changes_and_leaves_nothing(
     master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     kept = master.service(ONE, host="kept.test")
@@ -307,7 +307,7 @@ def complete(signals: Signals, tmp_path: Path, start_server: StartServer) -> Ite
     made.end()
 
 
-def test_a_client_for_whom_a_worker_was_woken_that_died_is_served_by_the_pool_in_its_place(
+def test_a_client_that_woke_a_worker_that_died_is_served_by_the_new_pool(
     complete: Master, start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(listener: Listener) -> None:

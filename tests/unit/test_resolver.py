@@ -65,7 +65,7 @@ def names(count: int) -> List[str]:
     return [f"name{number}.test" for number in range(count)]
 
 
-def test_a_name_that_hangs_delays_neither_the_first_answer_nor_the_refresh_of_another(
+def test_a_name_that_hangs_delays_no_answer_and_no_refresh_of_another(
     start: Start, dns: NameServer
 ) -> None:
     began = time.monotonic()
@@ -198,7 +198,7 @@ def test_signals_that_all_processes_get_change_nothing(start: Start, dns: NameSe
     assert processes.is_alive(pid)
 
 
-def test_killed_at_any_moment_it_leaves_every_table_whole_to_its_successor(
+def test_killed_at_any_moment_it_leaves_whole_tables_to_its_successor(
     start: Start, dns: NameServer
 ) -> None:
     # Each answer is one of these, of different lengths.
@@ -286,7 +286,7 @@ def test_threads_that_cannot_be_started_are_said_and_tried_again(
     ]
 
 
-def test_a_fault_in_one_thread_ends_the_process_so_that_another_is_started(
+def test_a_fault_in_one_thread_ends_the_process_for_another_to_start(
     threads_as_before: pytest.MonkeyPatch,
 ) -> None:
     def fail(resolution: Resolution, lifeline: int) -> None:

@@ -33,7 +33,7 @@ def retire(folder: Path, *how: str) -> List[Dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_worker_that_is_retired_at_whatever_instruction_leaves_no_client_to_nobody(
+def test_a_worker_retired_at_whatever_instruction_abandons_no_client(
     tmp_path: Path,
 ) -> None:
     rounds = retire(tmp_path, GRAIN)

@@ -64,7 +64,7 @@ def test_all_are_busy_if_none_that_is_there_is_idle(
     assert board.busy() == busy
 
 
-def test_a_worker_that_ends_while_it_is_busy_is_absent_and_then_another_is_idle() -> None:
+def test_a_worker_that_ends_while_busy_is_absent_and_then_another_is_idle() -> None:
     board = board_of(BUSY, BUSY)
     board.vacate(1)
     assert [(row.pid, row.state) for row in board.rows()] == [
@@ -186,7 +186,7 @@ POOLS: Dict[str, Tuple[List[report.Staff], List[List[str]]]] = {
 
 
 @pytest.mark.parametrize(("pools", "cells"), POOLS.values(), ids=POOLS.keys())
-def test_the_table_says_whose_worker_each_is_where_there_are_several_services(
+def test_the_table_of_several_services_says_whose_each_worker_is(
     pools: List[report.Staff], cells: List[List[str]]
 ) -> None:
     *lines, _ = [text for text, _ in report.table(pools, NOW)]
@@ -217,7 +217,7 @@ DIED = {
 
 
 @pytest.mark.parametrize(("state", "line"), DIED.items(), ids=str)
-def test_the_connection_of_a_worker_that_died_has_a_line_that_names_its_service(
+def test_the_line_of_a_dead_workers_connection_names_its_service(
     state: State, line: Optional[str]
 ) -> None:
     row = replace(ROW, state=state)

@@ -105,7 +105,7 @@ def test_services_are_in_the_order_of_the_file(file: Path) -> None:
     assert [each.local_port for each in found] == [9, 5, 7]
 
 
-def test_a_port_may_be_listened_on_by_each_transport_and_under_several_addresses(
+def test_each_transport_and_several_addresses_may_have_the_same_port(
     file: Path,
 ) -> None:
     places = ["uds_path: /a", "uds_path: /b", "listen_tcp: '::1'", "listen_tcp: 0.0.0.0"]
@@ -120,9 +120,7 @@ def test_a_port_may_be_listened_on_by_each_transport_and_under_several_addresses
 @pytest.mark.parametrize(
     "address", ["'kms.{region}.{domain}'", "'{region}'", "10.0.0.1", "'fe80::1%lo'", "bücher.de"]
 )
-def test_what_the_command_line_takes_for_an_endpoint_may_stand_in_the_file(
-    file: Path, address: str
-) -> None:
+def test_an_endpoint_of_the_command_line_may_stand_in_the_file(file: Path, address: str) -> None:
     found = service(file, f"listen: 8000, address: {address}, port: 443")
     assert found.endpoint.host == address.strip("'")
 

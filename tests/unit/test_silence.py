@@ -128,7 +128,7 @@ def test_where_the_kernel_holds_nothing_it_is_looked_at_twice() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.2, 1.0, 5.0, 60.0])
-def test_where_the_kernel_holds_bytes_it_is_looked_at_at_most_about_a_hundred_times_a_limit(
+def test_bytes_in_the_kernel_are_looked_at_about_a_hundred_times_a_limit(
     limit: int,
 ) -> None:
     run = Run(begun(idle=limit), held=1)
@@ -136,7 +136,7 @@ def test_where_the_kernel_holds_bytes_it_is_looked_at_at_most_about_a_hundred_ti
     assert len(run.times("looks")) <= LOOKS + 2
 
 
-def test_bytes_that_leave_the_kernel_without_an_event_begin_the_limit_anew() -> None:
+def test_bytes_that_leave_the_kernel_without_an_event_restart_the_limit() -> None:
     taken = [0.5, 1.4, 2.3]
     assert 3.3 <= Run(begun(idle=1), taken=taken, held=9).until_over() <= 3.3 + 0.1
 
@@ -151,7 +151,7 @@ def test_what_one_side_takes_counts_whatever_the_other_does() -> None:
     assert silence.look(2.8, (4, 6))
 
 
-def test_a_client_is_asked_once_an_interval_and_the_limit_is_not_rounded_to_that() -> None:
+def test_a_client_is_asked_once_an_interval_and_the_limit_is_not_rounded() -> None:
     run = Run(half_closed(asks=True, half_close=2.5))
     assert 2.5 <= run.until_over() <= 2.52
     assert run.times("asks") == pytest.approx([ASK_INTERVAL, 2 * ASK_INTERVAL], abs=0.01)

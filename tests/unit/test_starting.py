@@ -88,7 +88,7 @@ def test_what_can_be_started_is_and_nothing_is_tried_again(
     assert (fleet.missing, timers.waiting, caplog.messages) == (0, 0, [])
 
 
-def test_what_cannot_be_started_is_tried_again_however_often_it_is_asked_for(
+def test_many_requests_for_what_cannot_start_are_one_attempt_at_a_time(
     starting: Starting, fleet: FakeFleet, timers: ManualTimers, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet.fails = FULL

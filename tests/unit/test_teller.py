@@ -125,7 +125,7 @@ def test_what_was_counted_once_is_no_plural(
     assert log.lines == [line]
 
 
-def test_what_the_workers_of_a_pool_counted_is_told_once_though_the_pool_has_ended(
+def test_the_counts_of_a_pool_that_has_ended_are_told_once(
     pair: Tuple[FakeLog, Teller],
 ) -> None:
     log, teller = pair

@@ -55,7 +55,7 @@ def test_of_what_is_due_at_one_time_the_first_that_was_added_comes_first() -> No
     assert seen == ["a", "b", "c"]
 
 
-def test_an_action_that_clears_the_timers_does_not_undo_what_is_due_with_it() -> None:
+def test_an_action_that_clears_the_timers_keeps_what_is_due_with_it() -> None:
     timers, seen = Timers(), []
     timers.at(1.0, timers.clear)
     timers.at(1.0, lambda: seen.append("due"))

@@ -88,7 +88,7 @@ def test_the_socket_unit_holds_the_port_that_the_service_asks_for() -> None:
     assert listen == f"ListenStream=vsock::{command.split()[1]}"
 
 
-def test_a_socket_unit_of_the_template_holds_one_port_for_the_service_of_the_file() -> None:
+def test_a_socket_unit_of_the_template_holds_one_port_for_the_one_service() -> None:
     settings = section(PORT, "Socket")
     assert "ListenStream=vsock::%i" in settings
     assert f"Service={ALL.name}" in settings

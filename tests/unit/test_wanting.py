@@ -99,7 +99,7 @@ def test_the_options_of_the_command_line_are_the_defaults_of_each_service(write:
     assert [one.options.idle_timeout for one in services] == [60.0, 60.0]
 
 
-def test_with_a_service_on_the_command_line_those_of_the_file_are_not_looked_at(
+def test_a_service_of_the_command_line_leaves_those_of_the_file_unread(
     write: Write,
 ) -> None:
     metadata = Metadata(**IRELAND)
@@ -113,7 +113,7 @@ def test_with_a_service_on_the_command_line_those_of_the_file_are_not_looked_at(
 TOO_LONG = Metadata(region="x" * 250, domain="test")
 
 
-def test_a_name_that_is_none_once_it_is_filled_in_is_told_with_its_service(write: Write) -> None:
+def test_a_name_that_is_wrong_once_filled_in_is_told_with_its_service(write: Write) -> None:
     path = write(THREE)
     with pytest.raises(
         ConfigurationError,

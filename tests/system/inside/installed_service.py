@@ -88,7 +88,7 @@ def test_it_runs_with_no_privilege(service: Service) -> None:
     assert facts["Seccomp"] == "2"
 
 
-def test_a_guest_reaches_the_kms_of_the_region_that_the_metadata_service_tells() -> None:
+def test_a_guest_reaches_the_kms_of_the_region_in_the_metadata() -> None:
     with connect() as client:
         assert echoes(client, os.urandom(100_000))
 
@@ -132,7 +132,7 @@ def test_a_restart_under_load_loses_no_connection_and_refuses_none(service: Serv
     assert load.failures == []
 
 
-def test_a_broken_allowlist_stops_it_with_the_reason_and_it_is_not_tried_again(
+def test_a_broken_allowlist_stops_it_for_good_with_the_reason(
     service: Service,
 ) -> None:
     since = journal_now()
@@ -146,7 +146,7 @@ def test_a_broken_allowlist_stops_it_with_the_reason_and_it_is_not_tried_again(
     assert service.journal(since).count("port is 'many'") == 1
 
 
-def test_a_guest_that_waits_for_a_broken_allowlist_is_served_once_that_is_mended(
+def test_a_guest_that_waits_is_served_once_a_broken_allowlist_is_mended(
     service: Service, default_allowlist: str
 ) -> None:
     # This machine is some ten times slower than most, so the limit is a slower one than 20 in 2 s.
@@ -204,9 +204,7 @@ def test_an_upgrade_keeps_an_edited_allowlist_and_restarts_the_service(service: 
         assert echoes(client, b"x")
 
 
-def test_an_instance_of_the_template_serves_another_endpoint_and_is_restarted_by_an_upgrade() -> (
-    None
-):
+def test_an_upgrade_restarts_an_instance_that_serves_another_endpoint() -> None:
     with instance() as other:
         with connect(port=8001) as client:
             assert echoes(client, b"x")

@@ -103,7 +103,7 @@ def refused(port: int) -> bool:
     return True
 
 
-def test_each_port_leads_to_its_own_endpoint_and_the_status_counts_the_services(
+def test_each_port_leads_to_its_endpoint_and_the_status_counts_services(
     many: Service,
 ) -> None:
     for port, endpoint in THREE.items():
@@ -125,7 +125,7 @@ def test_it_runs_beside_the_service_to_kms(many: Service, service: Service) -> N
     assert service.is_active()
 
 
-def test_a_reload_with_a_changed_file_under_load_harms_no_client_of_a_port_that_stays(
+def test_a_reload_under_load_harms_no_client_of_a_port_that_stays(
     many: Service, default_allowlist: str
 ) -> None:
     pid, before = many.pid, workers(many.pid)
@@ -172,7 +172,7 @@ def test_a_restart_with_sockets_held_loses_no_connection_and_refuses_none(many: 
 
 
 @pytest.mark.usefixtures("sockets")
-def test_a_guest_that_comes_while_its_service_is_out_of_the_file_is_served_once_it_is_back(
+def test_a_guest_of_a_removed_service_is_served_once_the_service_is_back(
     many: Service, default_allowlist: str
 ) -> None:
     since = journal_now(many.name)
@@ -188,7 +188,7 @@ def test_a_guest_that_comes_while_its_service_is_out_of_the_file_is_served_once_
 
 
 @pytest.mark.usefixtures("sockets")
-def test_a_socket_that_no_service_asks_for_is_named_and_keeps_it_from_starting(
+def test_a_socket_without_a_service_stops_the_start_and_is_named(
     many: Service, default_allowlist: str
 ) -> None:
     since = journal_now(many.name)
@@ -202,7 +202,7 @@ def test_a_socket_that_no_service_asks_for_is_named_and_keeps_it_from_starting(
     wait_until(many.is_active, "it is active")
 
 
-def test_a_file_without_services_stops_it_with_the_reason_and_it_is_not_tried_again(
+def test_a_file_without_services_stops_it_for_good_with_the_reason(
     many: Service, default_allowlist: str
 ) -> None:
     since = journal_now(many.name)
