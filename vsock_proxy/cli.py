@@ -106,6 +106,10 @@ Options:
   --log-format FORMAT    text, or json: one object a line. [default: text]
   -h, --help             Show this text.
   -V, --version          Show the version.
+
+Exit codes: 0 ended as told, 64 a fault of the command line, 69 it cannot
+listen, 70 an internal error, 74 the output cannot be written, 75 try again
+later, 78 a fault of the file.
 """
 
 STDOUT = 1
