@@ -50,7 +50,7 @@ sys.exit(main())
 # What the process has and does
 
 
-def test_the_process_for_metrics_holds_no_listener_of_a_service_and_workers_not_its_own(
+def test_the_process_for_metrics_and_the_workers_share_no_listener(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -97,7 +97,7 @@ def test_the_process_for_metrics_makes_way_for_connections(
 
 
 @pytest.mark.hybrid_only
-def test_a_sandbox_that_forbids_to_make_way_does_not_keep_metrics_from_being_served(
+def test_metrics_are_served_in_a_sandbox_that_forbids_setpriority(
     start_proxy: StartProxy,
     start_server: StartServer,
     metrics_path: Path,
@@ -148,7 +148,7 @@ def test_a_signal_to_the_whole_group_does_not_end_the_process_for_metrics(
     assert exporters(proxy) == [exporter]
 
 
-def test_metrics_are_served_until_the_last_connection_has_drained_and_then_the_path_is_gone(
+def test_metrics_are_served_until_the_last_connection_has_drained(
     start_proxy: StartProxy,
     start_server: StartServer,
     metrics_path: Path,
@@ -332,7 +332,7 @@ def test_without_the_extra_a_line_says_what_to_install() -> None:
 
 
 @pytest.mark.hybrid_only
-def test_an_extra_that_is_broken_is_a_line_now_and_then_and_keeps_nobody_from_being_served(
+def test_clients_are_served_though_the_extra_for_metrics_is_broken(
     start_proxy: StartProxy,
     start_server: StartServer,
     tmp_path: Path,
@@ -354,7 +354,7 @@ def test_an_extra_that_is_broken_is_a_line_now_and_then_and_keeps_nobody_from_be
 
 
 @pytest.mark.hybrid_only
-def test_an_address_that_is_taken_ends_the_start_and_leaves_nothing_behind(
+def test_a_taken_address_ends_the_start_and_leaves_nothing_behind(
     transport: Transport, tmp_path: Path
 ) -> None:
     config = tmp_path / "allowlist.yaml"

@@ -49,7 +49,7 @@ def closed() -> Iterator[Tuple[str, int]]:
 # What is counted
 
 
-def test_connections_and_bytes_are_counted_for_the_service_that_they_were_of(
+def test_connections_and_bytes_are_counted_for_their_service(
     start_services: StartProxy,
     start_server: StartServer,
     transport: Transport,
@@ -121,7 +121,7 @@ def test_a_connection_that_fails_is_counted_by_its_cause(
     assert metrics.sum(f"{CONNECT}_count") == 0
 
 
-def test_a_worker_that_is_killed_loses_no_count_and_has_a_successor_that_is_counted(
+def test_a_killed_worker_loses_no_count_and_its_successor_is_counted(
     start_proxy: StartProxy,
     start_server: StartServer,
     metrics_path: Path,
@@ -346,7 +346,7 @@ def test_no_scrape_is_refused_or_broken_off_by_reloads(
 
 
 @pytest.mark.hybrid_only
-def test_a_reload_shows_new_services_and_a_slow_scraper_of_before_gets_its_answer(
+def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
     start_services: StartProxy,
     start_server: StartServer,
     services_file: ServicesFile,

@@ -40,7 +40,7 @@ HEALTH: List[Tuple[Stage, bool, List[Condition], bool, str]] = [
 
 
 @pytest.mark.parametrize(("stage", "master_answers", "services", "well", "line"), HEALTH)
-def test_it_is_healthy_while_the_master_answers_and_each_service_has_a_worker(
+def test_it_is_healthy_while_the_master_answers_and_services_have_workers(
     stage: Stage, master_answers: bool, services: List[Condition], well: bool, line: str
 ) -> None:
     assert healthy(stage, master_answers, services) == (well, line)

@@ -141,7 +141,7 @@ def test_wherever_a_worker_dies_while_it_turns_no_total_changes() -> None:
     assert died_at > 10
 
 
-def test_a_reader_never_sees_a_total_go_back_while_a_worker_turns_from_one_to_another() -> None:
+def test_no_total_goes_back_while_a_worker_turns_to_another_service() -> None:
     pool = Pool(1)
     pid = os.fork()
     if not pid:

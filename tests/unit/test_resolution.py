@@ -206,6 +206,6 @@ def test_lookups_are_counted_by_how_they_ended(
         assert counted.resolved_at == 0
 
 
-def test_lookups_of_two_tables_are_added_up_and_the_last_good_one_is_the_later() -> None:
+def test_lookups_of_two_tables_add_up_and_the_later_good_one_counts() -> None:
     one, other = Lookups(1, 2, 3, 100), Lookups(10, 20, 30, 50)
     assert one.plus(other) == other.plus(one) == Lookups(11, 22, 33, 100)

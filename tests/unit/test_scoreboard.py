@@ -234,7 +234,7 @@ def test_a_worker_that_was_told_to_end_has_a_successor_that_was_not() -> None:
     assert not board.rows()[0].drains
 
 
-def test_a_new_worker_is_at_the_service_of_its_predecessor_until_it_says_otherwise() -> None:
+def test_a_new_worker_has_its_predecessors_service_until_it_takes_one() -> None:
     # To turn from one to another is more than to say so: what was counted belongs to one of them.
     board = board_of(BUSY)
     board.slot(1)[ROUTE] = 2
@@ -473,7 +473,7 @@ def test_an_alarm_harms_nobody_where_no_master_reads_it(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.35, 1.0, 5.25])
-def test_the_time_is_added_up_from_the_last_place_taken_to_the_first_that_is_free(
+def test_the_time_adds_up_from_the_last_place_taken_to_the_first_free(
     saturate: Callable[..., Saturation], seconds: float
 ) -> None:
     saturation = saturate(BUSY, IDLE)
