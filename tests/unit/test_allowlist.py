@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from pathlib import Path
+from typing import Tuple
 
 import pytest
 import yaml
@@ -367,3 +368,49 @@ def test_the_default_file_has_a_dual_stack_name_for_every_other() -> None:
     assert {tuple(name.split(".")[:2]) for name in dual_stack} == {
         tuple(name.split(".")[:2]) for name in names - dual_stack
     }
+
+
+KINDS = {
+    "Kms.Example.": ("kms.example", "name"),
+    "'*.example'": ("*.example", "wildcard"),
+    "10.0.0.1": ("10.0.0.1", "address"),
+    "10.0.0.1/32": ("10.0.0.1", "address"),
+    "'::ffff:10.0.0.1'": ("10.0.0.1", "address"),
+    "'2001:db8:0::1'": ("2001:db8::1", "address"),
+    "10.0.0.0/8": ("10.0.0.0/8", "network"),
+    "10.0.0.0/255.0.0.0": ("10.0.0.0/8", "network"),
+    "'2001:db8::/32'": ("2001:db8::/32", "network"),
+    "'fe80::1%lo'": ("fe80::1%lo", "address"),
+    "'fe80::%lo/64'": ("fe80::%lo/64", "network"),
+    "'vsock:16'": ("vsock:16", "CID"),
+    "'vsock:*'": ("vsock:*", "wildcard"),
+    "'unix:/run//v.sock'": ("unix:/run/v.sock", "path"),
+}
+
+
+@pytest.mark.parametrize(("written", "expected"), KINDS.items(), ids=KINDS.keys())
+def test_an_entry_knows_what_it_is_and_where(
+    written: str, expected: Tuple[str, str], file: Path
+) -> None:
+    loaded = load(file, "{address: other.test, port: 1}", f"{{address: {written}, port: 2}}")
+    entry = loaded.entries[1]
+    assert (entry.address, entry.kind, entry.line) == (*expected, 3)
+
+
+def test_the_entry_that_permits_is_the_first_that_does(file: Path) -> None:
+    loaded = load(
+        file,
+        *(f"{{address: {each}, port: 1}}" for each in ("other.test", "'*.b.test'", "a.b.test")),
+        *(f"{{address: {each}, port: 1}}" for each in ("10.0.0.0/8", "10.0.0.1")),
+        *(f"{{address: '{each}', port: 1}}" for each in ("vsock:*", "vsock:16", "unix:/v")),
+    )
+    found = [
+        loaded.entry_of_name("a.b.test", 1),
+        loaded.entry_of_address(ipaddress.ip_address("10.0.0.1"), 1),
+        loaded.entry_of_place("vsock:16", 1),
+        loaded.entry_of_place("unix://v", 1),
+    ]
+    assert [entry.line for entry in found if entry] == [3, 5, 7, 9]
+    assert loaded.entry_of_name("a.b.test", 2) is None
+    assert loaded.entry_of_address(ipaddress.ip_address("11.0.0.1"), 1) is None
+    assert loaded.entry_of_place("unix:/w", 1) is None

@@ -140,8 +140,10 @@ def test_what_is_not_permitted_is_told(
     with pytest.raises(ConfigurationError) as caught:
         judge(wanted, {judging.question_of(one): addresses(*known)}, dns)
     assert isinstance(caught.value, NotPermitted) is not of_file
+    near = f"; the closest entry is '{THERE}', port 443" if THERE in listed else ""
     told = (
-        f"{host}:443 is not permitted by list; to permit it add '- {{address: {host}, port: 443}}'"
+        f"{host}:443 is not permitted by list{near}; to permit it add "
+        f"'- {{address: {host}, port: 443}}'"
     )
     assert str(caught.value) == (
         f"services list, line 7: service 8000: {told}" if of_file else told

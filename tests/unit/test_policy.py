@@ -81,6 +81,52 @@ def test_the_hint_for_an_endpoint_that_is_not_permitted_permits_it(
     assert permitting.any_address or permitting.permits_literal()
 
 
+KMS, KMS_CN = "kms.us-east-1.amazonaws.com", "kms.cn-north-1.amazonaws.com"
+CLOSEST = {
+    "a misspelt name": ("kms.us-eats-1.amazonaws.com", KMS),
+    "another port": (f"{KMS} port 8443", KMS),
+    "the bare domain of a wildcard": ("example.com", "*.example.com"),
+    "the end of a name": (KMS_CN, f"{KMS_CN}.cn"),
+    "letter case": ("KMS.US-EATS-1.amazonaws.com", KMS),
+    "an address": ("192.0.2.1", "192.0.2.2"),
+    "an IPv6 address": ("2001:db8::1", "2001:db8::2"),
+    "an address beside a network": ("10.1.2.3", "10.1.3.0/24"),
+    "another CID": ("vsock:17", "vsock:16"),
+    "another path": ("unix:/run/vm1/v.sock", "unix:/run/vm2/v.sock"),
+}
+
+
+def told_of(host: str, file: Path, *entries: str) -> str:
+    """What is said of an endpoint that these entries do not permit; each may have a port."""
+    lines = []
+    for entry in entries:
+        address, _, port = entry.partition(" port ")
+        lines.append(f"- {{address: '{address}', port: {port or 443}}}")
+    file.write_text("\n".join(["allowlist:", *lines]) if lines else "allowlist: []")
+    name, _, asked_port = host.partition(" port ")
+    asked = ServiceSettings(8000, Endpoint(name, int(asked_port or 443)))
+    return str(policy.not_permitted(policy.make_policy(asked, loading.load(str(file)).allowlist)))
+
+
+@pytest.mark.parametrize(("host", "entry"), CLOSEST.values(), ids=CLOSEST.keys())
+def test_an_endpoint_that_is_not_permitted_names_the_closest_entry(
+    host: str, entry: str, file: Path
+) -> None:
+    others = ("other.test", "198.51.100.0/24", "vsock:4000000000", "unix:/x")
+    told = told_of(host, file, *others, entry)
+    assert f"; the closest entry is '{entry}', port 443 in line 6; to permit it add '- {{" in told
+
+
+def test_of_entries_that_are_equally_close_the_one_with_the_port_is_named(file: Path) -> None:
+    told = told_of("kms.us-eats-1.amazonaws.com", file, f"{KMS} port 80", KMS, f"{KMS} port 81")
+    assert f"'{KMS}', port 443 in line 3;" in told
+
+
+@pytest.mark.parametrize("entries", [(), ("other.test",), ("10.0.0.0/8", "vsock:*")])
+def test_where_no_entry_is_close_none_is_named(entries: Tuple[str, ...], file: Path) -> None:
+    assert "closest" not in told_of("endpoint.test", file, *entries)
+
+
 # getaddrinfo()
 
 PORT = 443

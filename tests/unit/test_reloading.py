@@ -325,4 +325,4 @@ def test_an_endpoint_that_is_not_permitted_any_more_is_refused(master: Master) -
     master.run_until_read()
     assert master.reloading.due is None
     assert not master.taken
-    assert "192.0.2.1:443 is not permitted by list; to permit it add" in str(master.refused[0])
+    assert "192.0.2.1:443 is not permitted by list; the closest entry is " in str(master.refused[0])

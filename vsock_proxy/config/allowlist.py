@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Dict, Iterable, List, Optional, Tuple, Union
 
@@ -19,6 +19,7 @@ from vsock_proxy.config.endpoints import EVERY_CID, normal_place, port_rule
 from vsock_proxy.config.hostnames import Address, NoHost, is_zone, normal_name
 from vsock_proxy.config.rules import Unfit
 from vsock_proxy.config.unknown_keys import UnknownKeys
+from vsock_proxy.config.yaml_nodes import line_of
 from vsock_proxy.config.yaml_values import Fault, number, shown, text
 from vsock_proxy.settings import VSOCK_PREFIX
 
@@ -41,6 +42,7 @@ class Entry:
 
     zone: the one that the network is in, None for any (RFC 4007).
     place: `vsock:CID`, `vsock:*` or `unix:PATH`.
+    line: where it is in the file; 0: nowhere. No part of what is permitted.
     """
 
     port: int
@@ -49,9 +51,39 @@ class Entry:
     network: Optional[Network] = None
     zone: Optional[str] = None
     place: Optional[str] = None
+    line: int = field(default=0, compare=False)
 
     def permits_name(self, name: str) -> bool:
         return self.name == name or (self.suffix is not None and name.endswith(self.suffix))
+
+    @property
+    def address(self) -> str:
+        """What stands in the file, in the one form that it is compared in."""
+        if self.suffix is not None:
+            return f"*{self.suffix}"
+        network = self.network
+        if network is None:
+            return self.name or self.place or ""
+        # The text of an address has its zone, that of a network has not.
+        host = str(network.network_address).partition("%")[0]
+        zone = "" if self.zone is None else f"%{self.zone}"
+        return f"{host}{zone}" if self._is_one_address else f"{host}{zone}/{network.prefixlen}"
+
+    @property
+    def kind(self) -> str:
+        """How it permits, in a word."""
+        if self.place is not None:
+            if self.place == EVERY_CID:
+                return "wildcard"
+            return "CID" if self.place.startswith(VSOCK_PREFIX) else "path"
+        if self.network is not None:
+            return "address" if self._is_one_address else "network"
+        return "name" if self.suffix is None else "wildcard"
+
+    @property
+    def _is_one_address(self) -> bool:
+        network = self.network
+        return network is not None and network.prefixlen == network.max_prefixlen
 
 
 @dataclass(frozen=True)
@@ -63,46 +95,62 @@ class Allowlist:
 
     def permits_name(self, host: str, port: int) -> bool:
         """Whether a host name, as text, is permitted; needs no DNS."""
+        return self.entry_of_name(host, port) is not None
+
+    def entry_of_name(self, host: str, port: int) -> Optional[Entry]:
+        """The first entry that permits a host name, None if none does."""
         try:
             name = normal_name(host)
         except NoHost:
-            return False
-        return any(entry.port == port and entry.permits_name(name) for entry in self.entries)
+            return None
+        found = (entry for entry in self.entries if entry.port == port and entry.permits_name(name))
+        return next(found, None)
 
     def permits_place(self, text: str, port: int) -> bool:
         """Whether `vsock:CID` or `unix:PATH` is permitted."""
+        return self.entry_of_place(text, port) is not None
+
+    def entry_of_place(self, text: str, port: int) -> Optional[Entry]:
+        """The first entry that permits it, None if none does."""
         place = normal_place(text)
         places = (place, EVERY_CID) if text.startswith(VSOCK_PREFIX) else (place,)
-        return any(entry.port == port and entry.place in places for entry in self.entries)
+        found = (entry for entry in self.entries if entry.port == port and entry.place in places)
+        return next(found, None)
 
     def permits_address(self, address: Address, port: int) -> bool:
         """Whether an address is that of an entry or within the network of one."""
+        return self.entry_of_address(address, port) is not None
+
+    def entry_of_address(self, address: Address, port: int) -> Optional[Entry]:
+        """The first such entry, None if there is none."""
         version, number = address.version, int(address)
         zone = getattr(address, "scope_id", None)
-        return any(
-            number & mask == network
+        found = (
+            entry
+            for family, mask, network, entry in self._networks.get(port, ())
+            if number & mask == network
             and family == version
-            and (wanted is None or _same_zone(wanted, zone))
-            for family, mask, network, wanted in self._networks.get(port, ())
+            and (entry.zone is None or _same_zone(entry.zone, zone))
         )
+        return next(found, None)
 
     def has_addresses(self, port: int) -> bool:
         """Whether any address is permitted for a port."""
         return port in self._networks
 
     @cached_property
-    def _networks(self) -> Dict[int, List[Tuple[int, int, int, Optional[str]]]]:
-        """By port, each network as IP version, mask, number and zone.
+    def _networks(self) -> Dict[int, List[Tuple[int, int, int, Entry]]]:
+        """By port, each network as IP version, mask and number, and its entry.
 
         Numbers, since on a reload the master may have to compare 64 addresses with 10,000 networks
         and must not be away for a second.
         """
-        found: Dict[int, List[Tuple[int, int, int, Optional[str]]]] = {}
+        found: Dict[int, List[Tuple[int, int, int, Entry]]] = {}
         for entry in self.entries:
             network = entry.network
             if network is not None:
                 numbers = network.version, int(network.netmask), int(network.network_address)
-                found.setdefault(entry.port, []).append((*numbers, entry.zone))
+                found.setdefault(entry.port, []).append((*numbers, entry))
         return found
 
 
@@ -113,7 +161,7 @@ def entries(node: yaml.Node, unknown: UnknownKeys) -> Tuple[Entry, ...]:
     # An alias makes one node an entry many thousands of times; each node is looked at once.
     nodes = {id(node): node for node in node.value}.values()
     _check_foreign(nodes)
-    return tuple(_entry(node, unknown) for node in nodes)
+    return tuple(replace(_entry(node, unknown), line=line_of(node)) for node in nodes)
 
 
 def _check_foreign(nodes: Iterable[yaml.Node]) -> None:

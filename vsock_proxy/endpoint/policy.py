@@ -11,9 +11,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass, replace
-from typing import Iterable, List, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
-from vsock_proxy.config.allowlist import Allowlist
+from vsock_proxy.config.allowlist import Allowlist, Entry
 from vsock_proxy.config.endpoints import normal_place
 from vsock_proxy.config.hostnames import NoHost, normal_name, parse_address
 from vsock_proxy.endpoint.addresses import Address
@@ -42,6 +42,8 @@ FORBIDDEN = tuple(
     )
 )
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+# How alike two texts are, by difflib, of which one may have been meant for the other.
+LIKENESS = 0.75
 
 
 class NotPermitted(ConfigurationError):
@@ -80,6 +82,21 @@ class Policy:
         """Whether an endpoint that was given as an address may be connected to."""
         ip = parse_address(self.endpoint.host)
         return ip is not None and self.allowlist.permits_address(ip, self.endpoint.port)
+
+    def entry(self) -> Optional[Entry]:
+        """The first entry that permits the endpoint itself, None if only its addresses may be."""
+        host, port = self.endpoint.host, self.endpoint.port
+        if not self.endpoint.is_tcp:
+            return self.allowlist.entry_of_place(host, port)
+        ip = parse_address(host)
+        if ip is not None:
+            return self.allowlist.entry_of_address(ip, port)
+        return self.allowlist.entry_of_name(host, port)
+
+    def entry_of(self, address: Address) -> Optional[Entry]:
+        """The first entry that permits an address."""
+        ip = ipaddress.ip_address(address.sockaddr[0].split("%")[0])
+        return self.allowlist.entry_of_address(ip, self.endpoint.port)
 
     def choose(self, addresses: Iterable[Address]) -> Tuple[Address, ...]:
         """The permitted ones, the families taking turns (RFC 8305, 4)."""
@@ -126,21 +143,50 @@ def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
 def not_permitted(policy: Policy) -> NotPermitted:
     """The error that says what to add to the list."""
     port = policy.endpoint.port
+    closest = _closest(policy)
+    near = "" if closest is None else f"; the closest entry is {described(closest)}"
     return NotPermitted(
-        f"{policy.endpoint} is not permitted by {policy.allowlist.path}; to permit it add "
+        f"{policy.endpoint} is not permitted by {policy.allowlist.path}{near}; to permit it add "
         f"'- {{address: {_as_yaml(policy.endpoint.host)}, port: {port}}}'"
     )
 
 
+def described(entry: Entry) -> str:
+    """An entry of the list, for the operator."""
+    where = f" in line {entry.line}" if entry.line else ""
+    return f"{entry.address!r}, port {entry.port}{where}"
+
+
+def _closest(policy: Policy) -> Optional[Entry]:
+    """The entry that may have been meant, if there is one that looks like the endpoint."""
+    # Imported where it is needed: only a program that ends needs it, or a process that does.
+    from difflib import get_close_matches
+
+    by_text: Dict[str, Entry] = {}
+    for entry in policy.allowlist.entries:
+        # An endpoint has no prefix length.
+        text = str(entry.network.network_address) if entry.network else entry.address
+        known = by_text.get(text)
+        if known is None or entry.port == policy.endpoint.port != known.port:
+            by_text[text] = entry
+    found = get_close_matches(_normal(policy.endpoint.host), by_text, n=1, cutoff=LIKENESS)
+    return by_text[found[0]] if found else None
+
+
 def _as_yaml(host: str) -> str:
     """The host as every YAML parser reads it: without a dot it may be `no`, a boolean."""
-    ip = parse_address(host)
-    try:
-        text = normal_place(host) or (str(ip) if ip else normal_name(host))
-    except NoHost:
-        text = host
+    text = _normal(host)
     if "." in text and ":" not in text:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     # Python's escapes are YAML's, too.
     return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in escaped) + '"'
+
+
+def _normal(host: str) -> str:
+    """The host in the one form that it is compared in, as far as there is one."""
+    ip = parse_address(host)
+    try:
+        return normal_place(host) or (str(ip) if ip else normal_name(host))
+    except NoHost:
+        return host
