@@ -19,6 +19,9 @@ AF_VSOCK: int = getattr(socket, "AF_VSOCK", 40)
 VMADDR_CID_ANY: int = getattr(socket, "VMADDR_CID_ANY", 0xFFFFFFFF)
 # Kernel 5.6.
 VMADDR_CID_LOCAL = 1
+# Python has names for none of these (include/uapi/linux/netlink.h, linux/sock_diag.h).
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 0x1, 0x300, 2, 3
 # glibc 2.15, kernel 2.6.37 (include/uapi/linux/tcp.h).
 TCP_USER_TIMEOUT: int = getattr(socket, "TCP_USER_TIMEOUT", 18)
 # Python has their names only since 3.10 and 3.11 (include/uapi/linux/fcntl.h, asm/signal.h).

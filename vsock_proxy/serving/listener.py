@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.config.places import tcp_place, unix_place, vsock_place
@@ -23,12 +23,17 @@ from vsock_proxy.process.interpreter import Socket, accept
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
 from vsock_proxy.settings import EVERY_IPV6_ADDRESS, ServiceSettings
 
+# Elsewhere it is imported where it is needed: who can listen has no use for it.
+if TYPE_CHECKING:
+    from vsock_proxy.process.holders import Holder
+
 # The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
 # reset at once, so it cannot be too large (virtio_transport_recv_listen() in
 # net/vmw_vsock/virtio_transport_common.c). A TCP client tries again for a minute or two.
 BACKLOG = 2**31 - 1
 FIRST_UNPRIVILEGED_PORT = 1024
 NO_VSOCK = "this Python was built without AF_VSOCK; use another one, such as that of the system"
+WHERE = "this address or on one that includes it (0.0.0.0 and :: include all)"
 NO_IPV6 = "this Python was built without IPv6; use another one, such as that of the system"
 
 log = logging.getLogger(__name__)
@@ -131,6 +136,15 @@ def _interface(number: int) -> str:
 
 
 def _listen_vsock(port: int) -> Listener:
+    sock = _bound_to_vsock(port)
+    try:
+        return _listening(sock, vsock_place(port))
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen_on_vsock(error, port) from None
+
+
+def _bound_to_vsock(port: int) -> socket.socket:
     name = vsock_place(port)
     try:
         sock = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
@@ -141,19 +155,28 @@ def _listen_vsock(port: int) -> Listener:
         ) from None
     try:
         sock.bind((VMADDR_CID_ANY, port))
-        return _listening(sock, name)
+        return sock
     except OSError as error:
         sock.close()
         if error.errno is None:
             # The socket module's own error, where it cannot write an address of AF_VSOCK.
             raise UnavailableError(f"cannot listen on {name}: {NO_VSOCK}") from None
-        raise UnavailableError(
-            f"cannot listen on {name}: {error.strerror}{_vsock_advice(error, port)}"
-        ) from None
+        raise _cannot_listen_on_vsock(error, port) from None
+
+
+def _cannot_listen_on_vsock(error: OSError, port: int) -> UnavailableError:
+    return UnavailableError(
+        f"cannot listen on {vsock_place(port)}: {error.strerror}{_vsock_advice(error, port)}"
+    )
 
 
 def _vsock_advice(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
+        from vsock_proxy.process.holders import holder_of_vsock
+
+        holder = _held_by(holder_of_vsock(port))
+        if holder:
+            return f"{holder}, on that port of some CID"
         return "; another program listens on that port of some CID"
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (
@@ -171,35 +194,65 @@ def listen_unix(path: str) -> Listener:
         return replace(listener, path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         sock.close()
-        reason = "in use by another program" if _in_use(error) else error.strerror
-        raise UnavailableError(f"cannot listen on Unix socket {path}: {reason}") from None
+        raise _cannot_listen_on_unix(error, path) from None
 
 
-def _in_use(error: OSError) -> bool:
-    return error.errno in (errno.EADDRINUSE, errno.EPROTOTYPE)
+def _cannot_listen_on_unix(error: OSError, path: str) -> UnavailableError:
+    reason = error.strerror
+    if error.errno in (errno.EADDRINUSE, errno.EPROTOTYPE):
+        from vsock_proxy.process.holders import holder_of_unix
+
+        reason = f"in use{_held_by(holder_of_unix(path)) or ' by another program'}"
+    return UnavailableError(f"cannot listen on Unix socket {path}: {reason}")
+
+
+def _held_by(holder: Optional[Holder]) -> str:
+    if holder is None:
+        return ""
+    is_own = holder.pid == os.getpid()
+    return f", held by this proxy itself, pid {holder.pid}" if is_own else f", held by {holder}"
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a Unix socket that no process holds any more.
+    """Remove a Unix socket that no process holds any more. Raises OSError."""
+    if _is_stale(path):
+        os.unlink(path)
+
+
+def _is_stale(path: str) -> bool:
+    """Whether there is a Unix socket that no process holds any more; nothing is there if not.
 
     A datagram connect to a live stream socket fails with EPROTOTYPE and is not noticed there, to
     a dead one with ECONNREFUSED (unix_find_bsd() in net/unix/af_unix.c).
+
+    Raises OSError if something else is there.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "exists and is not a socket; remove it or choose another")
     except FileNotFoundError:
-        return
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
+    name = tcp_place(address, port, v6_only)
+    sock, sockaddr = _bound_to_tcp(address, port, v6_only)
+    try:
+        listener = _listening(sock, name)
+        _warn_if_loopback_is_down(listener.family, name, address, sockaddr)
+        return listener
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen_on_tcp(error, name, address, port) from None
+
+
+def _bound_to_tcp(address: str, port: int, v6_only: bool) -> Tuple[socket.socket, Tuple[Any, ...]]:
     name = tcp_place(address, port, v6_only)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if family == socket.AF_INET6 and not socket.has_ipv6:
@@ -214,18 +267,22 @@ def listen_tcp(address: str, port: int, v6_only: bool) -> Listener:
             # The system's default may be either (net.ipv6.bindv6only).
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
         sock.bind(sockaddr)
-        listener = _listening(sock, name)
-        _warn_if_loopback_is_down(listener, address, sockaddr)
-        return listener
+        return sock, sockaddr
     except OSError as error:
         if sock:
             sock.close()
-        raise UnavailableError(
-            f"cannot listen on {name}: {error.strerror}{_tcp_advice(error, address, port)}"
-        ) from None
+        raise _cannot_listen_on_tcp(error, name, address, port) from None
 
 
-def _warn_if_loopback_is_down(listener: Listener, address: str, sockaddr: Tuple[Any, ...]) -> None:
+def _cannot_listen_on_tcp(error: OSError, name: str, address: str, port: int) -> UnavailableError:
+    return UnavailableError(
+        f"cannot listen on {name}: {error.strerror}{_tcp_advice(error, address, port)}"
+    )
+
+
+def _warn_if_loopback_is_down(
+    family: int, name: str, address: str, sockaddr: Tuple[Any, ...]
+) -> None:
     """In an enclave or microVM it is, until somebody brings it up; bind() succeeds all the same.
 
     Before any interface was up, the kernel takes each address for a broadcast address
@@ -234,7 +291,7 @@ def _warn_if_loopback_is_down(listener: Listener, address: str, sockaddr: Tuple[
     host = parse_address(address)
     if host is None or not host.is_loopback:
         return
-    with socket.socket(listener.family, socket.SOCK_DGRAM) as probe:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             # Sends nothing.
             probe.connect(sockaddr)
@@ -245,7 +302,7 @@ def _warn_if_loopback_is_down(listener: Listener, address: str, sockaddr: Tuple[
                     "down, bring it up: ifconfig lo 127.0.0.1",
                     {
                         "event": "loopback_down",
-                        "listener": listener.name,
+                        "listener": name,
                         "reason": error.strerror,
                         "errno": error.errno,
                     },
@@ -266,9 +323,14 @@ def _sockaddr(address: str, port: int) -> Tuple[Any, ...]:
 
 def _tcp_advice(error: OSError, address: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
+        from vsock_proxy.process.holders import holder_of_tcp
+
+        holder = _held_by(holder_of_tcp(address, port))
+        if holder:
+            return f"{holder}, on {WHERE}"
         return (
-            "; another socket, of this program or of another, has that port, on this address or "
-            "on one that includes it (0.0.0.0 and :: include all); ss -tanp shows it"
+            f"; another socket, of this program or of another, has that port, on {WHERE}; ss -tanp "
+            "shows it"
         )
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (
