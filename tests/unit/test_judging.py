@@ -203,6 +203,23 @@ def test_of_several_the_one_that_is_not_permitted_is_named() -> None:
         judge(Wanted(permitting("192.0.2.0/24"), SEVERAL, of_file=True), {}, dns)
 
 
+def test_who_does_not_raise_what_is_refused_has_the_others_judged() -> None:
+    dns = Dns({NAME: [ELSEWHERE], OTHER: [HERE]})
+    refused: List[Tuple[int, str]] = []
+    services = (*SEVERAL, service(THERE, 8004), service(NAME, 8005))
+    judged = judge(
+        Wanted(permitting(HERE), services, of_file=True),
+        {},
+        dns,
+        lambda one, error: refused.append((one.local_port, str(error))),
+    )
+    assert [one.settings.local_port for one in judged] == [8000, 8002]
+    # First those that need no DNS.
+    assert [port for port, _ in refused] == [8004, 8001, 8003, 8005]
+    assert all(f": service {port}: " in text for port, text in refused)
+    assert dns.asked == [{NAME, OTHER}]
+
+
 def test_services_on_the_same_port_are_named_by_their_paths() -> None:
     one, two = (
         replace(service(host), options=ServiceOptions(uds_path=path))

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 # The addresses of endpoints that are known without a lookup.
 Known = Mapping[Question, Sequence[Address]]
 Ask = Callable[[Set[Question]], Mapping[Question, Answer]]
+Refuse = Callable[[ServiceSettings, ProxyError], None]
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,33 @@ def names_of(services: Sequence[ServiceSettings]) -> List[str]:
     ]
 
 
+def _raise_refusal(service: ServiceSettings, error: ProxyError) -> None:
+    raise error
+
+
 def judge_at_start(wanted: Wanted, signals: Signals) -> Tuple[Judged, ...]:
     """Judge in the master, which has no threads; lookups run apart.
 
     Raises ConfigurationError if an endpoint is not permitted, and TryAgainError if that of the
     command line cannot be judged yet.
     """
-    patience = LOOKUP_PATIENCE if wanted.of_file else None
+    patience = patience_of(wanted)
     judged = judge(wanted, {}, lambda questions: _look_up_apart(signals, questions, patience))
+    check_doubts(wanted, judged)
+    warn_of_doubts(judged)
+    return judged
+
+
+def patience_of(wanted: Wanted) -> Optional[float]:
+    """Seconds for all lookups at the start; None: as many as they take."""
+    return LOOKUP_PATIENCE if wanted.of_file else None
+
+
+def check_doubts(wanted: Wanted, judged: Sequence[Judged]) -> None:
+    """Raise TryAgainError at the start, if what cannot be decided yet has to be."""
     doubtful = [one for one in judged if one.unresolved]
     if doubtful and not wanted.of_file:
         raise TryAgainError(doubtful[0].doubt)
-    warn_of_doubts(judged)
-    return judged
 
 
 def judge_again(wanted: Wanted, known: Known) -> Tuple[Judged, ...]:
@@ -122,31 +137,36 @@ def judge_again(wanted: Wanted, known: Known) -> Tuple[Judged, ...]:
     return judge(wanted, known, lambda questions: look_up_all(questions, LOOKUP_PATIENCE))
 
 
-def judge(wanted: Wanted, known: Known, ask: Ask) -> Tuple[Judged, ...]:
-    """Judge all services.
+def judge(
+    wanted: Wanted, known: Known, ask: Ask, refuse: Refuse = _raise_refusal
+) -> Tuple[Judged, ...]:
+    """Judge all services; returns those that may be served.
 
     known: the addresses that are known.
     ask: looks up what must be, all at once.
+    refuse: is told of each service that may not be served; where it does not raise, the others are
+    judged all the same.
 
-    Raises NotPermitted or UsageError for the service of the command line, and ConfigurationError,
-    which names the service, for those of the file.
+    The errors are NotPermitted or UsageError for the service of the command line, and
+    ConfigurationError, which names the service, for those of the file.
     """
     services, path = wanted.services, wanted.allowlist.path
     names = names_of(services) if wanted.of_file else [""]
-    policies = [make_policy(service, wanted.allowlist) for service in services]
-    found: List[Optional[Tuple[Address, ...]]] = []
-    for name, service, policy in zip(names, services, policies):
-        with naming(service, name, path):
+    found: List[Tuple[str, ServiceSettings, Policy, Optional[Tuple[Address, ...]]]] = []
+    for name, service in zip(names, services):
+        policy = make_policy(service, wanted.allowlist)
+        with _refusing(refuse, service), naming(service, name, path):
             _check_loop(service)
-            found.append(_without_dns(service, policy, known.get(question_of(service), ())))
-    questions = {question_of(one) for one, addresses in zip(services, found) if addresses is None}
+            addresses = _without_dns(service, policy, known.get(question_of(service), ()))
+            found.append((name, service, policy, addresses))
+    questions = {question_of(one) for _, one, _, addresses in found if addresses is None}
     answers = ask(questions) if questions else {}
     judged: List[Judged] = []
-    for name, service, policy, addresses in zip(names, services, policies, found):
+    for name, service, policy, addresses in found:
         if addresses is not None:
             judged.append(Judged(service, policy, addresses))
             continue
-        with naming(service, name, path):
+        with _refusing(refuse, service), naming(service, name, path):
             judged.append(_by_answer(service, policy, answers[question_of(service)]))
     return tuple(judged)
 
@@ -248,6 +268,14 @@ def naming(service: ServiceSettings, name: str, path: str) -> Iterator[None]:
         raise ConfigurationError(
             f"services {path}, line {service.line}: service {name}: {error}"
         ) from None
+
+
+@contextlib.contextmanager
+def _refusing(refuse: Refuse, service: ServiceSettings) -> Iterator[None]:
+    try:
+        yield
+    except ProxyError as error:
+        refuse(service, error)
 
 
 def _look_up_apart(

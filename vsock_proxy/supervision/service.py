@@ -17,7 +17,7 @@ from vsock_proxy.serving.listener import Listener
 from vsock_proxy.serving.route import AnyUpstream, Route
 from vsock_proxy.serving.upstream import Upstream
 from vsock_proxy.serving.vsock_upstream import VsockUpstream
-from vsock_proxy.settings import ServiceSettings
+from vsock_proxy.settings import Endpoint, ServiceSettings
 from vsock_proxy.supervision.judging import Judged, put_into_force
 
 
@@ -58,7 +58,7 @@ class Service:
             name=self.name,
             listener=self.listener,
             endpoint=self.settings.endpoint,
-            upstream=self._upstream(),
+            upstream=upstream_of(self.settings.endpoint, self.table, options.connect_timeout),
             allowed_cids=options.allowed_cids,
             idle_timeout=options.idle_timeout,
         )
@@ -80,13 +80,14 @@ class Service:
         if self.table is not None:
             self.table.close()
 
-    def _upstream(self) -> AnyUpstream:
-        endpoint, timeout = self.settings.endpoint, self.settings.options.connect_timeout
-        if self.table is not None:
-            return Upstream(self.table, timeout)
-        if endpoint.path is not None:
-            return HybridUpstream(endpoint, timeout)
-        return VsockUpstream(endpoint, timeout)
+
+def upstream_of(endpoint: Endpoint, table: Optional[AddressTable], timeout: float) -> AnyUpstream:
+    """What connects to an endpoint. table: its addresses, None if it is reached by none."""
+    if table is not None:
+        return Upstream(table, timeout)
+    if endpoint.path is not None:
+        return HybridUpstream(endpoint, timeout)
+    return VsockUpstream(endpoint, timeout)
 
 
 def make_service(judged: Judged, name: str, listener: Listener) -> Service:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from vsock_proxy.config import loading, metadata
+from vsock_proxy.config.loading import Configuration
 from vsock_proxy.config.metadata import Search
 from vsock_proxy.settings import ServiceSettings, Settings
 from vsock_proxy.supervision.judging import Wanted, names_of, naming
@@ -26,11 +27,29 @@ def want(
     Raises ConfigurationError, UsageError or TryAgainError.
     """
     configuration = loading.load(settings.config, again)
+    services = asked_for(settings, configuration)
+    return fill_in(settings, configuration, services, known, search)
+
+
+def asked_for(settings: Settings, configuration: Configuration) -> Tuple[ServiceSettings, ...]:
+    """The service of the command line, or those of the file, with their placeholders.
+
+    Raises ConfigurationError or UsageError.
+    """
+    if settings.service is not None:
+        return (settings.service,)
+    return configuration.services(settings.options, settings.workers)
+
+
+def fill_in(
+    settings: Settings,
+    configuration: Configuration,
+    services: Sequence[ServiceSettings],
+    known: Optional[Mapping[str, str]] = None,
+    search: Optional[Search] = None,
+) -> Wanted:
+    """The services without placeholders. Raises ConfigurationError, UsageError or TryAgainError."""
     of_file = settings.service is None
-    if settings.service is None:
-        services = configuration.services(settings.options, settings.workers)
-    else:
-        services = (settings.service,)
     hosts = [service.endpoint.host for service in services if service.endpoint.is_tcp]
     values = metadata.values(metadata.placeholders(hosts), known, search=search)
     names = names_of(services) if of_file else [""]
