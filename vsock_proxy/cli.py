@@ -104,6 +104,8 @@ Options:
                          the extra vsock-proxy[metrics].
   --log-level LEVEL      debug, info, warning or error. [default: info]
   --log-format FORMAT    text, or json: one object a line. [default: text]
+  --check                Say what would be served and what stands in its way, a
+                         line each; serve nothing.
   -h, --help             Show this text.
   -V, --version          Show the version.
 
@@ -150,6 +152,8 @@ def run(arguments: List[str], signals: Signals) -> int:
             signals.unless_told_to_end(lambda: _print(text))
             return os.EX_OK
         settings = parse(arguments)
+        if settings.check:
+            return _check(settings, signals)
         # Imported late: a usage error need not wait for what only serving needs.
         from vsock_proxy.supervision.start import serve
 
@@ -166,6 +170,16 @@ def run(arguments: List[str], signals: Signals) -> int:
             return complaints.fail(str(exhausted), exhausted.exit_code)
         # The last frame of the program: the error is shown whole, and has an exit code of its own.
         return complaints.fail(INTERNAL_ERROR, os.EX_SOFTWARE, traceback.format_exc().rstrip())
+
+
+def _check(settings: Settings, signals: Signals) -> int:
+    # Imported late: who serves has no use for it.
+    from vsock_proxy.observing.verdicts import Verdicts, is_colour_wanted
+    from vsock_proxy.supervision.checking import check
+
+    is_coloured = is_colour_wanted(STDOUT, os.environ)
+    verdicts = Verdicts(_print, settings.log_format, settings.log_level, is_coloured)
+    return check(settings, signals, verdicts)
 
 
 def parse(arguments: List[str]) -> Settings:
@@ -190,6 +204,7 @@ def parse(arguments: List[str]) -> Settings:
         log_level=_one_of(words, "--log-level", LOG_LEVELS),
         log_format=_one_of(words, "--log-format", LOG_FORMATS),
         metrics=_metrics(words),
+        check=words["--check"],
     )
 
 

@@ -106,6 +106,7 @@ class MetricsAddress:
 class Settings:
     """All times are seconds.
 
+    check: whether nothing is to be served, but all to be checked that comes before.
     service: that of the command line; None: those of the file are to be served.
     options: those of the command line, the defaults of each service of the file.
     metrics: None: they are not served, and what is for them alone is not counted.
@@ -119,6 +120,7 @@ class Settings:
     log_level: str = "info"
     log_format: str = TEXT
     metrics: Optional[MetricsAddress] = None
+    check: bool = False
 
 
 def format_address(host: str, port: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -100,3 +101,32 @@ def test_the_vsock_module_is_loaded_before(unit: Path) -> None:
     for setting in ("Wants=", "After="):
         (line,) = (line for line in settings if line.startswith(setting))
         assert "modprobe@vsock.service" in line.split("=")[1].split()
+
+
+def recipe() -> str:
+    """What the documentation says to call for a check within the sandbox."""
+    text = (PROJECT / "docs" / "install.md").read_text("utf-8")
+    section_text = text.split("#### Checking within the sandbox\n", 1)[1].split("\n#", 1)[0]
+    return "\n".join(line for line in section_text.splitlines() if line.startswith("    "))
+
+
+def test_a_check_within_the_sandbox_has_all_of_the_sandbox_and_nothing_of_the_start(
+    tmp_path: Path,
+) -> None:
+    edit = tmp_path / "edit"
+    edit.write_text("# /etc/x.conf\n[Unit]\nAfter=y\n[Service]\nExecStart=\nLimitNOFILE=9\n")
+    stand_ins = {"systemctl": f"cat {ALL} {edit}", "systemd-run": 'printf "%s\\n" "$@"'}
+    for name, body in stand_ins.items():
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", recipe()], env=environment, capture_output=True, text=True, check=True
+    )
+    words = done.stdout.splitlines()
+    assert words[-2:] == ["vsock-proxy", "--check"]
+    properties = [word for word in words if word.startswith("--property=")]
+    sandbox = ALL.read_text().split("# The sandbox\n", 1)[1].split("\n[", 1)[0]
+    settings = [line for line in sandbox.splitlines() if line and not line.startswith("#")]
+    assert properties == [f"--property={line}" for line in [*settings, "LimitNOFILE=9"]]

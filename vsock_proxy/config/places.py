@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Union
 
+from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.config.rules import normal_path
 from vsock_proxy.settings import ServiceSettings, format_address
 
@@ -32,6 +33,20 @@ def place_of(service: ServiceSettings) -> str:
 def claim_of(service: ServiceSettings) -> str:
     """The same without what does not let another listen there too."""
     return _place(service, v6_only=False)
+
+
+def overlap(one: ServiceSettings, other: ServiceSettings) -> bool:
+    """Whether two services on TCP cannot both listen, since one address includes the other."""
+    return one.local_port == other.local_port and (_includes(one, other) or _includes(other, one))
+
+
+def _includes(one: ServiceSettings, other: ServiceSettings) -> bool:
+    here = parse_address(one.options.listen_tcp or "")
+    there = parse_address(other.options.listen_tcp or "")
+    if here is None or there is None:
+        return False
+    covers = here.version == there.version or (here.version == 6 and not one.is_v6_only)
+    return here == there or (here.is_unspecified and covers)
 
 
 def _place(service: ServiceSettings, v6_only: bool) -> str:

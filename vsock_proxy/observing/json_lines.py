@@ -17,6 +17,7 @@ from vsock_proxy.observing.stderr import CUT, MOST
 # What a place in the program may know of an event, in the order in which a line has it. What else
 # it gives is for the text alone.
 KEYS = (
+    "check",
     "service",
     "worker",
     "pid",

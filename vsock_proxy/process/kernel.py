@@ -19,6 +19,8 @@ AF_VSOCK: int = getattr(socket, "AF_VSOCK", 40)
 VMADDR_CID_ANY: int = getattr(socket, "VMADDR_CID_ANY", 0xFFFFFFFF)
 # Kernel 5.6.
 VMADDR_CID_LOCAL = 1
+# Of /dev/vsock (include/uapi/linux/vm_sockets.h).
+IOCTL_VM_SOCKETS_GET_LOCAL_CID: int = getattr(socket, "IOCTL_VM_SOCKETS_GET_LOCAL_CID", 0x7B9)
 # Python has names for none of these (include/uapi/linux/netlink.h, linux/sock_diag.h).
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
 NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 0x1, 0x300, 2, 3

@@ -1,5 +1,8 @@
 """The listening socket: AF_VSOCK, the Unix socket of a hybrid vsock, or TCP.
 
+Whether there can be one is also asked without having it: all is done but listening, so that no
+client comes, and of a Unix socket only what neither makes nor removes a file.
+
 Bound once by the master and inherited by all workers. It is non-blocking, because several workers
 may be woken for one connection and all but one must find nothing; what accept() makes of it is
 blocking all the same (accept(2): Linux does not pass O_NONBLOCK on).
@@ -13,10 +16,10 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
 
 from vsock_proxy.config.hostnames import parse_address
-from vsock_proxy.config.places import tcp_place, unix_place, vsock_place
+from vsock_proxy.config.places import overlap, tcp_place, unix_place, vsock_place
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.interpreter import Socket, accept
@@ -109,6 +112,31 @@ def open_listener(settings: ServiceSettings) -> Listener:
     return _listen_vsock(settings.local_port)
 
 
+def check_listener(settings: ServiceSettings, others: Sequence[ServiceSettings] = ()) -> None:
+    """Raise UnavailableError as open_listener() would, and leave everything as it is.
+
+    others: those that would have their listeners before.
+
+    Two things it does not see: that a Unix socket may not be made for another reason than the
+    permissions of its folder, and that there is no memory for listening.
+    """
+    if settings.path is not None:
+        _check_unix(settings.path)
+    elif settings.options.listen_tcp is not None:
+        address, port = settings.options.listen_tcp, settings.local_port
+        name = tcp_place(address, port, settings.is_v6_only)
+        sock, sockaddr = _bound_to_tcp(address, port, settings.is_v6_only)
+        if any(overlap(settings, other) for other in others):
+            # Two that are only bound are not in each other's way.
+            sock.close()
+            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise _cannot_listen_on_tcp(taken, name, address, port)
+        with sock:
+            _warn_if_loopback_is_down(int(sock.family), name, address, sockaddr)
+    else:
+        _bound_to_vsock(settings.local_port).close()
+
+
 def take_over(sock: socket.socket) -> Listener:
     """A socket of the service manager, without a path to remove: that is for it to keep."""
     return replace(_listening(sock, socket_name(sock)), passed=True)
@@ -195,6 +223,25 @@ def listen_unix(path: str) -> Listener:
     except OSError as error:
         sock.close()
         raise _cannot_listen_on_unix(error, path) from None
+
+
+def _check_unix(path: str) -> None:
+    try:
+        _is_stale(path)
+        _check_folder(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise _cannot_listen_on_unix(error, path) from None
+
+
+def _check_folder(folder: str) -> None:
+    """Whether a file can be made there. Raises OSError."""
+    if not stat.S_ISDIR(os.stat(folder).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return
+    is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    code = errno.EROFS if is_read_only else errno.EACCES
+    raise OSError(code, os.strerror(code))
 
 
 def _cannot_listen_on_unix(error: OSError, path: str) -> UnavailableError:

@@ -65,6 +65,10 @@ class Passed:
                 {"event": "sockets_without_service", "sockets": ", ".join(left)},
             )
 
+    def has(self, service: ServiceSettings) -> bool:
+        """Whether it is passed the socket of a service."""
+        return place_of(service) in self._sockets
+
     def open(self, service: ServiceSettings) -> Listener:
         """Its socket, or one bound now. Raises UnavailableError as open_listener() does."""
         sock = self._sockets.get(place_of(service))

@@ -12,9 +12,14 @@ NEEDED_FILES = 64
 FILES_OF_A_SERVICE = 6
 
 
+def needed_files(services: int) -> int:
+    """How many a process must be able to have open."""
+    return NEEDED_FILES + FILES_OF_A_SERVICE * services
+
+
 def ensure_files(services: int) -> None:
     """Make sure that there can be so many services. Raises UnavailableError."""
-    needed = NEEDED_FILES + FILES_OF_A_SERVICE * services
+    needed = needed_files(services)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:
         return

@@ -1,0 +1,127 @@
+"""What the machine has of vsock and grants of processes and backlog, as far as it can be seen.
+
+A sandbox or a container may hide any of this: then it is not known, which is no fault. Each
+function takes the root of the files that it reads, since none of them depends on anything else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, List, Optional, Tuple
+
+from vsock_proxy.process.kernel import IOCTL_VM_SOCKETS_GET_LOCAL_CID, VMADDR_CID_ANY
+
+ROOT = Path("/")
+VSOCK_DEVICE = "dev/vsock"
+# The kernel's modules by which vsock leads somewhere, and where to.
+TRANSPORTS = {
+    "vhost_vsock": "to guests",
+    "vmw_vsock_virtio_transport": "to the parent",
+    "vsock_loopback": "to this machine itself, CID 1",
+    "hv_sock": "to and from Hyper-V",
+    "vmw_vsock_vmci_transport": "to and from VMware",
+}
+UNLIMITED = "max"
+
+
+@dataclass(frozen=True)
+class ProcessLimit:
+    """What bounds the number of processes and threads.
+
+    left: how many more there may be.
+    remedy: how to raise it.
+    """
+
+    name: str
+    left: int
+    remedy: str
+
+
+def transports(root: Path = ROOT) -> Tuple[str, ...]:
+    """The transports of vsock that are there, loaded or built in."""
+    loaded = {line.split(" ")[0] for line in _text(root / "proc/modules").splitlines()}
+    return tuple(
+        name for name in TRANSPORTS if name in loaded or (root / "sys/module" / name).exists()
+    )
+
+
+def own_cid(root: Path = ROOT) -> Optional[int]:
+    """The CID of this machine, None if it has none. Raises OSError if that cannot be seen."""
+    fd = os.open(root / VSOCK_DEVICE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        answer = fcntl.ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, struct.pack("I", 0))
+    finally:
+        os.close(fd)
+    (cid,) = struct.unpack("I", answer)
+    return None if cid == VMADDR_CID_ANY else int(cid)
+
+
+def longest_backlog(root: Path = ROOT) -> Optional[int]:
+    """How many clients may wait at a listener, None if that cannot be seen."""
+    return _number(root / "proc/sys/net/core/somaxconn")
+
+
+def process_limits(root: Path = ROOT) -> List[ProcessLimit]:
+    """Those that are in force, as far as they can be seen."""
+    return [*_limit_of_user(root), *_limits_of_groups(root)]
+
+
+def _limit_of_user(root: Path) -> Iterator[ProcessLimit]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    # The kernel does not hold root to it.
+    if soft != resource.RLIM_INFINITY and os.getuid():
+        name = f"{soft} processes for this user"
+        yield ProcessLimit(
+            name, max(0, soft - _of_user(root)), "LimitNPROC= in the unit, ulimit -u"
+        )
+
+
+def _of_user(root: Path) -> int:
+    """How many processes and threads the user of this one has."""
+    count = 0
+    for process in (root / "proc").glob("[0-9]*"):
+        try:
+            if process.stat().st_uid == os.getuid():
+                count += len(os.listdir(process / "task"))
+        except OSError:
+            # It is gone.
+            continue
+    return count
+
+
+def _limits_of_groups(root: Path) -> Iterator[ProcessLimit]:
+    """Of the control group of this process, and of each that it is in."""
+    for folder in _groups(root):
+        most = _text(folder / "pids.max").strip()
+        now = _number(folder / "pids.current")
+        if most and most != UNLIMITED and now is not None:
+            name = f"{most} processes for the control group {folder.name}"
+            yield ProcessLimit(name, max(0, int(most) - now), "TasksMax= in the unit")
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "pids"):
+            top = root / "sys/fs/cgroup" / controllers
+            group = top / path.lstrip("/")
+            yield from (
+                folder for folder in (group, *group.parents) if top in (folder, *folder.parents)
+            )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> Optional[int]:
+    text = _text(path).strip()
+    return int(text) if text.isdecimal() else None
