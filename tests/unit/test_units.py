@@ -110,7 +110,7 @@ def recipe() -> str:
     return "\n".join(line for line in section_text.splitlines() if line.startswith("    "))
 
 
-def test_a_check_within_the_sandbox_has_all_of_the_sandbox_and_nothing_of_the_start(
+def test_a_check_within_the_sandbox_has_all_settings_of_the_sandbox(
     tmp_path: Path,
 ) -> None:
     edit = tmp_path / "edit"

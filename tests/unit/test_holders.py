@@ -1,10 +1,7 @@
-"""Who has a place: found by what the kernel says of sockets, and told where listening fails."""
+"""Who holds a place: found by what the kernel says of sockets, and by what processes have open."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -14,11 +11,9 @@ from typing import Callable, Iterator, Tuple
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
-from tests.support.program import run
-from tests.support.servers import exchange
-from tests.support.transports import Hybrid, Tcp, Vsock
 from vsock_proxy.process import holders
+
+pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
 # As the kernel writes them (get_tcp4_sock(), get_tcp6_sock(), unix_seq_show()), on a machine whose
 # words begin with their low byte; `address` puts the words into the order of this one.
@@ -55,14 +50,12 @@ TCP = {
 }
 
 
-@pytest.mark.hybrid_only
 @pytest.mark.parametrize(("lines", "host", "inodes"), TCP.values(), ids=TCP.keys())
 def test_the_sockets_that_have_a_tcp_port(lines: list[str], host: str, inodes: set[int]) -> None:
     assert holders._tcp_inodes(lines, [], host, 80) == inodes
     assert holders._tcp_inodes([], lines, host, 80) == inodes
 
 
-@pytest.mark.hybrid_only
 def test_the_sockets_that_listen_on_a_path(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     lines = [
@@ -76,7 +69,6 @@ def test_the_sockets_that_listen_on_a_path(tmp_path: Path) -> None:
     assert holders._unix_inodes(lines, f"{tmp_path}/v_80") == {11, 13}
 
 
-@pytest.mark.hybrid_only
 def test_the_sockets_that_listen_on_a_vsock_port() -> None:
     def message(state: int, port: int, inode: int) -> bytes:
         # vsock_diag_msg of linux/vm_sockets_diag.h.
@@ -115,7 +107,6 @@ Start = Callable[[str], Tuple[int, str]]
 LISTEN = "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
 
 
-@pytest.mark.hybrid_only
 def test_another_process_is_found_by_its_name_and_pid(other_process: Start) -> None:
     pid, port = other_process(f"open('/proc/self/comm', 'w').write('some server')\n{LISTEN}")
     assert holders.holder_of_tcp("127.0.0.1", int(port)) == ("some server", pid)
@@ -123,7 +114,6 @@ def test_another_process_is_found_by_its_name_and_pid(other_process: Start) -> N
     assert holders.holder_of_tcp("127.0.0.2", int(port)) is None
 
 
-@pytest.mark.hybrid_only
 def test_of_a_process_and_its_child_the_process_is_found(other_process: Start) -> None:
     fork = "r, w = os.pipe()\nif not os.fork():\n    os.close(w); os.read(r, 1); os._exit(0)"
     server, say = LISTEN.split(";")
@@ -133,55 +123,8 @@ def test_of_a_process_and_its_child_the_process_is_found(other_process: Start) -
     assert found.pid == pid
 
 
-@pytest.mark.hybrid_only
 def test_a_free_place_has_no_holder(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert holders.holder_of_tcp("127.0.0.1", port) is None
     assert holders.holder_of_unix(str(tmp_path / "v")) is None
-
-
-@pytest.mark.tcp_too
-def test_a_port_that_another_proxy_has_names_that_one(
-    start_proxy: StartProxy, start_server: StartServer
-) -> None:
-    server = start_server()
-    first = start_proxy(server)
-    second = start_proxy(server, ready=False)
-    assert second.wait() == os.EX_UNAVAILABLE
-    second.log.join()
-    assert f"in use, held by vsock-proxy, pid {first.pid}" in second.log.lines[0]
-    with first.connect() as client:
-        assert exchange(client, b"x") == b"x"
-
-
-@pytest.mark.tcp_too
-def test_a_port_that_another_program_has_names_that_one(
-    transport: Hybrid | Tcp | Vsock, start_proxy: StartProxy, start_server: StartServer
-) -> None:
-    with transport.occupy(transport.port):
-        proxy = start_proxy(start_server(), ready=False)
-        assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert re.search(rf"in use, held by \S.*, pid {os.getpid()}\b", proxy.log.lines[0])
-
-
-@pytest.mark.hybrid_only
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"),
-    reason="needs root and setpriv, to give a capability up",
-)
-def test_who_may_not_look_is_told_what_shows_it(
-    start_server: StartServer, write_allowlist: Callable[..., Path]
-) -> None:
-    server = start_server()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        # Without it, a process may not look at those that have more capabilities than it has.
-        done = run(
-            *("--config", str(write_allowlist((server.host, server.port)))),
-            *("--listen-tcp", "127.0.0.1", str(port), server.host, str(server.port)),
-            wrapper=["setpriv", "--bounding-set=-sys_ptrace"],
-        )
-    assert done.returncode == os.EX_UNAVAILABLE
-    assert done.stderr.rstrip().endswith("; ss -tanp shows it")
