@@ -1,4 +1,4 @@
-"""Shows the proxy at work: python3 docs/demo.py
+"""Shows the proxy at work: python3 examples/demo.py
 
 Installs the proxy into the project's virtual environment, starts a server and the proxy, makes one
 connection as a guest does, and shows the processes while it lives. On AF_VSOCK where its loopback
@@ -23,7 +23,7 @@ from typing import IO, Iterator, List, Optional, Tuple, Union
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from tests import bootstrap  # noqa: E402
+from tools import bootstrap  # noqa: E402
 
 VSOCK_LOOPBACK = Path("/sys/module/vsock_loopback")
 VMADDR_CID_LOCAL = 1

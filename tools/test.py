@@ -1,6 +1,6 @@
-"""Sets a fresh machine up and runs all tests: python3 tests/run.py [arguments of tox]
+"""Sets a fresh machine up and runs all tests: python3 tools/test.py [arguments of tox]
 
-Arguments are tox's: `python3 tests/run.py -e lint` is one environment, and what follows `--` goes
+Arguments are tox's: `python3 tools/test.py -e lint` is one environment, and what follows `--` goes
 to pytest. The exit code is tox's. As root, or with a sudo that asks for no password, the Debian
 packages that the tests use are installed; else those lacking are named, and what needs them is
 skipped.
@@ -18,7 +18,7 @@ from typing import Dict, List
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from tests import bootstrap  # noqa: E402
+from tools import bootstrap  # noqa: E402
 
 # Debian packages beside those of a minimal system. A folder of tests that is an environment of its
 # own, such as vm, names what it needs in a packages.txt.
