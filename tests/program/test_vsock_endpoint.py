@@ -5,22 +5,18 @@ A guest is in tests/vm/test_enclave.py.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import signal
 import socket
-import struct
-import subprocess
 import time
-from pathlib import Path
-from typing import IO, Iterator, List
+from typing import Iterator, List
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
+from tests.support.asleep import guest_asleep
 from tests.support.clients import answers, end_of
 from tests.support.program import Proxy
 from tests.support.servers import exchange, read_all, silent
@@ -32,31 +28,14 @@ pytestmark = pytest.mark.vsock_only
 MEBIBYTE = 1 << 20
 # A CID that no guest has.
 NO_GUEST = 4242
-# CIDs for guests that never boot; another test may have some of them at the same time.
-ASLEEP = range(4243, 4343)
 NOBODY = "nothing listens on that port there, or too many clients wait there already"
-VHOST_SET_OWNER, VHOST_VSOCK_SET_GUEST_CID = 0xAF01, 0x4008AF60
 
 
 @pytest.fixture
 def sleeping_guest() -> Iterator[int]:
     """The CID of a guest that is there but does not answer, as before it has booted."""
-    subprocess.run(["modprobe", "vhost_vsock"], check=False)
-    if not Path("/dev/vhost-vsock").exists():
-        pytest.skip("this kernel has no vhost_vsock")
-    with open("/dev/vhost-vsock", "r+b", buffering=0) as device:
-        fcntl.ioctl(device, VHOST_SET_OWNER)
-        yield next(cid for cid in ASLEEP if _takes(device, cid))
-
-
-def _takes(device: IO[bytes], cid: int) -> bool:
-    try:
-        fcntl.ioctl(device, VHOST_VSOCK_SET_GUEST_CID, struct.pack("Q", cid))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return False
-    return True
+    with guest_asleep() as cid:
+        yield cid
 
 
 def failure(proxy: Proxy) -> str:

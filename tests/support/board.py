@@ -37,6 +37,11 @@ def ask(proxy: Proxy) -> List[Row]:
     proxy.send(signal.SIGUSR1)
     proxy.log.wait_for(TOTALS, count=asked + 1)
     texts = [line.split(" master: ", 1)[1] for line in list(proxy.log.lines) if " master: " in line]
+    return rows_of(texts)
+
+
+def rows_of(texts: List[str]) -> List[Row]:
+    """The last table that the master has written, of all that it has said."""
     # The master also says of a worker that it has ended.
     heading = max(index for index, text in enumerate(texts) if text.split()[:2] in HEADINGS)
     columns, *rows = [re.split(r" {2,}", text.strip()) for text in texts[heading:]]
