@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
@@ -192,7 +191,6 @@ def test_a_connection_reads_the_same_in_each_view(
             *json_log.JSON,
             on=place.on,
             workers=POOL,
-            ready=False,
             # STATUS comes as often as the watchdog asks for it.
             environment={
                 **os.environ,
@@ -200,7 +198,6 @@ def test_a_connection_reads_the_same_in_each_view(
                 "WATCHDOG_USEC": "100000",
             },
         )
-        json_log.wait_for(proxy, "serving")
         for _ in range(state.clients):
             client = stack.enter_context(proxy.connect())
             client.sendall(state.says)
@@ -218,7 +215,7 @@ def test_a_connection_reads_the_same_in_each_view(
             wait_until(lambda: scrape(metrics_path).sum(SATURATED) >= 1, "it counts in the metrics")
         else:
             assert not json_log.lines_about(proxy, "saturated")
-        rows = _rows(proxy)
+        rows = board.last(proxy)
         assert _clients_in_ps(proxy) == Counter(row.client for row in rows if row.client != "-")
         systemd.wait_for(f"^STATUS={re.escape(_status(expected))}$")
 
@@ -259,10 +256,8 @@ def _table(reading: Reading) -> object:
 
 
 def _in_table(proxy: Proxy) -> object:
-    asked = len(json_log.lines_about(proxy, "scoreboard_totals"))
-    proxy.send(signal.SIGUSR1)
-    totals = json_log.wait_for(proxy, "scoreboard_totals", asked + 1)[-1]
-    rows = _rows(proxy)
+    rows = board.ask(proxy)
+    totals = json_log.lines_about(proxy, "scoreboard_totals")[-1]
     known = json_log.lines_about(proxy, "scoreboard_worker")[-POOL:]
     assert [row.state for row in rows] == [line["state"] for line in known]
     assert sum(row.served for row in rows) == totals["served"]
@@ -278,12 +273,6 @@ def _in_table(proxy: Proxy) -> object:
         totals["bytes_up"],
         totals["bytes_down"],
     )
-
-
-def _rows(proxy: Proxy) -> List[board.Row]:
-    """The table of the last time that it was asked for, as a person reads it."""
-    lines = json_log.lines_about(proxy, "scoreboard", "scoreboard_worker", "scoreboard_totals")
-    return board.rows_of([line["message"] for line in lines])
 
 
 def _metrics(reading: Reading) -> object:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Iterator, List
 
+from tests.soak.figures import disagreements
 from tests.soak.tally import Tally
 from tests.soak.traffic import Traffic
 from tests.soak.world import WORKERS, World
 from tests.support import processes
+from tests.support.scraping import scrape
 from tests.support.timing import wait_until
 
 # Pages that a process writes to for the first time are its own from then on; a leak is more.
@@ -23,13 +25,21 @@ class Invariants:
         self._tally = tally
         self._traffic = traffic
         traffic.warm_up()
+        # So that the process that answers has touched what it will touch.
+        scrape(world.metrics)
         self._files, self._memory = self._count_files(), self._measure_memory()
 
     def broken(self) -> List[str]:
         """What does not hold."""
         if self._world.proxy.has_ended():
             return [f"the proxy has ended, {self._world.proxy.wait()}", *self._internal_errors()]
-        return [*self._not_at_rest(), *self._tally.wrong, *self._cuts(), *self._leaks()]
+        return [
+            *self._not_at_rest(),
+            *self._tally.wrong,
+            *self._cuts(),
+            *self._wrong_figures(),
+            *self._leaks(),
+        ]
 
     def _not_at_rest(self) -> Iterator[str]:
         proxy = self._world.proxy
@@ -48,6 +58,9 @@ class Invariants:
         if cut > killed:
             yield f"{cut} connections cut, but only {killed} workers killed"
         yield from self._internal_errors()
+
+    def _wrong_figures(self) -> Iterator[str]:
+        return disagreements(self._world, self._tally)
 
     def _internal_errors(self) -> Iterator[str]:
         lines = self._world.proxy.log.lines

@@ -11,6 +11,7 @@ from tests.soak.endpoint import Endpoint
 from tests.soak.tally import Tally
 from tests.support import board
 from tests.support.dns import NameServer
+from tests.support.json_log import JSON
 from tests.support.namespaces import Namespace
 from tests.support.program import Proxy
 from tests.support.servers import Server
@@ -32,6 +33,8 @@ class World:
         self.dns: Optional[NameServer] = None
         self._endpoint = Endpoint(tally)
         self._transport = Hybrid(folder)
+        # Where the proxy serves metrics.
+        self.metrics = folder / "metrics"
         self._server = self._make_server(0)
         self.port = self._server.port
         self.proxy = self._start()
@@ -91,6 +94,7 @@ class World:
                 *("-w", str(WORKERS), "--config", str(self.allowlist)),
                 *("--resolve-interval", "0.2", "--connect-timeout", "5"),
                 *("--idle-timeout", str(IDLE_TIMEOUT)),
+                *("--metrics", f"unix:{self.metrics}", *JSON),
                 *(*self._transport.options(), str(self._transport.port), host, str(self.port)),
             ],
             wrapper=wrapper,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Dict, List, Optional
 from tests.support.program import Proxy
 
 HEADINGS = (["worker", "pid"], ["worker", "service"])
-TOTALS = r"info master: \d+ connections served"
+# As text and as JSON.
+TOTALS = r"info master: \d+ connections served|\"event\":\"scoreboard_totals\""
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,24 @@ def ask(proxy: Proxy) -> List[Row]:
     asked = len(proxy.log.matching(TOTALS))
     proxy.send(signal.SIGUSR1)
     proxy.log.wait_for(TOTALS, count=asked + 1)
-    texts = [line.split(" master: ", 1)[1] for line in list(proxy.log.lines) if " master: " in line]
-    return rows_of(texts)
+    return last(proxy)
 
 
-def rows_of(texts: List[str]) -> List[Row]:
-    """The last table that the master has written, of all that it has said."""
+def last(proxy: Proxy) -> List[Row]:
+    """The table of the last time that it was asked for."""
+    texts = [text for text in map(_said_by_master, list(proxy.log.lines)) if text]
     # The master also says of a worker that it has ended.
     heading = max(index for index, text in enumerate(texts) if text.split()[:2] in HEADINGS)
     columns, *rows = [re.split(r" {2,}", text.strip()) for text in texts[heading:]]
     return [_row(dict(zip(columns, cells))) for cells in rows if len(cells) == len(columns)]
+
+
+def _said_by_master(line: str) -> str:
+    """What the master says in this line; nothing if it is not the master's."""
+    if line.startswith("{"):
+        said = json.loads(line)
+        return str(said["message"]) if said["process"] == "master" else ""
+    return line.split(" master: ", 1)[1] if " master: " in line else ""
 
 
 def _row(cells: Dict[str, str]) -> Row:

@@ -136,7 +136,7 @@ class Proxy:
 
     def wait_ready(self) -> None:
         """Wait until it accepts connections."""
-        self.log.wait_for(r"info master: .*, \d+ workers?$")
+        self.log.wait_for(r"info master: .*, \d+ workers?$|\"event\":\"serving\"")
 
     def connect(self, port: Optional[int] = None) -> socket.socket:
         """A client's connection to it."""
