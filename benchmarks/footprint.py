@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
-import processes
-from native import held_open, run_load
-from proxies import OURS, PROXYD, START_TIMEOUT, Proxy, Running, ours, proxyd, started
-from rounds import LOADS, MIB, Bench, Sample, run_rounds
+from . import processes
+from .native import held_open, run_load
+from .proxies import OURS, PROXYD, START_TIMEOUT, Proxy, Running, ours, proxyd, started
+from .rounds import LOADS, MIB, Bench, Sample, run_rounds
 
 SPARE_CONNECTIONS = 100
 HELD_FOR_MEMORY = 100

@@ -9,18 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-import accounting
-import footprint
-import machine
-import native
-import proxies
-import services
-from accounting import Accounting
-from places import TCP, UNIX, VSOCK
-from proxies import PROXYD, Proxy, Site
-from results import Results
-from rounds import LOADS, MIB, Bench, Report, run_rounds
-from ways import Way
+from . import accounting, footprint, machine, native, proxies, services
+from .accounting import Accounting
+from .places import TCP, UNIX, VSOCK
+from .proxies import PROXYD, Proxy, Site
+from .results import Results
+from .rounds import LOADS, MIB, Bench, Report, run_rounds
+from .ways import Way
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKEND_THREADS = 64

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator
 
-from accounting import Accounting, Group
-from places import UNIX, Place
+from .accounting import Accounting, Group
+from .places import UNIX, Place
 
 HERE = Path(__file__).resolve().parent
 LOAD_THREADS = 4

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Sequence, Tuple
 from xml.sax.saxutils import escape
 
-import summary
-from proxies import OURS, PROXYD, SOCAT
-from results import Results
-from rounds import LOADS, Sample
-from ways import WAYS
+from . import summary
+from .proxies import OURS, PROXYD, SOCAT
+from .results import Results
+from .rounds import LOADS, Sample
+from .ways import WAYS
 
 BARS = ((OURS, "ours"), (SOCAT, "socat"), (PROXYD, "proxyd"))
 WIDTH = 960

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-import network
-import processes
-from accounting import Accounting, Group
-from places import LOOPBACK, TCP, UNIX, VMADDR_CID_LOCAL, VSOCK, Place
+from . import network, processes
+from .accounting import Accounting, Group
+from .places import LOOPBACK, TCP, UNIX, VMADDR_CID_LOCAL, VSOCK, Place
 
 OURS = "vsock-proxy"
 OURS_LOGGING = "vsock-proxy, default log level"

@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Dict, Iterator
 
-import summary
-from footprint import FRESH
-from proxies import OURS, PROXYD, SOCAT
-from results import Results
-from rounds import LOADS, Load
-from ways import HYBRID
+from . import summary
+from .footprint import FRESH
+from .proxies import OURS, PROXYD, SOCAT
+from .results import Results
+from .rounds import LOADS, Load
+from .ways import HYBRID
 
-BEGIN = "<!-- benchmarks/run.py writes from here -->\n"
+BEGIN = "<!-- python3 -m benchmarks writes from here -->\n"
 END = "<!-- to here -->\n"
 KIB_A_MIB = 1024
 MANY = 1000

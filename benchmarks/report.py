@@ -6,14 +6,12 @@ from collections import defaultdict
 from statistics import median
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-import services
-import summary
-import targets
-from footprint import Held, Memory, Start, Switches
-from proxies import BASELINE, OURS, OURS_LOGGING, PROXYD, PROXYD_PLAIN, SOCAT
-from results import Results
-from rounds import DIRECT, LOADS, Load, Sample
-from ways import WAYS
+from . import services, summary, targets
+from .footprint import Held, Memory, Start, Switches
+from .proxies import BASELINE, OURS, OURS_LOGGING, PROXYD, PROXYD_PLAIN, SOCAT
+from .results import Results
+from .rounds import DIRECT, LOADS, Load, Sample
+from .ways import WAYS
 
 ROWS = (OURS, OURS_LOGGING, BASELINE, SOCAT, PROXYD, PROXYD_PLAIN, DIRECT)
 KIB_A_MIB = 1024
@@ -25,7 +23,7 @@ This proxy, `socat -b 65536` with a fork for each connection, and systemd's
 `systemd-socket-proxyd`, each in front of the same backend, under the same load, in the same run.
 This page is written by
 
-    python3 benchmarks/run.py --vm
+    python3 -m benchmarks --vm
 
 which needs a C compiler, the peers (Debian: `socat`, `systemd`), root for the CPU time and the
 network, and for `--vm` what the tests in the virtual machine need. Without `--vm` only the parts on

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import services
-from footprint import Held, Memory, Start, Switches
-from rounds import Sample
+from . import services
+from .footprint import Held, Memory, Start, Switches
+from .rounds import Sample
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
-from accounting import Group
-from native import Backend, Outcome, Programs, run_load
-from proxies import Proxy, Running, Site, started
+from .accounting import Group
+from .native import Backend, Outcome, Programs, run_load
+from .proxies import Proxy, Running, Site, started
 
 DIRECT = "direct, no proxy"
 WARM_UP_SECONDS = 0.2

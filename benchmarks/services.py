@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import processes
-from footprint import BLOCK, FRESH, HAS_SERVED, SERVED, SETTLE_SECONDS
-from native import run_load
-from places import Place
-from proxies import (
+from . import processes
+from .footprint import BLOCK, FRESH, HAS_SERVED, SERVED, SETTLE_SECONDS
+from .native import run_load
+from .places import Place
+from .proxies import (
     NAME,
     OURS,
     STABLE_SECONDS,
@@ -33,7 +33,7 @@ from proxies import (
     started,
     write_services,
 )
-from rounds import LOADS, Bench, Sample, run_rounds
+from .rounds import LOADS, Bench, Sample, run_rounds
 
 SERVICES = 25
 WORKERS_EACH = 4

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
-from rounds import Sample
+from .rounds import Sample
 
 Value = Callable[[Sample], Optional[float]]
 

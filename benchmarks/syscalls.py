@@ -1,6 +1,6 @@
 """Count the system calls that one worker makes for a short connection and for a round trip.
 
-    python3 benchmarks/syscalls.py [--operations N] [--python PROGRAM] [--way WAY]
+    python3 -m benchmarks.syscalls [--operations N] [--python PROGRAM] [--way WAY]
 
 A proxy with one worker is put under a load of N operations by one client while strace counts the
 worker's calls. What an operation costs is the difference between a count of 2 N and one of N, so
@@ -22,14 +22,11 @@ from pathlib import Path
 from typing import Counter as Counts
 from typing import Iterator, List
 
-import accounting
-import native
-import processes
-import proxies
-from native import Programs
-from proxies import Running
-from rounds import LOADS
-from ways import WAYS, Way
+from . import accounting, native, processes, proxies
+from .native import Programs
+from .proxies import Running
+from .rounds import LOADS
+from .ways import WAYS, Way
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKEND_THREADS = 4

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Dict, Iterator, List, Optional
 
-import services
-import summary
-from footprint import FRESH, HAS_SERVED, Memory, with_workers
-from proxies import OURS, PROXYD, SOCAT
-from results import Results
-from rounds import LOADS, Sample
-from ways import HYBRID, TO_HYBRID, TO_VSOCK, VSOCK_TO_TCP
+from . import services, summary
+from .footprint import FRESH, HAS_SERVED, Memory, with_workers
+from .proxies import OURS, PROXYD, SOCAT
+from .results import Results
+from .rounds import LOADS, Sample
+from .ways import HYBRID, TO_HYBRID, TO_VSOCK, VSOCK_TO_TCP
 
 KIB_A_MIB = 1024
 MIN_ROUNDS = 5

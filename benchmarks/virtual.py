@@ -10,13 +10,14 @@ import io
 import json
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Sequence
 
-from results import Results, from_record
-from ways import Way
+from tests.vm.boot import MachineFailed, run_in_vm
+from tests.vm.kernel import Lacking
 
-ROOT = Path(__file__).resolve().parent.parent
+from .results import Results, from_record
+from .ways import Way
+
 TIMEOUT_SECONDS = 1800.0
 MODULES = ("vsock_loopback",)
 RESULTS_BEGIN = '{"way"'
@@ -42,12 +43,17 @@ class NoMachine(Exception):
 
 def measure(way: Way, arguments: Sequence[str], python: str) -> Results:
     """Run the benchmark with these arguments in the virtual machine."""
-    sys.path.insert(0, str(ROOT))
-    from tests.vm.boot import MachineFailed, run_in_vm
-    from tests.vm.kernel import Lacking
-
-    program = str(Path(__file__).resolve().with_name("run.py"))
-    command = [python, program, "--ways", way.name, "--inside", "--json", "-", *arguments]
+    command = [
+        python,
+        "-m",
+        "benchmarks",
+        "--ways",
+        way.name,
+        "--inside",
+        "--json",
+        "-",
+        *arguments,
+    ]
     try:
         with redirect_stdout(WithoutResults()):
             ended = run_in_vm(command, timeout=TIMEOUT_SECONDS, modules=MODULES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Tuple
 
-from places import TCP, UNIX, VSOCK
+from .places import TCP, UNIX, VSOCK
 
 PARTS = ("loads", "scale", "memory", "starts", "held", "switches", "services")
 

@@ -1,11 +1,11 @@
 """Measure this proxy beside its peers and write the page and the plot.
 
-    python3 benchmarks/run.py           both directions on hybrid sockets; writes
-                                        docs/benchmark.md, .svg, .json, and README.md's table
-    python3 benchmarks/run.py --vm      that, and both on AF_VSOCK in a virtual machine
-    python3 benchmarks/run.py --short   a round of everything, to see that it works; writes nothing
-    python3 benchmarks/run.py --ways to-hybrid --parts loads --only short,up --rounds 3
-                                        while working on the speed; writes nothing
+    python3 -m benchmarks           both directions on hybrid sockets; writes
+                                    docs/benchmark.md, .svg, .json, and README.md's table
+    python3 -m benchmarks --vm      that, and both on AF_VSOCK in a virtual machine
+    python3 -m benchmarks --short   a round of everything, to see that it works; writes nothing
+    python3 -m benchmarks --ways to-hybrid --parts loads --only short,up --rounds 3
+                                    while working on the speed; writes nothing
 
 By duty: `ways` is from where to where, `proxies` what is measured, `rounds` the four loads,
 `footprint` memory, start and scale, `services` many services, `accounting` the CPU time, `network`
@@ -22,20 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-import measurement
-import native
-import network
-import plot
-import proxies
-import readme
-import report
-import results
-import targets
-import virtual
-from measurement import FULL, ROOT, SHORT, VIRTUAL, Choice
-from results import Results
-from rounds import LOADS
-from ways import PARTS, WAYS, Way
+from . import measurement, native, network, plot, proxies, readme, report, results, targets, virtual
+from .measurement import FULL, ROOT, SHORT, VIRTUAL, Choice
+from .results import Results
+from .rounds import LOADS
+from .ways import PARTS, WAYS, Way
 
 DOCS = ROOT / "docs"
 FAILURES = (
@@ -158,7 +149,9 @@ def _passed_on(arguments: argparse.Namespace) -> List[str]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python3 -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--short", action="store_true", help="one quick round of everything; writes nothing")

@@ -1,0 +1,1 @@
+"""This proxy measured beside its peers: python3 -m benchmarks."""
