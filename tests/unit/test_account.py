@@ -41,7 +41,7 @@ def test_pools_that_have_ended_stay_in_it_by_the_names_of_their_services() -> No
     assert after.saturated == {SHARED: 101, "8002": 10}
 
 
-def test_an_account_adds_pools_in_force_those_that_end_and_what_was_before() -> None:
+def test_an_account_adds_up_live_pools_ending_ones_and_what_was_before() -> None:
     scene = Scene([pool("8000", up=1)], [pool("8000", up=10)], Account({"8000": Measured(up=100)}))
     assert ups(scene.account()) == (("8000", 111),)
 
