@@ -1,4 +1,4 @@
-"""Connecting, as far as it needs no network of its own; the rest is in ../program/test_names.py."""
+"""Connecting, as far as it needs no network of its own; the rest is in ../program/names."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""An endpoint given by name, over the whole program."""
