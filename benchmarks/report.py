@@ -21,73 +21,15 @@ INTRODUCTION = """\
 
 This proxy, `socat -b 65536` with a fork for each connection, and systemd's
 `systemd-socket-proxyd`, each in front of the same backend, under the same load, in the same run.
-This page is written by
-
-    python3 -m benchmarks --vm
-
-which needs a C compiler, the peers (Debian: `socat`, `systemd`), root for the CPU time and the
-network, and for `--vm` what the tests in the virtual machine need. Without `--vm` only the parts on
-hybrid sockets are measured and the others are kept as they were. `--ways` chooses among the parts
-(`hybrid`, `to-hybrid`, `vsock`, `to-vsock`). `--short` is a quick look that writes nothing.
+[How it is measured](../benchmarks/README.md) says what each figure is, and how to take it again.
+Each part below was measured on the machine that stands at its head.
 
 ![Throughput and CPU time beside the peers](benchmark.svg)
 """
 
-METHOD = """\
-## How it is measured
-
-- **Loads**, from 4 client threads: *short connections* (connect, 64 bytes there and back, close);
-  *ping-pong* (64 bytes there and back on a standing connection); *bulk up*, a length and then
-  that many bytes, over when the backend has confirmed the last of them by one byte; *bulk down*,
-  a request and then that many bytes. Bulk does not use a half-close as its end, because
-  systemd-socket-proxyd loses the reply to one. Every echo is compared, and a byte too many or too
-  few in a transfer breaks the framing of the next: any error is listed below the tables, and
-  voids the run.
-- **Load and backend** are in C and use blocking calls; the backend discards what is sent up
-  without copying it where it is TCP. The row *direct, no proxy* is the same load straight at the
-  same backend. The last table of each part says how busy proxy, load and backend kept the machine;
-  what is missing from its cores was idle or taken by other programs, so the machine should have
-  no other work.
-- **Network.** It all runs in a network namespace of its own, with all ports from 2048 up, since
-  with the usual range the kernel limits every fast proxy to the same 14,116 short connections a
-  second, and with Reno, since BBR, where it is the default, sets a timer for every burst.
-- **Rounds.** All proxies run at once, the idle ones at no cost; in a round each load visits one
-  after the other, in an order that rotates from round to round, each with a warm-up of 0.2 s
-  before. Each round starts the proxies anew. Tables show medians over the rounds; ratios are
-  taken within a round, then their median, with the least and greatest beside it.
-- **CPU time** is that of the proxy's whole process tree, from a control group (version 2,
-  cpu.stat) of its own: children that were reaped by nobody count as well. What the kernel does
-  for the proxy in its system calls is in it, and so is loopback TCP's delivery to the backend,
-  which the kernel does on the sender's time. Each run first measures a known burner whose
-  children end unreaped.
-- **From TCP to a hybrid socket** the backend also stands for the VMM: who says `CONNECT PORT` is
-  answered `OK N` at once. This proxy says it; behind the peers, which know nothing of it, the
-  clients do, as they would have to with a VMM. That is once a connection and part of it, so it
-  makes a difference to short connections alone. What the same peer does where nobody says it is a
-  row of its own (*no VMM*). From TCP to AF_VSOCK nobody says anything first, and
-  systemd-socket-proxyd cannot connect there.
-- **Equal terms.** This proxy runs with `-w 4` and `--log-level warning`, for the peers log no
-  connections either; what the default level's line a connection costs, written to a file, is a
-  row of its own.
-- **Memory** is the proportional set size (`smaps_rollup`), which counts a page shared by n
-  processes as one n-th of it.
-- **Many services** have an endpoint given by name (`localhost`, in other capitals for each, so
-  that each is looked up by itself). The peers are a process for each service.
-  systemd-socket-proxyd has had a connection before its memory is read, since it is started by
-  that. A reload is timed from SIGHUP until a client, one after the other, is answered by the one
-  endpoint that is new; meanwhile each service has a live connection, and each must go on.
-  Wake-ups are voluntary context switches: a process that waits can do nothing before it is
-  switched to.
-- **Start** is from before the fork and exec to the first connection that succeeds, tried every
-  half millisecond. systemd-socket-proxyd is started by the first connection; until then
-  systemd-socket-activate holds the socket.
-"""
-
 
 def page(found: Dict[str, Results]) -> str:
-    parts = [INTRODUCTION]
-    parts += [part(found[way]) for way in WAYS if way in found]
-    return "\n".join([*parts, METHOD])
+    return "\n".join([INTRODUCTION, *(part(found[way]) for way in WAYS if way in found)])
 
 
 def part(results: Results) -> str:
