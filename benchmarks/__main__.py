@@ -1,16 +1,13 @@
 """Measure this proxy beside its peers and write the page and the plot.
 
-    python3 -m benchmarks           both directions on hybrid sockets; writes
-                                    docs/benchmark.md, .svg, .json, and README.md's table
+    python3 -m benchmarks           both directions on hybrid sockets; writes docs/benchmark.md and
+                                    .svg, benchmarks/results/ and README.md's table
     python3 -m benchmarks --vm      that, and both on AF_VSOCK in a virtual machine
     python3 -m benchmarks --short   a round of everything, to see that it works; writes nothing
     python3 -m benchmarks --ways to-hybrid --parts loads --only short,up --rounds 3
                                     while working on the speed; writes nothing
 
-By duty: `ways` is from where to where, `proxies` what is measured, `rounds` the four loads,
-`footprint` memory, start and scale, `services` many services, `accounting` the CPU time, `network`
-a network for all, `measurement` all of them in order, `targets` the figures to reach, `report`,
-`plot` and `readme` the outcome.
+What each figure is, and which module has which duty, is in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -29,6 +26,7 @@ from .rounds import LOADS
 from .ways import PARTS, WAYS, Way
 
 DOCS = ROOT / "docs"
+KEPT = ROOT / "benchmarks" / "results" / "samples.json"
 FAILURES = (
     proxies.StartFailed,
     native.CompilerMissing,
@@ -80,29 +78,27 @@ def _show(arguments: argparse.Namespace, fresh: Dict[str, Results]) -> None:
         print(report.part(found))
     if arguments.json is not None:
         results.save(Path(arguments.json), fresh)
-    folder = _folder(arguments)
-    if folder is not None:
-        write(folder, fresh)
-
-
-def write(folder: Path, fresh: Dict[str, Results]) -> None:
-    """Write the page, the plot and all samples; a way not measured now stays as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {**results.load(folder / "benchmark.json"), **fresh}
-    results.save(folder / "benchmark.json", found)
-    (folder / "benchmark.md").write_text(report.page(found))
-    (folder / "benchmark.svg").write_text(plot.draw(found))
-    if folder == DOCS:
-        readme.update(ROOT / "README.md", found)
-    _say(f"written: benchmark.md, benchmark.svg and benchmark.json in {folder}")
-
-
-def _folder(arguments: argparse.Namespace) -> Optional[Path]:
-    """Where to write: what was asked for, or docs/ for a measurement that is whole."""
     if arguments.out is not None:
-        return Path(arguments.out)
+        write(Path(arguments.out), Path(arguments.out) / KEPT.name, fresh)
+    elif _is_whole(arguments):
+        write(DOCS, KEPT, fresh)
+        readme.update(ROOT / "README.md", results.load(KEPT))
+
+
+def write(pages: Path, samples: Path, fresh: Dict[str, Results]) -> None:
+    """Write the page, the plot and all samples; a way not measured now stays as it is."""
+    pages.mkdir(parents=True, exist_ok=True)
+    found = {**results.load(samples), **fresh}
+    results.save(samples, found)
+    (pages / "benchmark.md").write_text(report.page(found))
+    (pages / "benchmark.svg").write_text(plot.draw(found))
+    _say(f"written: benchmark.md and benchmark.svg in {pages}, and {samples}")
+
+
+def _is_whole(arguments: argparse.Namespace) -> bool:
+    """Whether the measurement is one that the project's own pages are to show."""
     partial = arguments.short or arguments.only or arguments.parts or arguments.no_peers
-    return None if partial or arguments.baseline or arguments.json else DOCS
+    return not (partial or arguments.baseline or arguments.json)
 
 
 def _choice(arguments: argparse.Namespace, way: Way) -> Choice:

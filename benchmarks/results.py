@@ -58,5 +58,28 @@ def load(path: Path) -> Dict[str, Results]:
 
 
 def save(path: Path, found: Dict[str, Results]) -> None:
+    """Keep the results in a file that has a line for each record, so that a change shows."""
     kept = {way: asdict(results) for way, results in found.items()}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+    path.write_text(_lines(kept) + "\n")
+
+
+def _lines(value: object, indent: str = "") -> str:
+    """As JSON: what holds records goes over several lines, a record or a value in one."""
+    if not _holds_records(value):
+        return json.dumps(value)
+    inside = indent + " "
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_lines(each, inside)}" for key, each in value.items()]
+        opening, closing = "{}"
+    else:
+        assert isinstance(value, list)
+        parts = [_lines(each, inside) for each in value]
+        opening, closing = "[]"
+    body = ",\n".join(inside + each for each in parts)
+    return f"{opening}\n{body}\n{indent}{closing}"
+
+
+def _holds_records(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_records(each) for each in value.values())
+    return isinstance(value, list) and any(isinstance(each, dict) for each in value)
