@@ -27,8 +27,8 @@ TEST = [
 COVERAGE = ["coverage>=7.10.6"]
 # What starts a virtual machine for those on AF_VSOCK.
 VM = ["virtme-ng"]
-# Each release formats a little differently.
-LINT = ["ruff==0.17.*"]
+# Each release of ruff formats a little differently; one of proselint or codespell may find more.
+LINT = ["codespell[toml]==2.4.*", "proselint==0.16.*", "ruff==0.17.*"]
 TYPES = [
     "mypy",
     "types-PyYAML",

@@ -117,7 +117,7 @@ def demonstrate(program: str, folder: Path) -> int:
     try:
         return relay_one([program, *options, *endpoint], socket.AF_VSOCK, vsock_address)
     except NotStartedError:
-        bootstrap.say("AF_VSOCK cannot be had here; now the same on the socket of a hybrid vsock")
+        bootstrap.say("there is no AF_VSOCK here; now the same on the socket of a hybrid vsock")
         return relay_one(on_unix_socket, socket.AF_UNIX, unix_address)
 
 

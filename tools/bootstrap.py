@@ -90,7 +90,7 @@ def _has_pip(python: Path) -> bool:
 
 
 def _as_root() -> Optional[List[str]]:
-    """What to put before a command that needs root, None if it cannot be had unasked."""
+    """What to put before a command that needs root, None if that asks for a password."""
     if os.geteuid() == 0:
         return []
     sudo = ["sudo", "-n"]

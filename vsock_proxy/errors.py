@@ -30,7 +30,7 @@ class ConfigurationError(ProxyError):
 
 
 class UnavailableError(ProxyError):
-    """The listener cannot be had: in use, not permitted, or no such transport here."""
+    """There can be no listener: in use, not permitted, or no such transport here."""
 
     exit_code = os.EX_UNAVAILABLE
 

@@ -199,7 +199,7 @@ def test_a_unix_path_must_have_room_for_the_port_that_it_gets() -> None:
         ("fe80::1%eth0", "fe80::1%eth0"),
         ("fe80::1%1", "fe80::1%lo"),
         ("fe80::1%0", "fe80::1%0"),
-        # No machine has so many interfaces, and no number of one has so many digits.
+        # No machine has that number of interfaces, and no interface a number of that length.
         ("fe80::1%4294967290", "fe80::1%4294967290"),
         ("fe80::1%4294967297", "fe80::1%4294967297"),
         ("fe80::1%999999999999999", "fe80::1%999999999999999"),

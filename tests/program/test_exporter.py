@@ -78,7 +78,7 @@ def test_the_process_for_metrics_and_the_workers_share_no_listener(
 
 
 def sockets_of(pid: int) -> set[str]:
-    # That which is stderr aside, every process has it.
+    # Except the one that is stderr, as every process has it.
     return {name for name in processes.file_names(pid) if name.startswith("socket:")}
 
 

@@ -46,7 +46,7 @@ def digest_of_pattern() -> bytes:
 
 
 def wait_until_idle(proxy: Proxy, workers: int) -> None:
-    """Wait until so many workers are there and idle, as the scoreboard says."""
+    """Wait until this number of workers are there and idle, as the scoreboard says."""
     wait_until(
         lambda: [row.state for row in board.ask(proxy)] == ["idle"] * workers,
         f"{workers} idle workers",
@@ -366,7 +366,7 @@ def test_a_flood_of_clients_disturbs_no_transfer_and_leaves_nothing(
 
 
 def transfer_in_a_flood(proxy: Proxy, transfers: int, count: int) -> None:
-    """So many transfers, which must arrive whole, while so many clients come and go."""
+    """Make transfers, all of which must arrive whole, while clients come and go."""
     clients = [proxy.connect() for _ in range(transfers)]
     digests: List[bytes] = []
     readers = [
@@ -410,7 +410,7 @@ def sha_of(client: socket.socket) -> bytes:
 
 
 def flood(proxy: Proxy, count: int) -> None:
-    """Connect and close so many times, those aside that find the queue full.
+    """Connect and close COUNT times, not counting those that find the queue full.
 
     A vsock resets them; a Unix socket tells a client that does not want to block.
     """

@@ -58,7 +58,7 @@ READER = "vsock-proxy: reload"
 
 
 def all_idle(proxy: Proxy, count: int) -> List[int]:
-    """The pids of all workers, once so many are there and all are idle."""
+    """The pids of all workers, once this number are there and all are idle."""
     return sorted(
         wait_until(
             lambda: (
@@ -860,7 +860,7 @@ def test_a_reload_asked_for_during_another_begins_once_that_is_in_force(
 ) -> None:
     one, two = transport.ports(2)
     server = start_server(letter(b"A"))
-    # It takes a while until so many workers have ended.
+    # It takes a while until all these workers have ended.
     proxy = start_services(service(one, server), workers=80)
     all_idle(proxy, 80)
     # It takes a while to read so much.
@@ -1104,7 +1104,7 @@ def test_services_on_the_same_port_of_two_paths_have_their_path_as_name(
 
 
 def limited_to(processes_allowed: int) -> List[str]:
-    """What to put before the program so that it has so many processes at most."""
+    """What to put before the program so that it has this number of processes at most."""
     return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
 
 

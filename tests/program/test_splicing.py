@@ -85,7 +85,7 @@ def _send_mark(sender: socket.socket) -> None:
 
 
 def _received(receiver: socket.socket, size: int) -> bytes:
-    """So many bytes beside those of marks."""
+    """This number of bytes, not counting those of marks."""
     data = b""
     while len(data) < size:
         data += receiver.recv(size).replace(MARK, b"")

@@ -248,7 +248,7 @@ def test_a_resolver_that_dies_does_not_wait_behind_dead_workers(
 
 
 def limited_to(processes_allowed: int) -> List[str]:
-    """What to put before the program so that it has so many processes at most."""
+    """What to put before the program so that it has this number of processes at most."""
     return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
 
 

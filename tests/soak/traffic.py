@@ -147,7 +147,7 @@ class Traffic:
 
 
 def letters(chance: random.Random, size: int) -> bytes:
-    """So many random bytes, none of which can be taken for the urgent one."""
+    """Random bytes of this size, none of which can be taken for the urgent one."""
     return chance.randbytes(size).translate(SMALL)
 
 

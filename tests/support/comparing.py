@@ -15,7 +15,7 @@ from typing import NamedTuple, Sequence, Tuple
 
 Turn = Tuple[Sequence[float], Sequence[float]]
 
-# So many turns can be exchanged in enough ways.
+# With this number of turns there are enough ways to exchange them.
 FEWEST_TURNS = 12
 EXCHANGES = 1999
 # How often noise may be taken for a difference.

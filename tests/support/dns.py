@@ -53,7 +53,7 @@ class NameServer:
         self._names[name] = addresses
 
     def wait_for_questions(self, count: int) -> None:
-        """Wait until so many more have come."""
+        """Wait until this number of questions more have come."""
         wanted = self.questions + count
         wait_until(lambda: self.questions >= wanted, f"{count} questions")
 

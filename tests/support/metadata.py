@@ -23,7 +23,7 @@ class Behaviour:
         default_factory=lambda: {REGION: "eu-west-1", DOMAIN: "amazonaws.com"}
     )
     value_status: int = 200
-    # So many requests are answered by 503 before it is up.
+    # How many requests are answered by 503 before it is up.
     unready: int = 0
 
 

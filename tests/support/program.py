@@ -174,7 +174,7 @@ class Proxy:
         ]
 
     def wait_for_workers(self, count: int, title: str = "", timeout: float = 10.0) -> List[int]:
-        """Wait until exactly so many workers have a text in their title; their pids."""
+        """Wait until exactly this number of workers have a text in their title; their pids."""
         return wait_until(
             lambda: self._if_so_many(count, title),
             f"{count} workers with {title!r} in their titles",

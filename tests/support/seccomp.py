@@ -33,7 +33,7 @@ LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 
 
 class Refused(enum.Enum):
-    """Which calls of splice(): told by the length, which only filling a pipe asks for in full."""
+    """Which calls of splice(): the length shows it, as only filling a pipe asks for in full."""
 
     ALL = enum.auto()
     FILLING = enum.auto()

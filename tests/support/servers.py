@@ -35,7 +35,7 @@ class Server:
         self._thread.start()
 
     def wait_for_connections(self, count: int, timeout: float = 20.0) -> List[socket.socket]:
-        """The first so many connections, once they are there."""
+        """The first connections, this number of them, once they are there."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.accepted) >= count, timeout):
                 raise AssertionError(f"{len(self.accepted)} connections came, not {count}")
@@ -122,7 +122,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def read_exactly(sock: socket.socket, size: int) -> bytes:
-    """So many bytes; fails if the end comes first."""
+    """This number of bytes; fails if the end comes first."""
     data = bytearray()
     while len(data) < size:
         part = sock.recv(min(CHUNK, size - len(data)))

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], Optional[T]], what: str, timeout: float = 10.0) -> T:
-    """The first true value of a condition; fails after so many seconds (times the slowness)."""
+    """The first true value of a condition; fails after these seconds (times the slowness)."""
     deadline = time.monotonic() + timeout * SLOWNESS
     while True:
         value = condition()

@@ -32,7 +32,7 @@ class Hybrid:
         return ["--uds-path", str(self.prefix)]
 
     def ports(self, count: int) -> List[int]:
-        """So many ports to listen on, the first of them that of the transport."""
+        """This number of ports to listen on, the first of them that of the transport."""
         return list(range(self.port, self.port + count))
 
     def path_of(self, port: int) -> Path:
@@ -69,7 +69,7 @@ class Vsock:
         return []
 
     def ports(self, count: int) -> List[int]:
-        """So many ports to listen on, the first of them that of the transport."""
+        """This number of ports to listen on, the first of them that of the transport."""
         return list(range(self.port, self.port + count))
 
     def connect(self, port: Optional[int] = None) -> socket.socket:
@@ -104,7 +104,7 @@ class Tcp:
         return ["--listen-tcp", self.address]
 
     def ports(self, count: int) -> List[int]:
-        """So many ports to listen on, the first of them that of the transport."""
+        """This number of ports to listen on, the first of them that of the transport."""
         return list(range(self.port, self.port + count))
 
     def connect(self, port: Optional[int] = None) -> socket.socket:

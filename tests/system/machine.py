@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
 
 def boot(image: Image, folder: Path, timeout: float) -> Result:
-    """Run the machine until it switches itself off, or for so many seconds."""
+    """Run the machine until it switches itself off, or until the time is over."""
     console, output = folder / "console", folder / "output"
     command = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 def pool(
     *services: str, name: str = SHARED, up: int = 0, table: Optional[AddressTable] = None
 ) -> PoolView:
-    """One whose only worker has moved so many bytes for the last of the services."""
+    """One whose only worker has moved these numbers of bytes for the last of the services."""
     board = Scoreboard(1)
     board.claim(1, 1)
     measures = Measures(board, len(services))

@@ -229,7 +229,7 @@ class Judgements:
         return counted
 
     def made(self) -> int:
-        """So many until now."""
+        """How many were made until now."""
         try:
             self._made += len(os.read(self.reader, 1000))
         except BlockingIOError:

@@ -263,7 +263,7 @@ def test_a_worker_is_to_close_what_belongs_to_other_services(master: Master) -> 
 
 @contextlib.contextmanager
 def room_for_files(count: int) -> Iterator[None]:
-    """Let this process have so many more."""
+    """Let this process open this number of files more."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         # All numbers up to the highest are in use then.
@@ -334,6 +334,6 @@ def test_a_client_that_woke_a_worker_that_died_is_served_by_the_new_pool(
 
 
 def waiting(master: Master, count: int) -> bool:
-    """Whether so many workers wait for clients."""
+    """Whether this number of workers wait for clients."""
     pids = master.pids(ONE)
     return len(pids) == count and all(processes.state(pid) == "S" for pid in pids)

@@ -177,7 +177,7 @@ NO_NUMBERS = {
 
 
 def lines(**changed: str) -> str:
-    """One service, each of its keys in a line; that which is changed in the last, the sixth."""
+    """One service, each of its keys in a line; the one that is changed in the last, the sixth."""
     keys = {"listen": "8000", "address": "a.example", "port": "443"}
     (name,) = changed
     keys.pop(name, None)

@@ -64,7 +64,7 @@ class Entry:
         network = self.network
         if network is None:
             return self.name or self.place or ""
-        # The text of an address has its zone, that of a network has not.
+        # The text of an address has its zone, that of a network does not.
         host = str(network.network_address).partition("%")[0]
         zone = "" if self.zone is None else f"%{self.zone}"
         return f"{host}{zone}" if self._is_one_address else f"{host}{zone}/{network.prefixlen}"

@@ -311,7 +311,7 @@ def _body(response: HTTPResponse, path: str) -> bytes:
 
 
 class _Bounded(io.RawIOBase):
-    """The socket of an HTTPConnection: reads until a moment, and no more than so many bytes.
+    """The socket of an HTTPConnection: reads until a moment, and up to a limit of bytes.
 
     A timeout of the socket's own is for each byte, of which a service may send one a second.
     """

@@ -53,7 +53,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Seconds:
-    """A time that is at least so long, and not for ever."""
+    """A time that has a shortest and a longest."""
 
     minimum: float = 0.0
 

@@ -36,7 +36,7 @@ MAX_ADDRESSES = 64
 CELL = 8
 # Two cells for all, those of the lookups, then two halves.
 VERSION, PREFERRED, RESOLVED, UNRESOLVED, NOT_PERMITTED, RESOLVED_AT, HALVES = range(7)
-# Cells of a half: its own version number and so on, then so many for each address.
+# Cells of a half: its own version number and so on, then a fixed number for each address.
 OWN_VERSION, COUNT, CHECKSUM, ENTRIES = range(4)
 ENTRY = 3
 HALF = ENTRIES + MAX_ADDRESSES * ENTRY
@@ -224,7 +224,7 @@ class AddressTable:
         self._ordered = self._preferred_first()
 
     def _take(self, version: int) -> bool:
-        """Make the list of that version the one known here, if it can be had whole."""
+        """Make the list of that version the one known here, if it can be read whole."""
         start = _half(version)
         end = start + ENTRIES + min(self._cells[start + COUNT], MAX_ADDRESSES) * ENTRY
         copy = tuple(self._cells[start:end])

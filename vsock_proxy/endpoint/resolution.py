@@ -4,7 +4,7 @@ A lookup may block for half a minute and can fail at any time; here that harms n
 known good addresses stay published until there are better ones.
 
 Who answers for a name can make it change as often as it likes. The log says what is the case when
-that changes, and no more than so many lines a minute; what was not said then is said later, unless
+that changes, at most a fixed number of lines a minute; what was not said then is said later, unless
 it is over by then.
 """
 
@@ -32,10 +32,10 @@ from vsock_proxy.endpoint.policy import Policy
 FIRST_RETRY = 1.0
 # Workers that cannot connect ask for a lookup; seconds between two of those.
 NUDGE_INTERVAL = 1.0
-# Of each kind of line, so many in so many seconds.
+# Of each kind of line, at most this number in this time in seconds.
 MOST_LINES = 10
 LINES_PERIOD = 60.0
-# Of a list of addresses, the log has so many.
+# How many of a list of addresses the log has.
 MOST_SHOWN = 8
 
 log = logging.getLogger(__name__)

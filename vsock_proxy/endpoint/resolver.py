@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lookup:
-    """What one service wants to be looked up, every so many seconds."""
+    """What one service wants to be looked up, and how often."""
 
     table: AddressTable
     policy: Policy
@@ -98,7 +98,7 @@ class Resolver:
                 threading.Thread(target=_run, args=(target, lifeline), daemon=True).start()
                 del missing[0]
         except RuntimeError:
-            # No thread can be had now.
+            # No thread can be started now.
             pass
         finally:
             unblock()

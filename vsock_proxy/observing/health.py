@@ -89,7 +89,7 @@ def _served(services: Sequence[Condition]) -> str:
     return counted(len(services), "service")
 
 
-# A line that is to be read has no more than so many.
+# How many names a line may have that a person is to read.
 MOST_NAMED = 8
 
 

@@ -1,8 +1,8 @@
 """HTTP for few, small and friendly questions, which others may ask in an unfriendly way.
 
 One loop and no thread. A client has so much time in all and may send so much, so one that is slow,
-or says nothing, costs a place and nothing else. There are so many places; where all are taken, the
-client that has had its place longest gives way. One request a connection. What HTTP says of a
+or says nothing, costs a place and nothing else. The number of places is fixed; where all are taken,
+the client that has had its place longest gives way. One request a connection. What HTTP says of a
 request is left to Python's http.server, which gets it whole, and whose answer is sent as the client
 takes it.
 """

@@ -82,7 +82,7 @@ def _plain(value: object) -> object:
 
 
 def _cut(line: Dict[str, object], excess: int) -> None:
-    """Shorten a line by so many bytes or a little more: its longest texts, to the same size."""
+    """Shorten a line by that number of bytes or a few more: its longest texts, to one size."""
     sizes = {key: _size(value) for key, value in line.items() if isinstance(value, str)}
     most = _largest(sorted(sizes.values()), excess)
     for key in [key for key, size in sizes.items() if size > most]:
@@ -106,7 +106,7 @@ def _largest(sizes: Sequence[int], excess: int) -> int:
 
 
 def _beginning(text: str, size: int) -> str:
-    """As much of a text as has no more than so many bytes in JSON."""
+    """As much of a text as has at most that size in JSON."""
     for place, character in enumerate(text):
         size -= _size(character)
         if size < 0:

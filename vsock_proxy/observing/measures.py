@@ -124,7 +124,7 @@ class Tally:
         self._row = row
 
     def connected(self, took: int, now: int) -> None:
-        """There is a connection to the endpoint, and it took so many ns to be had."""
+        """There is a connection to the endpoint; how many ns that took."""
         row = self._row
         row[SERVED - FIRST_RESULT] += 1
         row[CONNECT + bisect_left(CONNECT_BOUNDS, took)] += 1
@@ -132,7 +132,7 @@ class Tally:
         row[CONNECTED_AT] = now
 
     def ended(self, lasted: int) -> None:
-        """A connection has ended after so many ns."""
+        """A connection has ended; how many ns it lasted."""
         row = self._row
         row[DURATION + bisect_left(DURATION_BOUNDS, lasted)] += 1
         row[DURATION_SUM] += lasted

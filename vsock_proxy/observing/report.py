@@ -160,7 +160,7 @@ def _cells(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
 
 
 def _known(pool: Staff, row: Row, now: int) -> Dict[str, object]:
-    """The same for programs: what a worker has not, such as a client, is left out."""
+    """The same for programs: what a worker lacks, such as a client, is left out."""
     serves = row.state not in WITHOUT_CLIENT
     known: Dict[str, object] = {
         "event": "scoreboard_worker",

@@ -95,7 +95,7 @@ class Watch:
         """See whether all are still busy; warn once that has lasted."""
         if self._since is None:
             return
-        # In this order: who takes the last place after the look must find nobody looking.
+        # In this order: a worker that takes the last place after the look must find nobody looking.
         self._board.watched = False
         if not self._board.all_busy():
             self._count(min(now, self._board.idle_since() / NANOSECONDS))

@@ -1,7 +1,7 @@
 """stderr, written to without ever waiting for who reads it.
 
 A pipe that nobody reads, a terminal that was stopped, a log socket whose service hangs: whoever
-writes there waits, for ever if need be. O_NONBLOCK would help, but it belongs to the open file and
+writes there waits, perhaps without end. O_NONBLOCK would help, but it belongs to the open file and
 not to the descriptor, and stderr is an open file that other programs share: they would be surprised
 by it. So what can be opened anew takes the place of descriptor 2, and then holds also for what the
 interpreter or a library writes there.

@@ -120,7 +120,7 @@ class Teller:
             self.due = now + INTERVAL
             return
         self.due = None
-        # In this order: who counts after the look must find nobody looking.
+        # In this order: a process that counts after the look must find nobody looking.
         self._untold.looked_at = False
         if self._untold.totals() != self._told or self._untold.is_torn:
             self.begin(now)

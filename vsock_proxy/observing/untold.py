@@ -1,4 +1,4 @@
-"""What happened and has no line of its own in the log, counted by all and told by the master.
+"""What happened and has no line of its own in the log, counted by all and reported by the master.
 
 A line that could not be written, a line that was one too many, an accept() that failed: whoever
 meets with it counts it in shared memory, where each process has cells that it alone writes, and
@@ -29,7 +29,7 @@ CELL = 8
 
 
 class Block:
-    """Cells for so many processes, a row each; a row belongs to one process at a time."""
+    """Cells for this number of processes, a row each; a row belongs to one process at a time."""
 
     def __init__(self, processes: int) -> None:
         self._cells = memoryview(mmap.mmap(-1, processes * KINDS * CELL)).cast("Q")
@@ -61,7 +61,7 @@ class Untold:
         self.reader, self._writer = non_blocking_pipe()
 
     def add(self, processes: int) -> Block:
-        """In the master: cells for so many processes more, which are still to be forked."""
+        """In the master: cells for this number of processes more, before they are forked."""
         block = Block(processes)
         self._blocks.append(block)
         return block
@@ -76,7 +76,7 @@ class Untold:
         self._own = row
 
     def count(self, kind: int, number: int = 1, code: int = 0) -> None:
-        """So many more of a kind."""
+        """Add this number to a kind."""
         self._own[kind] += number
         self.because(kind, code)
         self._wake()

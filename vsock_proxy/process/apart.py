@@ -67,7 +67,7 @@ class Apart(Generic[T]):
             os.close(writer)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until receive() has something to do, at most so many seconds; whether it has."""
+        """Wait until receive() has something to do, at most this time; whether it has."""
         poll = select.poll()
         poll.register(self.reader, select.POLLIN)
         return bool(poll.poll(int(seconds * 1000)))

@@ -2,7 +2,7 @@
 
 A socket belongs to the service that listens at its address. The proxy itself binds the listener of
 a service that has none of them (listener.py). A socket that no service asks for is an error at
-start: a client would wait there for ever, as the service manager keeps it open.
+start: a client would wait there forever, as the service manager keeps it open.
 
 For the same reason none is closed before the proxy ends: a reload that removes a service leaves its
 socket here, and a later one that brings the service back takes it up again.

@@ -16,7 +16,7 @@ from vsock_proxy.endpoint.addresses import Address
 
 LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 FIRST_UNPRIVILEGED_PORT, LAST_PORT = 1024, 65535
-# For so many seconds an address that is another machine's is believed to stay so.
+# How many seconds an address that is another machine's is believed to stay so.
 STAYS = 1.0
 
 

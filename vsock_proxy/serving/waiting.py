@@ -18,7 +18,7 @@ from vsock_proxy.serving.presence import GONE, SPOKEN, Presence, presence_of
 # Seconds that connecting may take before anything else is looked after.
 MOMENT = 0.05
 # vsock tells by no event that a client which half-closed goes away for good, so it is asked again
-# every so many seconds.
+# at this interval, in seconds.
 GONE_CHECK_INTERVAL = 1.0
 
 Events = List[Tuple[int, int]]

@@ -183,7 +183,7 @@ class Worker:
             ready = [fd for fd, _ in epoll.poll(None, most)]
             if lifeline_fd in ready:
                 return
-            # In this order: the first listener is that which the kernel woke this worker for.
+            # In this order: the first listener is the one that the kernel woke this worker for.
             for fd in ready:
                 if fd in routes:
                     self._serve(routes[fd])

@@ -47,7 +47,7 @@ class Announcing:
             self._notifier.ready()
 
     def stopping(self, patience: float) -> None:
-        """The end has begun and takes so many seconds at most; what was to be done is done anew."""
+        """The end has begun and takes at most these seconds; what was to be done is done anew."""
         self._sends_again = self._reloading = False
         self._notifier.stopping(patience)
         self.status()

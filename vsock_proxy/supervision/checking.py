@@ -67,7 +67,7 @@ from vsock_proxy.words import counted
 LONGEST_ATTEMPT = 10.0
 # Beside the workers, and a thread for each name: the master, the resolver, and who reloads.
 OTHER_PROCESSES = 3
-# Of a list of addresses, a line has so many.
+# How many of a list of addresses a line has.
 MOST_SHOWN = 8
 FAMILIES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 NO_ROUTE = "this machine has no route to it: see `ip route get ADDRESS`"

@@ -116,7 +116,7 @@ class Fleet:
 
         No resolver may run meanwhile: it would publish by the policies from before.
 
-        Raises UnavailableError if a listener cannot be had; then nothing has changed.
+        Raises UnavailableError if there can be no listener; then nothing has changed.
         """
         before = {service.listener.name: service for service in self.services}
         ensure_files(len(judged))

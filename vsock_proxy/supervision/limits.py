@@ -18,7 +18,7 @@ def needed_files(services: int) -> int:
 
 
 def ensure_files(services: int) -> None:
-    """Make sure that there can be so many services. Raises UnavailableError."""
+    """Make sure that there can be this number of services. Raises UnavailableError."""
     needed = needed_files(services)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:

@@ -8,7 +8,7 @@ raised or something is due, so an idle proxy makes no system call at all.
     SIGHUP            read the file again
     SIGUSR1           write the scoreboard to the log
 
-The workers are told by SIGTERM and SIGQUIT, and by the lifeline if the master dies.
+SIGTERM and SIGQUIT tell the workers what to do, and the lifeline does if the master dies.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Master:
     def run(self, wanted: Wanted, judged: Sequence[Judged]) -> int:
         """Serve, and return the exit code when all has ended.
 
-        Raises UnavailableError if a listener cannot be had.
+        Raises UnavailableError if there can be no listener.
         """
         self._put_into_force(wanted, judged)
         try:
@@ -287,7 +287,7 @@ class Master:
     # A reload
 
     def _read_again(self, waiting: Optional[Wanted]) -> Tuple[Wanted, Tuple[Judged, ...]]:
-        """In the child that reads, which has not long, and may hang."""
+        """In the child that reads; its time is short, and it may hang."""
         self._leave_with_tables()
         self._lifeline.signal_when_cut(signal.SIGALRM)
         wanted = waiting or want(

@@ -1,4 +1,4 @@
-"""No more than so many forks a second, so that a process that dies at once cannot burn a core."""
+"""A bound on the forks a second, so that a process that dies at once cannot burn a core."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _started(threads: List[threading.Thread]) -> Iterable[threading.Thread]:
         try:
             thread.start()
         except RuntimeError:
-            # No more of them can be had.
+            # No more of them can be started.
             return
         yield thread
 

@@ -117,7 +117,7 @@ class Reloading:
         self._go_on(now)
 
     def buried(self, pid: int, status: int) -> None:
-        """A child of this process was waited for; it may be that which reads."""
+        """A child of this process was waited for; it may be the one that reads."""
         if self._reading is not None and pid == self._reading.pid:
             self._reading.buried(status)
 

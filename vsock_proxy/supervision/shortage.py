@@ -23,7 +23,7 @@ class Shortage:
     def lasts(
         self, missing: int, workers: int, others: Sequence[str], error: OSError, now: float
     ) -> None:
-        """Processes could not be started: so many of the workers, and others that are named."""
+        """Processes could not be started: how many of the workers, and others that are named."""
         if self._told is not None and now - self._told < TELL_INTERVAL:
             return
         self._told = now
@@ -42,7 +42,7 @@ class Shortage:
         )
 
     def is_over(self, workers: int) -> None:
-        """All processes run, among them so many workers."""
+        """All processes run, among them this number of workers."""
         if self._told is not None:
             log.info(
                 "%(workers)s",

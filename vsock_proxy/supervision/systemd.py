@@ -67,8 +67,8 @@ class Notifier:
         self._tell("RELOADING", f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, patience: float) -> None:
-        """No new connections; the live ones have so many seconds, which may be more than the unit
-        allows a stop."""
+        """No new connections; the live ones have these seconds, perhaps more than the unit allows a
+        stop."""
         self._tell("STOPPING", f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience * MICROSECONDS)}")
 
     def status(self, text: str) -> None:

@@ -24,7 +24,7 @@ class Timers:
         self._entries.append((when, action))
 
     def after(self, seconds: float, action: Action) -> None:
-        """Do something in so many seconds, once."""
+        """Do something after this time in seconds, once."""
         self.at(time.monotonic() + seconds, action)
 
     def look(self, now: float) -> None:

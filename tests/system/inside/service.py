@@ -137,7 +137,7 @@ class Load:
             thread.join()
 
     def wait_for_more(self, count: int = 5) -> None:
-        """Wait until so many more connections were served."""
+        """Wait until this number of connections more were served."""
         goal = self.served + count
         wait_until(lambda: self.served >= goal or self.failures, "guests are served")
 

@@ -31,7 +31,7 @@ CHUNK = 65536
 
 
 def main() -> None:
-    """Make the world, and serve for ever."""
+    """Make the world, and serve without end."""
     _make_network()
     MetadataService(Behaviour(), METADATA_ADDRESS, 80)
     FOLDER.mkdir()

@@ -10,7 +10,7 @@ one line, "ok ..." or "failed ...". HOST is a CID, or an address of TCP.
                                 -> ok CRC-OF-SENT REPLY
     many HOST PORT COUNT        hold COUNT connections open at once, each of which echoes
                                 -> ok COUNT
-    pour HOST PORT              send for ever and drop what comes back; answers once it flows
+    pour HOST PORT              send without end and drop what comes back; answers once it flows
                                 -> ok
     kms CERTIFICATE             encrypt and decrypt by KMS, which has that certificate (in base64)
                                 -> ok
@@ -49,7 +49,7 @@ def dial(host: str, port: str | int) -> socket.socket:
 
 
 def receive(sock: socket.socket, count: int) -> int:
-    """The CRC of so many bytes."""
+    """The CRC of the next bytes, this number of them."""
     crc = 0
     while count:
         data = sock.recv(min(count, CHUNK))
