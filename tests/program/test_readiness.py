@@ -10,8 +10,9 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support.program import Transport
-from tests.support.scraping import wait_for_line
-from tests.support.services import echo_once, service
+from tests.support.scraping import get, wait_for_line
+from tests.support.services import ServicesFile, echo_once, service
+from tests.support.timing import wait_until
 
 
 @pytest.mark.hybrid_only
@@ -49,3 +50,31 @@ def test_it_is_ready_unless_the_last_connect_of_a_service_has_failed(
     start_server(port=server.port)
     echo_once(proxy, port)
     wait_for_line(metrics_path, "/readyz", 200, "ready: 1 service\n")
+
+
+def test_a_reload_forgets_failed_connects_only_of_other_endpoints(
+    start_services: StartProxy,
+    start_server: StartServer,
+    services_file: ServicesFile,
+    transport: Transport,
+    metrics_path: Path,
+    metrics_option: Tuple[str, str],
+) -> None:
+    port, other = transport.ports(2)
+    server, gone = start_server(), start_server()
+    gone.close()
+    proxy = start_services(service(port, gone), options=metrics_option)
+    workers = set(proxy.workers())
+    with proxy.connect(port):
+        proxy.log.wait_for("Connection refused")
+    failed = f"not ready: the last connect failed, of {port} to "
+    wait_for_line(metrics_path, "/readyz", 503, failed)
+
+    # Another pool takes the place of the one that knew.
+    services_file.reload(proxy, service(port, gone), service(other, server))
+    wait_for_line(metrics_path, "/readyz", 503, failed)
+    wait_until(lambda: not workers & set(proxy.workers()), "the old workers are gone")
+    assert get(metrics_path, "/readyz").text.startswith(failed)
+
+    services_file.reload(proxy, service(port, server), service(other, server))
+    wait_for_line(metrics_path, "/readyz", 200, "ready: 2 services\n")

@@ -36,24 +36,48 @@ class PoolView:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """When an endpoint was last connected to, and when that last failed, as in Measured."""
+
+    endpoint: Endpoint
+    connected: int
+    failed: int
+
+    def plus(self, later: Tried) -> Tried:
+        """Both together, unless the service leads elsewhere now: then only what came later."""
+        if later.endpoint != self.endpoint:
+            return later
+        return Tried(
+            self.endpoint,
+            max(self.connected, later.connected),
+            max(self.failed, later.failed),
+        )
+
+
+@dataclass(frozen=True)
 class Account:
     """
-    services, lookups: by the name of the service.
+    services, tried, lookups: by the name of the service.
     saturated: by the name of the pool, for how many nanoseconds all its workers were busy.
     """
 
     services: Mapping[str, Measured] = field(default_factory=dict)
+    tried: Mapping[str, Tried] = field(default_factory=dict)
     lookups: Mapping[str, Lookups] = field(default_factory=dict)
     saturated: Mapping[str, int] = field(default_factory=dict)
 
     def plus_pools(self, pools: Iterable[PoolView]) -> Account:
         """This, and what was done in these pools."""
-        services, saturated = dict(self.services), dict(self.saturated)
+        services, tried = dict(self.services), dict(self.tried)
+        saturated = dict(self.saturated)
         for pool in pools:
             saturated[pool.name] = saturated.get(pool.name, 0) + pool.board.saturated
-            for name, measured in zip(pool.services, pool.measures.read()):
+            for name, endpoint, measured in zip(
+                pool.services, pool.endpoints, pool.measures.read()
+            ):
                 _add(services, name, measured)
-        return replace(self, services=services, saturated=saturated)
+                _add(tried, name, Tried(endpoint, measured.connected, measured.failed))
+        return replace(self, services=services, tried=tried, saturated=saturated)
 
     def plus_lookups(self, tables: Iterable[Tuple[str, AddressTable]]) -> Account:
         """This, and what was looked up for these services."""
@@ -77,7 +101,8 @@ class Scene:
 
     def account(self) -> Account:
         """What was done up to now."""
-        return self.before.plus_pools([*self.pools, *self.ending]).plus_lookups(
+        # In this order: where a service leads now is what counts.
+        return self.before.plus_pools([*self.ending, *self.pools]).plus_lookups(
             (name, table)
             for pool in self.pools
             for name, table in zip(pool.services, pool.tables)
@@ -85,7 +110,7 @@ class Scene:
         )
 
 
-Sum = TypeVar("Sum", Measured, Lookups)
+Sum = TypeVar("Sum", Measured, Tried, Lookups)
 
 
 def _add(sums: Dict[str, Sum], name: str, more: Sum) -> None:

@@ -90,10 +90,10 @@ class Exporter:
 
     def _health(self) -> Verdict:
         answers = self._master_answers()
-        return healthy(self._vitals.stage, answers, conditions(self._scene.pools))
+        return healthy(self._vitals.stage, answers, conditions(self._scene))
 
     def _readiness(self) -> Verdict:
-        services = conditions(self._scene.pools)
+        services = conditions(self._scene)
         return ready(self._vitals.stage, services, time.monotonic_ns())
 
     def _master_answers(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
-from vsock_proxy.observing.account import PoolView
+from vsock_proxy.observing.account import Scene
 from vsock_proxy.observing.closing import NANOSECONDS
 from vsock_proxy.observing.scoreboard import State
 from vsock_proxy.observing.vitals import Stage
@@ -34,20 +34,25 @@ class Condition:
     failed: int = 0
 
 
-def conditions(pools: Sequence[PoolView]) -> List[Condition]:
-    """Those of all services that are in force."""
+def conditions(scene: Scene) -> List[Condition]:
+    """Those of all services that are in force.
+
+    What a pool has learnt of an endpoint holds on when another takes its place.
+    """
+    tried = scene.account().tried
     found = []
-    for pool in pools:
+    for pool in scene.pools:
         workers = sum(row.state is not State.ABSENT for row in pool.board.rows())
-        for name, endpoint, measured in zip(pool.services, pool.endpoints, pool.measures.read()):
+        for name in pool.services:
+            last = tried[name]
             found.append(
                 Condition(
                     name,
-                    str(endpoint),
+                    str(last.endpoint),
                     workers,
                     pool.board.serving,
-                    measured.connected,
-                    measured.failed,
+                    last.connected,
+                    last.failed,
                 )
             )
     return found
