@@ -31,10 +31,10 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("deb", tmp_path_factory.mktemp("packages"))
 
 
-def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(deb: Path) -> None:
-    # Only what is large enough for it is compressed.
+def test_it_has_the_program_and_what_belongs_to_it_and_no_more(deb: Path) -> None:
+    # Only what is large enough for it is compressed, but no example: these are to be imported.
     listed = (line.split()[-1][2:] for line in lines_of("dpkg-deb", "-c", deb))
-    files = {re.sub(r"\.gz$", "", file) for file in listed if file}
+    files = {re.sub(r"(?<!\.json|\.yaml)\.gz$", "", file) for file in listed if file}
     found = {file for file in files if not file.endswith("/") and ".egg-info" not in file}
     modules = {f"{MODULES}/{path.relative_to(PROJECT)}" for path in _modules()}
     assert found - modules == {
@@ -48,6 +48,8 @@ def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(deb: Pa
         "usr/share/doc/vsock-proxy/README.md",
         "usr/share/doc/vsock-proxy/changelog",
         "usr/share/doc/vsock-proxy/copyright",
+        "usr/share/doc/vsock-proxy/examples/vsock-proxy.json",
+        "usr/share/doc/vsock-proxy/examples/vsock-proxy.rules.yaml",
         "usr/share/man/man5/vsock-proxy.yaml.5",
         "usr/share/man/man8/vsock-proxy.8",
     }
@@ -63,6 +65,10 @@ def test_it_depends_on_what_setup_py_asks_for(deb: Path) -> None:
         "python3-yaml",
         "python3:any",
     }
+
+
+def test_it_suggests_what_metrics_need(deb: Path) -> None:
+    assert lines_of("dpkg-deb", "-f", deb, "Suggests") == ["python3-prometheus-client"]
 
 
 def test_the_allowlist_is_a_configuration_file(deb: Path, tmp_path: Path) -> None:

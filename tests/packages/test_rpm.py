@@ -102,7 +102,7 @@ def system(tmp_path: Path) -> Root:
     return Root(tmp_path)
 
 
-def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(rpm: Path) -> None:
+def test_it_has_the_program_and_what_belongs_to_it_and_no_more(rpm: Path) -> None:
     files = set(lines_of("rpm", "-qpl", rpm))
     assert {file for file in files if not file.startswith(LIBRARY)} == {
         "/etc/nitro_enclaves",
@@ -114,6 +114,10 @@ def test_the_files_are_the_program_its_units_its_allowlist_and_its_pages(rpm: Pa
         f"{PREFIX}/lib/systemd/system/nitro-enclaves-vsock-proxy@.service",
         f"{PREFIX}/lib/systemd/system/vsock-proxy.service",
         f"{PREFIX}/lib/systemd/system/vsock-proxy@.socket",
+        f"{PREFIX}/share/doc/vsock-proxy",
+        f"{PREFIX}/share/doc/vsock-proxy/examples",
+        f"{PREFIX}/share/doc/vsock-proxy/examples/vsock-proxy.json",
+        f"{PREFIX}/share/doc/vsock-proxy/examples/vsock-proxy.rules.yaml",
         f"{PREFIX}/share/man/man5/vsock-proxy.yaml.5",
         f"{PREFIX}/share/man/man8/vsock-proxy.8",
     }
