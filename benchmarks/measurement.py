@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from . import accounting, footprint, machine, native, proxies, services
+from . import accounting, footprint, machine, metrics, native, proxies, services
 from .accounting import Accounting
 from .places import TCP, UNIX, VSOCK
 from .proxies import PROXYD, Proxy, Site
@@ -156,7 +156,15 @@ def _under_load(choice: Choice, bench: Bench, results: Results, peers: Sequence[
     if "scale" in choice.parts:
         scale = footprint.measure_scale(bench, extent.counts, extent.rounds)
         results = replace(results, scale=scale)
+    if "metrics" in choice.parts and _has_extra(choice):
+        results = replace(results, metrics=metrics.measure(bench, extent.rounds))
     return results
+
+
+def _has_extra(choice: Choice) -> bool:
+    """Whether the interpreter has what metrics need."""
+    command = [choice.python, "-c", "import prometheus_client"]
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def _is_able(baseline: Path, choice: Choice) -> bool:

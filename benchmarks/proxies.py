@@ -13,10 +13,10 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Tuple
 
 from . import network, processes
 from .accounting import Accounting, Group
@@ -84,6 +84,7 @@ class Proxy:
 
     services: on how many ports it listens.
     asks: whether a VMM is asked for its guest by the client, as the proxy does not.
+    meanwhile: what goes on while it has a load.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Proxy:
     loads: Optional[Tuple[str, ...]] = None
     services: int = 1
     asks: bool = False
+    meanwhile: Callable[[Running], ContextManager[None]] = lambda _: nullcontext()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Running:
     """A proxy that has been started and may not accept yet."""
 
     proxy: Proxy
+    site: Site
     place: Place
     process: subprocess.Popen[bytes]
     group: Group
@@ -147,8 +150,12 @@ def ours(
     source: Optional[Path] = None,
     loads: Optional[Tuple[str, ...]] = None,
     host: str = "127.0.0.1",
+    metrics: bool = False,
 ) -> Proxy:
-    """host: a TCP endpoint as the command line has it; it must be this machine."""
+    """
+    host: a TCP endpoint as the command line has it; it must be this machine.
+    metrics: whether they are served, at metrics_path().
+    """
 
     def command(site: Site, place: Place, backend: Place) -> List[str]:
         address = _endpoint(backend, host)
@@ -156,11 +163,17 @@ def ours(
         # Another process may be reading it.
         if not config.exists():
             config.write_text(f"allowlist:\n- {{address: '{address}', port: {backend.port}}}\n")
-        family = ["-4"] if backend.kind == TCP else []
+        more = ["-4"] if backend.kind == TCP else []
+        if metrics:
+            more += ["--metrics", f"unix:{metrics_path(site, place)}"]
         endpoint = [str(place.port), address, str(backend.port)]
-        return [*_program(site, place, config, workers, level), *family, *endpoint]
+        return [*_program(site, place, config, workers, level), *more, *endpoint]
 
     return Proxy(name, command, source, loads)
+
+
+def metrics_path(site: Site, place: Place) -> Path:
+    return site.folder / f"metrics-{place.port}"
 
 
 def _endpoint(backend: Place, host: str) -> str:
@@ -287,7 +300,7 @@ def started(site: Site, proxy: Proxy, backend: Place) -> Iterator[Running]:
             preexec_fn=group.enter,  # noqa: PLW1509 - there are no threads
         )
         try:
-            yield Running(proxy, place, process, group, begun, log)
+            yield Running(proxy, site, place, process, group, begun, log)
         finally:
             _end(process)
             for port in place.ports:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from statistics import median
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from . import services, summary, targets
+from . import metrics, services, summary, targets
 from .footprint import Held, Memory, Start, Switches
 from .proxies import BASELINE, OURS, OURS_LOGGING, PROXYD, PROXYD_PLAIN, SOCAT
 from .results import Results
@@ -109,6 +109,9 @@ def _beside_the_traffic(results: Results) -> Iterator[str]:
     if results.scale:
         yield "### Short connections with many workers\n"
         yield _scale(results.scale)
+    if results.metrics:
+        yield "### Short connections with metrics\n"
+        yield _metrics(results.metrics)
     if results.memory:
         yield "### Memory\n"
         yield _memory(results.memory)
@@ -144,6 +147,28 @@ def _scale(samples: Sequence[Sample]) -> str:
     return _table(
         ("", "connections/s", "p99 us", "CPU us/connection", f"rate: to {names[0]}"), rows
     )
+
+
+def _metrics(samples: Sequence[Sample]) -> str:
+    rows = []
+    for name in (OURS, metrics.COUNTED, metrics.SCRAPED):
+        own = summary.of(samples, "short", name)
+        ratios = [
+            summary.ratio(samples, "short", value, name, OURS)
+            for value in (summary.rate, summary.p99, summary.cpu)
+        ]
+        rows.append(
+            (
+                name,
+                _number(summary.median_of(own, summary.rate), 0),
+                _number(summary.median_of(own, summary.p99), 0),
+                _number(summary.median_of(own, summary.cpu), 1),
+                *("" if ratio is None or name == OURS else str(ratio) for ratio in ratios),
+            )
+        )
+    what = ("rate", "p99", "CPU")
+    head = ("", "connections/s", "p99 us", "CPU us/connection")
+    return _table((*head, *(f"{one}: to {OURS}" for one in what)), rows)
 
 
 def _memory(records: Iterable[Memory]) -> str:

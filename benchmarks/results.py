@@ -29,6 +29,7 @@ class Results:
     held: List[Held] = field(default_factory=list)
     switches: List[Switches] = field(default_factory=list)
     services: Optional[services.Found] = None
+    metrics: List[Sample] = field(default_factory=list)
 
     def to_json(self) -> str:
         """One line, so that it can be told from what else is printed."""
@@ -41,6 +42,7 @@ def from_record(record: Dict[str, Any]) -> Results:
         "scale": [Sample(**each) for each in record["scale"]],
         "memory": [Memory(**each) for each in record["memory"]],
         "starts": [Start(**each) for each in record["starts"]],
+        "metrics": [Sample(**each) for each in record.get("metrics", ())],
         "held": [Held(**each) for each in record["held"]],
         "switches": [Switches(**each) for each in record["switches"]],
     }

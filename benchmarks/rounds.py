@@ -110,7 +110,9 @@ def _visit(
     for each in [*running[turn:], *running[:turn]]:
         if each.proxy.loads is not None and load.name not in each.proxy.loads:
             continue
-        yield measure(bench, load, number, each.name, each.target, each.group)
+        with each.proxy.meanwhile(each):
+            sample = measure(bench, load, number, each.name, each.target, each.group)
+        yield sample
     if direct:
         target = bench.backend.place.target
         yield measure(bench, load, number, DIRECT, target, Group(None))

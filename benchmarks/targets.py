@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Dict, Iterator, List, Optional
 
-from . import services, summary
+from . import metrics, services, summary
 from .footprint import FRESH, HAS_SERVED, Memory, with_workers
 from .proxies import OURS, PROXYD, SOCAT
 from .results import Results
@@ -89,6 +89,9 @@ ONE_POOL_AT_MOST_MIB = {True: 52.0, False: 40.0}
 ALL_ACCEPT_AT_MOST_SECONDS = 0.250
 RELOAD_AT_MOST_SECONDS = 0.100
 LISTENERS_AT_LEAST = 0.95
+# Of what it is without --metrics.
+SCRAPED_WITHIN = 0.02
+COUNTING_AT_MOST = 1.02
 
 
 def figures(results: Results) -> List[Figure]:
@@ -101,6 +104,7 @@ def figures(results: Results) -> List[Figure]:
             *_held(results),
             _start(results),
             *_services(results),
+            *_metrics(results),
         ]
     if results.way == VSOCK_TO_TCP.name:
         found.append(_wake_ups(results))
@@ -120,7 +124,7 @@ def all_errors(results: Results) -> List[str]:
 
 def _all_samples(results: Results) -> List[Sample]:
     rates = results.services.rates if results.services else []
-    return [*results.samples, *results.scale, *rates]
+    return [*results.samples, *results.scale, *results.metrics, *rates]
 
 
 def _exact(found: summary.Ratio) -> str:
@@ -251,6 +255,26 @@ def _listeners(results: Results, name: str) -> Figure:
     if found is None:
         return _not_measured(name, target)
     return Figure(name, target, _exact(found), found.median >= LISTENERS_AT_LEAST)
+
+
+def _metrics(results: Results) -> Iterator[Figure]:
+    scraped, counted = metrics.SCRAPED, metrics.COUNTED
+    beside = f"with {metrics.A_SECOND} scrapes a second"
+    yield _metric(results, f"rate {beside}", summary.rate, scraped, 1 - SCRAPED_WITHIN, True)
+    yield _metric(results, f"p99 {beside}", summary.p99, scraped, 1 + SCRAPED_WITHIN, False)
+    yield _metric(results, "CPU with --metrics", summary.cpu, counted, COUNTING_AT_MOST, False)
+
+
+def _metric(
+    results: Results, what: str, value: summary.Value, proxy: str, limit: float, at_least: bool
+) -> Figure:
+    name = f"short connections: {what}"
+    target = f"at {'least' if at_least else 'most'} {limit:.2f} x that without --metrics"
+    found = summary.ratio(results.metrics, "short", value, proxy, OURS)
+    if found is None:
+        return _not_measured(name, target)
+    met = found.median >= limit if at_least else found.median <= limit
+    return Figure(name, target, _exact(found), met)
 
 
 def _spread(seconds: List[float]) -> str:

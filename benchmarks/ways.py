@@ -7,7 +7,7 @@ from typing import Tuple
 
 from .places import TCP, UNIX, VSOCK
 
-PARTS = ("loads", "scale", "memory", "starts", "held", "switches", "services")
+PARTS = ("loads", "scale", "memory", "starts", "held", "switches", "services", "metrics")
 
 
 @dataclass(frozen=True)
