@@ -12,6 +12,7 @@ import glob
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List
 
@@ -20,14 +21,10 @@ sys.path.insert(0, str(PROJECT))
 
 from tools import bootstrap  # noqa: E402
 
-# Debian packages beside those of a minimal system. A folder of tests that is an environment of its
-# own, such as vm, names what it needs in a packages.txt.
-ALL_TESTS = [
-    *("curl", "iproute2", "procps", "prometheus", "psmisc", "strace", "systemd"),
-    "sysvinit-utils",
-]
+PACKAGES = Path(__file__).with_name("debian-packages.txt")
+# What `tests` stands for in that list; `py` are several.
+TESTS = ("py", "coverage", "packages", "soak", "system", "vm")
 NOT_TESTS = ("soak", "benchmark")
-BENCHMARK = ["gcc", "libc6-dev", "socat", "systemd"]
 PYENV_VERSIONS = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 
@@ -57,12 +54,14 @@ def needed_packages(arguments: List[str]) -> List[str]:
 
 
 def known_packages() -> Dict[str, List[str]]:
-    """By environment, of which `py` are several, the Debian packages it needs."""
-    lists = {"py": ALL_TESTS, "coverage": ALL_TESTS, "soak": ALL_TESTS, "benchmark": BENCHMARK}
-    for file in (PROJECT / "tests").glob("*/packages.txt"):
-        lines = file.read_text(encoding="utf-8").split("\n")
-        listed = [line for line in lines if line and not line.startswith("#")]
-        lists[file.parent.name] = [*ALL_TESTS, *listed]
+    """By environment the Debian packages it needs."""
+    lists: Dict[str, List[str]] = defaultdict(list)
+    for line in PACKAGES.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            package, *environments = line.split()
+            for environment in environments:
+                for each in TESTS if environment == "tests" else (environment,):
+                    lists[each].append(package)
     return lists
 
 
