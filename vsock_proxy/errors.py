@@ -47,6 +47,11 @@ class OutputError(ProxyError):
     exit_code = os.EX_IOERR
 
 
+def raise_error(error: ProxyError) -> None:
+    """Raise it: what is done with an error where nobody asks for anything else."""
+    raise error
+
+
 # What the machine may be out of, and what to do.
 EXHAUSTED = {
     errno.EMFILE: "raise the limit of open files with LimitNOFILE= in the unit or ulimit -n",

@@ -40,10 +40,10 @@ def test_where_all_is_well_each_thing_is_ok_and_the_exit_code_is_0(
         r"file /\S+ is read: the allowlist has 1 entry$",
         rf"{where} is permitted by the address '127\.0\.0\.1', port {server.port} in line 2$",
         rf"connected to {where} in \d\.\d{{3}} s$",
-        r"open files: 70 are needed for a process, there is ",
-        r"processes: 7 are needed, ",
+        r"open files: a process needs 70, and may have ",
+        r"processes: the proxy needs 7, and ",
         r"^(Unix socket|TCP|vsock port) \S+ is free$",
-        r"^1 service can be served by 4 workers",
+        r"^the proxy would start: 1 service, 4 workers",
     ):
         assert checked.has(OK, expected), expected
     server.wait_for_connections(1)
@@ -59,11 +59,14 @@ def test_beside_a_running_proxy_the_port_is_held_by_it_and_it_goes_on(
     assert checked.code == os.EX_UNAVAILABLE
     assert len(checked.of(FAULT)) == 2
     assert checked.has(FAULT, rf"^cannot listen on .* held by vsock-proxy, pid {proxy.pid}\b")
-    assert checked.has(FAULT, "^this cannot be served: exit code 69$")
+    assert checked.has(FAULT, "^the proxy would not start: exit code 69$")
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
 
 
+# Root may read and write any file, by these capabilities.
+WITHOUT = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+NO_ROOT = WITHOUT if os.geteuid() == 0 else ()
 LISTEN_TCP = ("--listen-tcp", "127.0.0.1")
 FAULTS: Dict[str, Tuple[int, str, Sequence[str]]] = {
     "not YAML": (os.EX_CONFIG, "allowlist: [", ONE),
@@ -87,6 +90,11 @@ FAULTS: Dict[str, Tuple[int, str, Sequence[str]]] = {
         ("--uds-path", "/nonexistent/v", *ONE),
     ),
     "a path in a file": (os.EX_UNAVAILABLE, LIST, ("--uds-path", "/dev/null/v", *ONE)),
+    "metrics where a service listens": (
+        os.EX_UNAVAILABLE,
+        LIST,
+        ("--metrics", "9999", "--listen-tcp", "0.0.0.0", "9999", *ONE[1:]),
+    ),
     "services whose addresses overlap": (
         os.EX_UNAVAILABLE,
         f"{LIST}services:\n"
@@ -117,7 +125,7 @@ def test_a_fault_has_the_exit_code_and_the_words_of_serving(
     message = re.sub("(; another|, held by) .*", "", served.stderr.splitlines()[-1])
     message = message[len("vsock-proxy: ") :]
     assert any(message in text for text in checked.of(FAULT)), checked.lines
-    assert checked.of(FAULT)[-1] == f"this cannot be served: exit code {code}"
+    assert checked.of(FAULT)[-1] == f"the proxy would not start: exit code {code}"
     assert checked.stderr == ""
 
 
@@ -130,7 +138,7 @@ def test_the_first_fault_is_that_of_serving_whatever_else_is_wrong(
         checked = check(*words)
         served = run(*words)
     assert served.returncode == checked.code == os.EX_CONFIG
-    assert [text.split(" ")[0] for text in checked.of(FAULT)] == ["127.0.0.2:1", "cannot", "this"]
+    assert [text.split(" ")[0] for text in checked.of(FAULT)] == ["127.0.0.2:1", "cannot", "the"]
 
 
 @pytest.mark.hybrid_only
@@ -145,16 +153,22 @@ def test_without_the_file_the_port_and_the_machine_are_checked(
 
 
 @pytest.mark.hybrid_only
+def test_a_file_that_may_not_be_read_has_the_words_of_serving(words: Words) -> None:
+    arguments = words(("127.0.0.1", 9))
+    Path(arguments[1]).chmod(0)
+    served, checked = run(*arguments, wrapper=NO_ROOT), check(*arguments, wrapper=NO_ROOT)
+    assert served.returncode == checked.code == os.EX_CONFIG
+    assert "Permission denied" in served.stderr
+    assert checked.of(FAULT)[0] == served.stderr[len("vsock-proxy: ") :].rstrip()
+
+
+@pytest.mark.hybrid_only
 def test_a_folder_that_may_not_be_written_to_has_the_words_of_serving(
     words: Words, tmp_path: Path
 ) -> None:
     arguments = words(("127.0.0.1", 9))
     tmp_path.chmod(0o555)
-    # Root may write to any folder, by a capability.
-    without = ["setpriv", "--bounding-set=-dac_override"]
-    wrapper = without if os.geteuid() == 0 else []
-    served = run(*arguments, wrapper=wrapper)
-    checked = check(*arguments, wrapper=wrapper)
+    served, checked = run(*arguments, wrapper=NO_ROOT), check(*arguments, wrapper=NO_ROOT)
     assert served.returncode == checked.code == os.EX_UNAVAILABLE
     assert "Permission denied" in served.stderr
     assert checked.has(FAULT, f"^{re.escape(served.stderr[len('vsock-proxy: ') :].rstrip())}$")

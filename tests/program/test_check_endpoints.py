@@ -15,6 +15,7 @@ from tests.support.dns import NameServer
 from tests.support.json_log import JSON, lines_of
 from tests.support.metadata import Behaviour, MetadataService
 from tests.support.namespaces import Namespace, why_not
+from tests.support.program import run
 from tests.support.services import ServicesFile, service
 from tests.support.transports import Hybrid
 from tests.support.vmm import Firecracker
@@ -36,7 +37,7 @@ def test_an_endpoint_that_refuses_is_a_warning(words: Words) -> None:
         rf"^cannot connect to 127\.0\.0\.1:{port}: Connection refused; nothing listens on that "
         r"port there, or a firewall refuses \(after \d\.\d{3} s\)$",
     )
-    assert checked.has(OK, "^1 service can be served by 4 workers; 1 warning$")
+    assert checked.has(OK, "^the proxy would start: 1 service, 4 workers; 1 warning$")
 
 
 KINDS = {
@@ -84,8 +85,8 @@ def test_a_guest_behind_a_vmm_is_connected_to_as_for_a_client(
 @pytest.mark.hybrid_only
 def test_a_name_that_is_not_listed_is_permitted_address_by_address(words: Words) -> None:
     checked = check(*words(("localhost", 9), ("127.0.0.0/8", 9)), "-4")
-    assert checked.has(OK, "^localhost:9 is not listed itself, but addresses of it are$")
-    assert checked.has(OK, r"^localhost resolves to IPv4 127\.0\.0\.1, in \d\.\d{3} s$")
+    assert checked.has(OK, "^localhost:9 is not on the allowlist by its name, but by addresses$")
+    assert checked.has(OK, r"^localhost resolves in \d\.\d{3} s to IPv4 127\.0\.0\.1$")
     assert checked.has(OK, r"^127\.0\.0\.1:9 is permitted by the network '127\.0\.0\.0/8', ")
     assert checked.has(WARNING, r"^cannot connect to 127\.0\.0\.1:9: Connection refused; ")
 
@@ -94,7 +95,7 @@ def test_a_name_that_is_not_listed_is_permitted_address_by_address(words: Words)
 def test_the_addresses_of_a_name_are_told_if_none_is_permitted(words: Words) -> None:
     checked = check(*words(("localhost", 9), ("192.0.2.0/24", 9)), "-4")
     assert checked.code == os.EX_CONFIG
-    assert checked.has(OK, r"^localhost resolves to IPv4 127\.0\.0\.1, in ")
+    assert checked.has(OK, r"^localhost resolves in \S+ s to IPv4 127\.0\.0\.1$")
     assert checked.has(FAULT, "^localhost:9 is not permitted by ")
     assert not checked.has(WARNING, "connect")
 
@@ -114,9 +115,9 @@ def test_each_address_of_a_name_is_judged_and_connected_to_by_itself(
     endpoint = ("endpoint.test", first.port)
     checked = check(*words(endpoint), "--connect-timeout", "0.3", wrapper=network.wrapper)
     assert checked.code == os.EX_OK
-    (resolved,) = [text for text in checked.of(OK) if " resolves to " in text]
+    (resolved,) = [text for text in checked.of(OK) if " resolves in " in text]
     found = re.fullmatch(
-        r"endpoint\.test resolves to IPv4 (.*) and IPv6 2001:db8:1::10, in \d\.\d{3} s", resolved
+        r"endpoint\.test resolves in \d\.\d{3} s to IPv4 (.*) and IPv6 2001:db8:1::10", resolved
     )
     assert found
     assert {*found[1].split(", ")} == {"192.0.2.10", hole, "169.254.169.254", "127.0.0.9"}
@@ -124,7 +125,7 @@ def test_each_address_of_a_name_is_judged_and_connected_to_by_itself(
     assert checked.has(OK, rf"^connected to \[2001:db8:1::10\]:{first.port} in ")
     assert checked.has(WARNING, rf"^cannot connect to {hole}:{first.port}: no answer in time; look")
     assert checked.has(WARNING, r"^cannot connect to 127\.0\.0\.9:\d+: Connection refused; ")
-    assert checked.has(WARNING, r"^169\.254\.169\.254 is never connected to: ")
+    assert checked.has(WARNING, r"^169\.254\.169\.254 is not used: the proxy refuses ")
     first.wait_for_connections(1)
 
 
@@ -141,10 +142,25 @@ def test_a_name_that_hangs_delays_no_other_name(
     assert checked.code == os.EX_OK
     assert checked.has(
         WARNING,
-        r"^8000: hangs\.test does not resolve: no answer within 5 s, after 5\.0\d\d s; clients "
-        "wait until it does: ",
+        r"^8000: hangs\.test does not resolve: no answer within 5 s \(after 5\.0\d\d s\); clients "
+        "wait until it has an address; ",
     )
-    assert checked.has(OK, r"^8001: known\.test resolves to IPv4 127\.0\.0\.1, in 0\.")
+    assert checked.has(OK, r"^8001: known\.test resolves in 0\.\d+ s to IPv4 127\.0\.0\.1$")
+
+
+@needs_namespace
+@pytest.mark.hybrid_only
+def test_a_name_without_the_family_that_is_asked_for_says_what_it_has(
+    words: Words, network: Namespace, dns: NameServer
+) -> None:
+    dns.set("endpoint.test", "192.0.2.10")
+    checked = check(*words(("endpoint.test", 9)), "-6", wrapper=network.wrapper)
+    assert checked.code == os.EX_OK
+    assert checked.has(
+        WARNING,
+        r"^endpoint\.test has no IPv6 address, only IPv4 192\.0\.2\.10; clients wait until it has "
+        "an address; leave out -6, or family: ipv6$",
+    )
 
 
 # Several services
@@ -167,7 +183,29 @@ def test_beside_a_service_that_is_refused_the_others_are_checked(
     assert checked.has(OK, "^8001: connected to ")
     for port in (8000, 8001, 8002):
         assert checked.has(OK, rf"^{port}: Unix socket \S+_{port} is free$")
-    assert checked.has(OK, "^processes: 9 are needed")
+    assert checked.has(OK, "^processes: the proxy needs 9, ")
+
+
+@pytest.mark.hybrid_only
+def test_beside_a_service_that_is_malformed_the_others_are_checked(
+    transport: Hybrid, tmp_path: Path, start_server: StartServer
+) -> None:
+    server = start_server()
+    text = (
+        f"allowlist:\n- {{address: {server.host}, port: {server.port}}}\nservices:\n"
+        "- {listen: many, address: 127.0.0.1, port: 9}\n"
+        f"- {{listen: 8001, address: {server.host}, port: {server.port}}}\n"
+        "- {listen: 8002, address: 127.0.0.1}\n"
+    )
+    words = [*config(tmp_path, text), *transport.options()]
+    checked = check(*words)
+    faults = [text for text in checked.of(FAULT) if text.startswith("services ")]
+    # What is missing is found before what a value is.
+    assert [re.sub(r".*line (\d+): .*", r"\1", text) for text in faults] == ["6", "4"]
+    assert run(*words).stderr == f"vsock-proxy: {faults[0]}\n"
+    assert checked.code == os.EX_CONFIG
+    assert checked.has(OK, "^8001: connected to ")
+    assert checked.has(OK, r"^8001: Unix socket \S+_8001 is free$")
 
 
 @pytest.mark.hybrid_only
@@ -180,7 +218,7 @@ def test_an_endpoint_of_several_services_is_connected_to_once(
     assert checked.code == os.EX_OK
     assert checked.has(OK, "^8000: connected to ")
     assert checked.has(OK, "^8001: connected to ")
-    assert checked.has(OK, "^2 services can be served by 4 workers")
+    assert checked.has(OK, "^the proxy would start: 2 services, 4 workers")
     with socket.create_connection((server.host, server.port)):
         # The one of the check, and this one.
         assert len(server.wait_for_connections(2)) == 2
@@ -213,7 +251,7 @@ def test_what_the_metadata_service_says_is_filled_in_and_told(
     assert checked.has(
         WARNING, r"^no instance metadata yet \(.*: status 503 for .*\); trying again$"
     )
-    assert checked.has(OK, r"^\{region\} is eu-west-1, in \d\.\d{3} s$")
+    assert checked.has(OK, r"^\{region\} is eu-west-1 \(after \d\.\d{3} s\)$")
     assert checked.has(OK, r"^x\.eu-west-1\.invalid:9 is permitted by the name ")
     told = [line["check"] for line in lines_of(in_json.lines)]
     assert told[:3] == ["file", "metadata", "permitted"]

@@ -37,6 +37,12 @@ def test_transports_are_those_that_are_loaded_and_those_that_are_built_in(tmp_pa
     assert machine.transports(tmp_path) == ("vhost_vsock", "vsock_loopback")
 
 
+@pytest.mark.parametrize("name", machine.TRACES)
+def test_a_transport_that_is_built_in_shows_by_what_it_registers(name: str, tmp_path: Path) -> None:
+    (tmp_path / machine.TRACES[name]).mkdir(parents=True)
+    assert machine.transports(tmp_path) == (name,)
+
+
 def test_a_cid_that_cannot_be_seen_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         machine.own_cid(tmp_path)
@@ -74,8 +80,8 @@ def test_each_control_group_above_has_a_limit(tmp_path: Path) -> None:
         },
     )
     assert limits_of_groups(tmp_path) == {
-        "20 processes for the control group proxy.service": 17,
-        "50 processes for the control group cgroup": 0,
+        "the limit of 20 processes for the control group proxy.service": 17,
+        "the limit of 50 processes for the control group cgroup": 0,
     }
 
 
@@ -88,13 +94,29 @@ def test_control_groups_of_the_older_kind_have_a_folder_for_processes(tmp_path: 
             **group("sys/fs/cgroup/memory/a/b", "1", "1"),
         },
     )
-    assert limits_of_groups(tmp_path) == {"30 processes for the control group a": 20}
+    assert limits_of_groups(tmp_path) == {"the limit of 30 processes for the control group a": 20}
 
 
 def test_what_cannot_be_seen_limits_nothing(tmp_path: Path) -> None:
     assert list(machine._limits_of_groups(tmp_path)) == []
     write(tmp_path, {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/pids.max": "7\n"})
     assert list(machine._limits_of_groups(tmp_path)) == []
+
+
+def test_the_machine_has_a_limit_of_all_its_threads(tmp_path: Path) -> None:
+    assert list(machine._limits_of_machine(tmp_path)) == []
+    write(
+        tmp_path,
+        {
+            "proc/loadavg": "0.00 0.01 0.05 1/123 4567\n",
+            "proc/sys/kernel/threads-max": "1000\n",
+            "proc/sys/kernel/pid_max": "100\n",
+        },
+    )
+    assert list(machine._limits_of_machine(tmp_path)) == [
+        ProcessLimit("the limit of 1000 for this machine", 877, "sysctl kernel.threads-max"),
+        ProcessLimit("the limit of 100 for this machine", 0, "sysctl kernel.pid_max"),
+    ]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
@@ -113,5 +135,7 @@ def test_the_limit_of_the_user_counts_what_the_user_has() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
-    expected = ProcessLimit("10 processes for this user", 8, "LimitNPROC= in the unit, ulimit -u")
+    expected = ProcessLimit(
+        "the limit of 10 processes for this user", 8, "LimitNPROC= in the unit, ulimit -u"
+    )
     assert done.stdout == f"{expected}\n"

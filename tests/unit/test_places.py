@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import itertools
 import socket
-from typing import Iterator
+from typing import Any, Iterator, Optional
 
 import pytest
 
 from tests.support.namespaces import Namespace, why_not
-from vsock_proxy.config.places import overlap
+from vsock_proxy.config.places import TcpPlace, tcp_place_of
 from vsock_proxy.errors import UnavailableError
-from vsock_proxy.serving.listener import open_listener
+from vsock_proxy.serving.listener import listen_tcp
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
-V6_ONLY = socket.AF_INET6
-ANY = socket.AF_UNSPEC
-LISTENING = [
-    ("127.0.0.1", ANY),
-    ("127.0.0.2", ANY),
-    ("0.0.0.0", ANY),
-    ("::1", ANY),
-    ("::", ANY),
-    ("::", V6_ONLY),
+PLACES = [
+    *(TcpPlace(address, 8000) for address in ("127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::")),
+    TcpPlace("::", 8000, v6_only=True),
 ]
-
-
-def on_tcp(address: str, family: socket.AddressFamily, port: int = 8000) -> ServiceSettings:
-    options = ServiceOptions(family=family, listen_tcp=address)
-    return ServiceSettings(port, Endpoint("vsock:16", 1), options)
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +32,34 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
     made.close()
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.product(LISTENING, repeat=2)))
+@pytest.mark.parametrize(("one", "other"), list(itertools.product(PLACES, repeat=2)))
 def test_two_overlap_if_the_kernel_lets_only_one_listen(
-    one: tuple[str, socket.AddressFamily],
-    other: tuple[str, socket.AddressFamily],
-    namespace: Namespace,
+    one: TcpPlace, other: TcpPlace, namespace: Namespace
 ) -> None:
-    first, second = on_tcp(*one), on_tcp(*other)
-
     def only_one_listens() -> bool:
-        listener = open_listener(first)
+        listener = listen_tcp(*one)
         try:
-            open_listener(second).close()
+            listen_tcp(*other).close()
         except UnavailableError:
             return True
         finally:
             listener.close()
         return False
 
-    assert overlap(first, second) is namespace.call(only_one_listens)
+    assert one.overlaps(other) is namespace.call(only_one_listens)
 
 
-def test_another_port_and_another_transport_are_in_nobodys_way() -> None:
-    one = on_tcp("0.0.0.0", ANY)
-    assert not overlap(one, on_tcp("0.0.0.0", ANY, 8001))
-    for options in (ServiceOptions(), ServiceOptions(uds_path="/run/v")):
-        other = ServiceSettings(8000, Endpoint("127.0.0.1", 1), options)
-        assert not overlap(one, other)
-        assert not overlap(other, one)
-        assert not overlap(other, other)
+def test_another_port_does_not_overlap() -> None:
+    assert not TcpPlace("0.0.0.0", 8000).overlaps(TcpPlace("0.0.0.0", 8001))
+
+
+def test_only_a_service_on_tcp_has_a_place_there() -> None:
+    def place(**options: Any) -> Optional[TcpPlace]:
+        return tcp_place_of(
+            ServiceSettings(8000, Endpoint("127.0.0.1", 1), ServiceOptions(**options))
+        )
+
+    assert place() is None
+    assert place(uds_path="/run/v") is None
+    assert place(listen_tcp="::") == TcpPlace("::", 8000)
+    assert place(listen_tcp="::", family=socket.AF_INET6) == TcpPlace("::", 8000, v6_only=True)

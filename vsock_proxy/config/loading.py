@@ -11,7 +11,7 @@ there.
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import yaml
 
@@ -19,7 +19,7 @@ from vsock_proxy.config import allowlist, config_file, metadata, services, yaml_
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.config.unknown_keys import UnknownKeys
 from vsock_proxy.config.yaml_values import Fault, shown
-from vsock_proxy.errors import ConfigurationError, UsageError
+from vsock_proxy.errors import ConfigurationError, UsageError, raise_error
 from vsock_proxy.settings import ServiceOptions, ServiceSettings
 
 # Seconds for the writer of a pipe that is read at start.
@@ -27,6 +27,7 @@ PATIENCE = 30.0
 
 # A key and its value.
 Pair = Tuple[yaml.Node, yaml.Node]
+Refuse = Callable[[ConfigurationError], None]
 
 
 class Configuration:
@@ -48,11 +49,14 @@ class Configuration:
         self._services = nodes
         self._again = again
 
-    def services(self, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:
+    def services(
+        self, options: ServiceOptions, workers: int, refuse: Refuse = raise_error
+    ) -> Tuple[ServiceSettings, ...]:
         """The services of the file, at least one.
 
         options: those of the command line, the defaults of each service.
         workers: how many serve those that have none of their own.
+        refuse: gets each fault of a service; where it does not raise, the others are parsed too.
 
         Raises ConfigurationError: one line with file, line, value, expectation; UsageError if at
         start the file has no services.
@@ -67,7 +71,12 @@ class Configuration:
                 f"list services in {self._path} (--config), 'services:' beside 'allowlist:'"
             )
         try:
-            return services.parse(_only(self._services, "services"), options, workers)
+            return services.parse(
+                _only(self._services, "services"),
+                options,
+                workers,
+                lambda fault: refuse(fault.of("services", self._path)),
+            )
         except Fault as error:
             raise error.of("services", self._path) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import NamedTuple, Optional, Union
 
 from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.config.rules import normal_path
@@ -35,18 +35,29 @@ def claim_of(service: ServiceSettings) -> str:
     return _place(service, v6_only=False)
 
 
-def overlap(one: ServiceSettings, other: ServiceSettings) -> bool:
-    """Whether two services on TCP cannot both listen, since one address includes the other."""
-    return one.local_port == other.local_port and (_includes(one, other) or _includes(other, one))
+class TcpPlace(NamedTuple):
+    """A port of an address of this machine."""
+
+    address: str
+    port: int
+    v6_only: bool = False
+
+    def overlaps(self, other: TcpPlace) -> bool:
+        """Whether only one of the two can listen, because one address includes the other."""
+        return self.port == other.port and (self._includes(other) or other._includes(self))
+
+    def _includes(self, other: TcpPlace) -> bool:
+        here, there = parse_address(self.address), parse_address(other.address)
+        if here is None or there is None:
+            return False
+        covers = here.version == there.version or (here.version == 6 and not self.v6_only)
+        return here == there or (here.is_unspecified and covers)
 
 
-def _includes(one: ServiceSettings, other: ServiceSettings) -> bool:
-    here = parse_address(one.options.listen_tcp or "")
-    there = parse_address(other.options.listen_tcp or "")
-    if here is None or there is None:
-        return False
-    covers = here.version == there.version or (here.version == 6 and not one.is_v6_only)
-    return here == there or (here.is_unspecified and covers)
+def tcp_place_of(service: ServiceSettings) -> Optional[TcpPlace]:
+    """Where a service listens on TCP, None if it listens elsewhere."""
+    address = service.options.listen_tcp
+    return None if address is None else TcpPlace(address, service.local_port, service.is_v6_only)
 
 
 def _place(service: ServiceSettings, v6_only: bool) -> str:

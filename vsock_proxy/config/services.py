@@ -7,9 +7,10 @@ option of the same name may have (config/rules.py).
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import replace
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Tuple, Union
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Tuple, Union
 
 import yaml
 
@@ -33,21 +34,41 @@ FAMILY_OPTIONS = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 
 Nodes = Dict[str, yaml.Node]
 Reader = Callable[[yaml.Node], Any]
+Refuse = Callable[[Fault], None]
 
 
-def parse(node: yaml.Node, options: ServiceOptions, workers: int) -> Tuple[ServiceSettings, ...]:
+def parse(
+    node: yaml.Node, options: ServiceOptions, workers: int, refuse: Refuse
+) -> Tuple[ServiceSettings, ...]:
     """What the value of the key `services` says. Raises Fault.
 
     options: what a service has unless it says otherwise.
     workers: how many serve those together that have none of their own.
+    refuse: gets each fault of a service; where it does not raise, the others are parsed too.
     """
-    listed = [_nodes(each) for each in _listed(node)]
-    _check_cids(listed)
-    lines = [line_of(each) for each in node.value]
-    services = tuple(_service(*one, options) for one in zip(listed, lines))
-    _check_places(services, listed)
-    _check_workers(services, listed, workers)
-    return services
+    listed: List[Tuple[Nodes, int]] = []
+    for each in _listed(node):
+        with _refusing(refuse):
+            listed.append((_nodes(each), line_of(each)))
+    _check_cids([nodes for nodes, _ in listed])
+    services: List[ServiceSettings] = []
+    whole: List[Nodes] = []
+    for nodes, line in listed:
+        with _refusing(refuse):
+            services.append(_service(nodes, line, options))
+            whole.append(nodes)
+    with _refusing(refuse):
+        _check_places(services, whole)
+        _check_workers(services, whole, workers)
+    return tuple(services)
+
+
+@contextlib.contextmanager
+def _refusing(refuse: Refuse) -> Iterator[None]:
+    try:
+        yield
+    except Fault as fault:
+        refuse(fault)
 
 
 def _listed(node: yaml.Node) -> List[yaml.Node]:
@@ -263,9 +284,7 @@ def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) 
         places[place] = node
 
 
-def _check_workers(
-    services: Tuple[ServiceSettings, ...], listed: Iterable[Nodes], shared: int
-) -> None:
+def _check_workers(services: List[ServiceSettings], listed: Iterable[Nodes], shared: int) -> None:
     """Whether the workers of all pools together are not too many. Raises Fault."""
     most = rules.WORKERS.maximum
     count = shared if any(service.workers is None for service in services) else 0

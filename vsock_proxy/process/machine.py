@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
 import struct
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ TRANSPORTS = {
     "hv_sock": "to and from Hyper-V",
     "vmw_vsock_vmci_transport": "to and from VMware",
 }
+# Where a transport shows that is built into the kernel, and so may have no folder in /sys/module.
+TRACES = {
+    "vhost_vsock": "sys/class/misc/vhost-vsock",
+    "vmw_vsock_virtio_transport": "sys/bus/virtio/drivers/vmw_vsock_virtio_transport",
+    "hv_sock": "sys/bus/vmbus/drivers/hv_sock",
+}
+# Limits of the whole machine, by their names for sysctl(8).
+SYSCTLS = ("kernel.threads-max", "kernel.pid_max")
 UNLIMITED = "max"
 
 
@@ -46,7 +55,11 @@ def transports(root: Path = ROOT) -> Tuple[str, ...]:
     """The transports of vsock that are there, loaded or built in."""
     loaded = {line.split(" ")[0] for line in _text(root / "proc/modules").splitlines()}
     return tuple(
-        name for name in TRANSPORTS if name in loaded or (root / "sys/module" / name).exists()
+        name
+        for name in TRANSPORTS
+        if name in loaded
+        or (root / "sys/module" / name).exists()
+        or (name in TRACES and (root / TRACES[name]).exists())
     )
 
 
@@ -68,14 +81,14 @@ def longest_backlog(root: Path = ROOT) -> Optional[int]:
 
 def process_limits(root: Path = ROOT) -> List[ProcessLimit]:
     """Those that are in force, as far as they can be seen."""
-    return [*_limit_of_user(root), *_limits_of_groups(root)]
+    return [*_limit_of_user(root), *_limits_of_groups(root), *_limits_of_machine(root)]
 
 
 def _limit_of_user(root: Path) -> Iterator[ProcessLimit]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     # The kernel does not hold root to it.
     if soft != resource.RLIM_INFINITY and os.getuid():
-        name = f"{soft} processes for this user"
+        name = f"the limit of {soft} processes for this user"
         yield ProcessLimit(
             name, max(0, soft - _of_user(root)), "LimitNPROC= in the unit, ulimit -u"
         )
@@ -100,8 +113,18 @@ def _limits_of_groups(root: Path) -> Iterator[ProcessLimit]:
         most = _text(folder / "pids.max").strip()
         now = _number(folder / "pids.current")
         if most and most != UNLIMITED and now is not None:
-            name = f"{most} processes for the control group {folder.name}"
+            name = f"the limit of {most} processes for the control group {folder.name}"
             yield ProcessLimit(name, max(0, int(most) - now), "TasksMax= in the unit")
+
+
+def _limits_of_machine(root: Path) -> Iterator[ProcessLimit]:
+    # The fourth word is how many run and how many there are (proc_loadavg(5)).
+    now = re.fullmatch(r"\S+ \S+ \S+ \d+/(\d+) .*", _text(root / "proc/loadavg").strip())
+    for name in SYSCTLS:
+        most = _number(root / "proc/sys" / name.replace(".", "/"))
+        if most is not None and now:
+            left = max(0, most - int(now[1]))
+            yield ProcessLimit(f"the limit of {most} for this machine", left, f"sysctl {name}")
 
 
 def _groups(root: Path) -> Iterator[Path]:

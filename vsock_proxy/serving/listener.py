@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
 
 from vsock_proxy.config.hostnames import parse_address
-from vsock_proxy.config.places import overlap, tcp_place, unix_place, vsock_place
+from vsock_proxy.config.places import TcpPlace, tcp_place, unix_place, vsock_place
 from vsock_proxy.errors import UnavailableError
 from vsock_proxy.observing.peers import Peer, peer_of
 from vsock_proxy.process.interpreter import Socket, accept
@@ -112,29 +112,36 @@ def open_listener(settings: ServiceSettings) -> Listener:
     return _listen_vsock(settings.local_port)
 
 
-def check_listener(settings: ServiceSettings, others: Sequence[ServiceSettings] = ()) -> None:
-    """Raise UnavailableError as open_listener() would, and leave everything as it is.
+# Checking: raise UnavailableError as listening would, and leave everything as it is. What is not
+# seen: another reason than the permissions of its folder that a Unix socket cannot be made, and
+# that there is no memory for listening.
 
-    others: those that would have their listeners before.
 
-    Two things it does not see: that a Unix socket may not be made for another reason than the
-    permissions of its folder, and that there is no memory for listening.
-    """
-    if settings.path is not None:
-        _check_unix(settings.path)
-    elif settings.options.listen_tcp is not None:
-        address, port = settings.options.listen_tcp, settings.local_port
-        name = tcp_place(address, port, settings.is_v6_only)
-        sock, sockaddr = _bound_to_tcp(address, port, settings.is_v6_only)
-        if any(overlap(settings, other) for other in others):
+def check_tcp(place: TcpPlace, others: Sequence[TcpPlace]) -> None:
+    """others: where this program would listen before."""
+    address, port, v6_only = place
+    name = tcp_place(address, port, v6_only)
+    sock, sockaddr = _bound_to_tcp(address, port, v6_only)
+    with sock:
+        if any(place.overlaps(other) for other in others):
             # Two that are only bound are not in each other's way.
-            sock.close()
             taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             raise _cannot_listen_on_tcp(taken, name, address, port)
-        with sock:
-            _warn_if_loopback_is_down(int(sock.family), name, address, sockaddr)
-    else:
-        _bound_to_vsock(settings.local_port).close()
+        _warn_if_loopback_is_down(int(sock.family), name, address, sockaddr)
+
+
+def check_unix(path: str) -> None:
+    """Whether a Unix socket could be made there."""
+    try:
+        _is_stale(path)
+        _check_folder(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise _cannot_listen_on_unix(error, path) from None
+
+
+def check_vsock(port: int) -> None:
+    """Whether a vsock port is free."""
+    _bound_to_vsock(port).close()
 
 
 def take_over(sock: socket.socket) -> Listener:
@@ -222,14 +229,6 @@ def listen_unix(path: str) -> Listener:
         return replace(listener, path=path, inode=os.stat(path).st_ino)
     except OSError as error:
         sock.close()
-        raise _cannot_listen_on_unix(error, path) from None
-
-
-def _check_unix(path: str) -> None:
-    try:
-        _is_stale(path)
-        _check_folder(os.path.dirname(path) or ".")
-    except OSError as error:
         raise _cannot_listen_on_unix(error, path) from None
 
 

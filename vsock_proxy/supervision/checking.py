@@ -22,22 +22,32 @@ import os
 import resource
 import socket
 import time
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar
+from typing import (
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from vsock_proxy.config import loading, metadata
 from vsock_proxy.config.hostnames import parse_address
 from vsock_proxy.config.loading import Configuration
-from vsock_proxy.config.places import place_of
+from vsock_proxy.config.places import TcpPlace, place_of, tcp_place, tcp_place_of, unix_place
 from vsock_proxy.endpoint.addresses import MAX_ADDRESSES, Address
 from vsock_proxy.endpoint.lookup import Answer, LookupFailed, Question
 from vsock_proxy.endpoint.policy import described, make_policy
 from vsock_proxy.errors import ProxyError, TryAgainError
 from vsock_proxy.observing.verdicts import FAULT, OK, WARNING, Verdict, Verdicts
-from vsock_proxy.process import machine
-from vsock_proxy.process.kernel import AF_VSOCK
 from vsock_proxy.process.signals import Interrupted, Signals
 from vsock_proxy.process.titles import find_room, set_title
-from vsock_proxy.serving.listener import NO_VSOCK, check_listener
+from vsock_proxy.serving.listener import check_tcp, check_unix, check_vsock
 from vsock_proxy.serving.passed import Passed
 from vsock_proxy.settings import ServiceSettings, Settings
 from vsock_proxy.supervision.judging import (
@@ -59,6 +69,11 @@ from vsock_proxy.supervision.probing import (
     connect_timed,
     look_up_timed,
 )
+from vsock_proxy.supervision.surroundings import (
+    tell_of_backlog,
+    tell_of_processes,
+    tell_of_vsock,
+)
 from vsock_proxy.supervision.systemd import inherited_sockets
 from vsock_proxy.supervision.wanting import asked_for, fill_in
 from vsock_proxy.words import counted
@@ -70,6 +85,10 @@ OTHER_PROCESSES = 3
 # How many of a list of addresses a line has.
 MOST_SHOWN = 8
 FAMILIES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
+FAMILY_OPTIONS = {
+    socket.AF_INET: "-4, or family: ipv4",
+    socket.AF_INET6: "-6, or family: ipv6",
+}
 NO_ROUTE = "this machine has no route to it: see `ip route get ADDRESS`"
 # What to do where TCP does not connect, by errno; 0: nobody answered. The other upstreams say it.
 TCP_ADVICE = {
@@ -84,11 +103,6 @@ TCP_ADVICE = {
     errno.EAFNOSUPPORT: "the system has no such addresses, or the unit's RestrictAddressFamilies= "
     "none",
 }
-LOAD_TRANSPORT = (
-    "modprobe vhost_vsock on the host of QEMU or crosvm, vmw_vsock_virtio_transport in a guest and "
-    "on a Nitro parent"
-)
-
 T = TypeVar("T")
 
 
@@ -114,6 +128,10 @@ class _Check:
         self._services: Sequence[ServiceSettings] = ()
         if settings.service is not None:
             self._services = (settings.service,)
+        # Whether a line has to name its service.
+        self._are_several = False
+        # Where the proxy would listen on TCP already, when it comes to the next place.
+        self._on_tcp: List[TcpPlace] = []
 
     def run(self) -> None:
         self._unless_refused("files", lambda: ensure_files(1))
@@ -125,9 +143,11 @@ class _Check:
                 self._unless_refused("passed", lambda: passed.check(wanted.services))
         if self._services:
             self._limits()
-            self._vsock()
-        for place, (name, service) in enumerate(self._named()):
-            self._listener(name, service, self._services[:place], passed)
+        if any(map(_uses_vsock, self._services)):
+            tell_of_vsock(self._tell)
+        for name, service in self._named():
+            self._listener(name, service, passed)
+        self._metrics()
         self._outcome()
 
     # Telling
@@ -136,7 +156,7 @@ class _Check:
         """service: its name; the line has it where there are several."""
         if service:
             known["service"] = service
-        named = f"{service}: {text}" if service and len(self._services) > 1 else text
+        named = f"{service}: {text}" if service and self._are_several else text
         self._verdicts.say(Verdict(level, check, named, known))
 
     def _refused(self, check: str, error: ProxyError, service: str = "") -> None:
@@ -171,11 +191,17 @@ class _Check:
             f"file {settings.config} is read: {_of_file(entries)}",
             count=entries,
         )
-        services = self._unless_refused("file", lambda: asked_for(settings, configuration))
-        if services is None:
+        refused: List[ProxyError] = []
+        services = self._unless_refused(
+            "file", lambda: asked_for(settings, configuration, refused.append)
+        )
+        for error in refused:
+            self._refused("file", error)
+        if not services:
             return None
         self._services = services
-        if settings.service is None:
+        self._are_several = len(services) + len(refused) > 1
+        if settings.service is None and not refused:
             text = f"file {settings.config} lists {counted(len(services), 'service')}"
             self._tell(OK, "file", text, count=len(services))
         return self._filled(configuration, services)
@@ -195,7 +221,7 @@ class _Check:
         if wanted.placeholders:
             seconds = time.monotonic() - began
             values = ", ".join(f"{name} is {value}" for name, value in wanted.placeholders.items())
-            self._tell(OK, "metadata", f"{values}, in {seconds:.3f} s", seconds=seconds)
+            self._tell(OK, "metadata", f"{values} (after {seconds:.3f} s)", seconds=seconds)
         return wanted
 
     # Endpoints
@@ -206,7 +232,14 @@ class _Check:
         def refuse(service: ServiceSettings, error: ProxyError) -> None:
             refusals[id(service)] = error
 
-        answers = look_up_timed(self._signals, _questions(wanted), patience_of(wanted))
+        questions = _questions(wanted)
+        # What only helps to say why a name has no address of the family that is asked for.
+        others = {
+            _question_of_other_family(one)
+            for one in wanted.services
+            if question_of(one) in questions
+        }
+        answers = look_up_timed(self._signals, questions | others, patience_of(wanted))
         judged = judge(wanted, {}, lambda questions: _untimed(answers), refuse)
         by_service = {id(one.settings): one for one in judged}
         outcomes = connect_timed(
@@ -218,12 +251,12 @@ class _Check:
             timed = answers.get(question_of(service))
             if one is None:
                 if timed is not None:
-                    self._resolved(name, service, timed)
+                    self._resolved(name, service, answers)
                 self._refused("permitted", refusals[id(service)], name)
                 continue
             self._permitted(name, one)
             if timed is not None and not one.unresolved:
-                self._resolved(name, service, timed)
+                self._resolved(name, service, answers)
                 self._addresses(name, one, timed)
             for target in _targets(one, answers):
                 self._connected(name, one, target, outcomes[target])
@@ -236,23 +269,30 @@ class _Check:
         if entry is not None:
             text = f"{endpoint} is permitted by the {entry.kind} {described(entry)}"
         elif not one.unresolved:
-            text = f"{endpoint} is not listed itself, but addresses of it are"
+            text = f"{endpoint} is not on the allowlist by its name, but by addresses"
         else:
             return
         self._tell(OK, "permitted", text, name)
 
-    def _resolved(self, name: str, service: ServiceSettings, timed: Timed) -> None:
-        answer, seconds = timed
+    def _resolved(
+        self, name: str, service: ServiceSettings, answers: Mapping[Question, Timed]
+    ) -> None:
+        answer, seconds = answers[question_of(service)]
         host = service.endpoint.host
-        if isinstance(answer, LookupFailed):
-            text = (
-                f"{host} does not resolve: {answer}, after {seconds:.3f} s; clients wait until it "
-                "does: look into DNS and the spelling of the name"
-            )
-            self._tell(WARNING, "name", text, name, seconds=seconds, reason=answer)
-        else:
-            text = f"{host} resolves to {_by_family(answer)}, in {seconds:.3f} s"
+        if not isinstance(answer, LookupFailed):
+            text = f"{host} resolves in {seconds:.3f} s to {_by_family(answer)}"
             self._tell(OK, "name", text, name, seconds=seconds, count=len(answer))
+            return
+        other, _ = answers.get(_question_of_other_family(service), (answer, 0.0))
+        if isinstance(other, LookupFailed):
+            what = f"does not resolve: {answer} (after {seconds:.3f} s)"
+            remedy = "check DNS and the spelling of the name"
+        else:
+            family = service.options.family
+            what = f"has no {FAMILIES[family]} address, only {_by_family(other)}"
+            remedy = f"leave out {FAMILY_OPTIONS[family]}"
+        text = f"{host} {what}; clients wait until it has an address; {remedy}"
+        self._tell(WARNING, "name", text, name, seconds=seconds, reason=answer)
 
     def _addresses(self, name: str, one: Judged, timed: Timed) -> None:
         """Which of the addresses that DNS gives are used, and why."""
@@ -292,45 +332,14 @@ class _Check:
         services = len(self._services)
         if self._unless_refused("files", lambda: _ensured(services)):
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            most = "no limit" if hard == resource.RLIM_INFINITY else f"a limit of {hard}"
-            text = f"open files: {needed_files(services)} are needed for a process, there is {most}"
-            self._tell(OK, "files", text, count=needed_files(services))
+            most = "any number" if hard == resource.RLIM_INFINITY else str(hard)
+            needed = needed_files(services)
+            text = f"open files: a process needs {needed}, and may have {most}"
+            self._tell(OK, "files", text, count=needed)
         names = len({service.endpoint.host for service in self._services if _has_name(service)})
-        needed = self._workers + names + OTHER_PROCESSES
-        self._processes(needed)
-        self._backlog()
-
-    def _processes(self, needed: int) -> None:
-        limits = machine.process_limits()
-        text = f"processes: {needed} are needed"
-        short = [limit for limit in limits if limit.left < needed]
-        for limit in short:
-            self._tell(
-                WARNING,
-                "processes",
-                f"{text}, and {limit.name} leave room for {limit.left}; raise that with "
-                f"{limit.remedy}, or lower -w",
-                count=needed,
-            )
-        if not short:
-            least = min((limit.left for limit in limits), default=None)
-            room = "no limit is seen" if least is None else f"there may be {least} more"
-            self._tell(OK, "processes", f"{text}, {room}", count=needed)
-
-    def _backlog(self) -> None:
-        longest = machine.longest_backlog()
-        if longest is None:
-            text = "backlog: how long it may be cannot be seen here (net.core.somaxconn)"
-            self._tell(OK, "backlog", text)
-        elif longest < self._workers:
-            text = (
-                f"backlog: only {longest} clients may wait at a listener, fewer than there are "
-                f"workers; sysctl net.core.somaxconn={self._workers}"
-            )
-            self._tell(WARNING, "backlog", text, count=longest)
-        else:
-            text = f"backlog: {longest} clients may wait at a listener (net.core.somaxconn)"
-            self._tell(OK, "backlog", text, count=longest)
+        others = OTHER_PROCESSES + (self._settings.metrics is not None)
+        tell_of_processes(self._tell, self._workers + names + others)
+        tell_of_backlog(self._tell, self._workers)
 
     @property
     def _workers(self) -> int:
@@ -338,74 +347,54 @@ class _Check:
         shared = self._settings.workers if None in own else 0
         return shared + sum(workers or 0 for workers in own)
 
-    def _vsock(self) -> None:
-        """What there is of vsock, where it is needed."""
-        if not any(_uses_vsock(service) for service in self._services):
-            return
-        try:
-            if not hasattr(socket, "AF_VSOCK"):
-                self._tell(WARNING, "vsock", NO_VSOCK)
-                return
-            socket.socket(AF_VSOCK, socket.SOCK_STREAM).close()
-            self._tell(OK, "vsock", "AF_VSOCK is there")
-        except OSError as error:
-            text = (
-                f"there is no AF_VSOCK: {error.strerror}; modprobe vsock, or a sandbox forbids it "
-                "(RestrictAddressFamilies= of a unit, the seccomp profile of a container)"
-            )
-            self._tell(WARNING, "vsock", text, errno=error.errno)
-            return
-        self._transports()
-        self._cid()
-
-    def _transports(self) -> None:
-        found = machine.transports()
-        if found:
-            listed = ", ".join(f"{name} ({machine.TRANSPORTS[name]})" for name in found)
-            self._tell(OK, "vsock", f"transports of vsock: {listed}", count=len(found))
-        else:
-            text = f"no transport of vsock is loaded, so it leads nowhere; {LOAD_TRANSPORT}"
-            self._tell(WARNING, "vsock", text, count=0)
-
-    def _cid(self) -> None:
-        try:
-            cid = machine.own_cid()
-        except OSError as error:
-            text = f"the CID of this machine cannot be seen: /dev/vsock: {error.strerror}"
-            self._tell(OK, "vsock", text)
-            return
-        if cid is None:
-            self._tell(WARNING, "vsock", f"this machine has no CID; {LOAD_TRANSPORT}")
-        else:
-            self._tell(OK, "vsock", f"this machine has CID {cid}")
-
     # Listening
 
-    def _listener(
-        self,
-        name: str,
-        service: ServiceSettings,
-        before: Sequence[ServiceSettings],
-        passed: Optional[Passed],
-    ) -> None:
+    def _listener(self, name: str, service: ServiceSettings, passed: Optional[Passed]) -> None:
         place = place_of(service)
         if passed is not None and passed.has(service):
-            self._tell(OK, "listener", f"{place} is passed by systemd", name)
-            return
-        try:
-            check_listener(service, before)
-        except ProxyError as error:
-            self._tell(FAULT, "listener", str(error), name, exit_code=error.exit_code)
+            self._tell(OK, "listener", f"systemd passes {place}", name)
         else:
-            self._tell(OK, "listener", f"{place} is free", name)
+            on_tcp = tcp_place_of(service)
+            self._place("listener", place, service.path, on_tcp or service.local_port, name)
+
+    def _metrics(self) -> None:
+        metrics = self._settings.metrics
+        if metrics is not None:
+            on_tcp = TcpPlace(metrics.host, metrics.port)
+            place = unix_place(metrics.path) if metrics.path else tcp_place(*on_tcp)
+            self._place("metrics", f"{place}, for metrics,", metrics.path, on_tcp)
+
+    def _place(
+        self,
+        check: str,
+        words: str,
+        path: Optional[str],
+        port: Union[TcpPlace, int],
+        name: str = "",
+    ) -> None:
+        """Whether the proxy could listen there: on a path, else on TCP, else on a vsock port."""
+        try:
+            if path is not None:
+                check_unix(path)
+            elif isinstance(port, TcpPlace):
+                check_tcp(port, self._on_tcp)
+                self._on_tcp.append(port)
+            else:
+                check_vsock(port)
+        except ProxyError as error:
+            self._tell(FAULT, check, str(error), name, exit_code=error.exit_code)
+        else:
+            self._tell(OK, check, f"{words} is free", name)
 
     def _outcome(self) -> None:
         code = self._verdicts.exit_code
         if code:
-            self._tell(FAULT, "outcome", f"this cannot be served: exit code {code}", exit_code=code)
+            self._tell(
+                FAULT, "outcome", f"the proxy would not start: exit code {code}", exit_code=code
+            )
             return
         what = (
-            f"{counted(len(self._services), 'service')} can be served by "
+            f"the proxy would start: {counted(len(self._services), 'service')}, "
             f"{counted(self._workers, 'worker')}"
         )
         warnings = self._verdicts.warnings
@@ -442,6 +431,13 @@ def _questions(wanted: Wanted) -> Set[Question]:
     }
 
 
+def _question_of_other_family(service: ServiceSettings) -> Question:
+    """The question that a service restricts to a family, for the other one; else the same."""
+    endpoint, family = question_of(service)
+    others = {socket.AF_INET: socket.AF_INET6, socket.AF_INET6: socket.AF_INET}
+    return endpoint, others.get(family, family)
+
+
 def _untimed(answers: Mapping[Question, Timed]) -> Mapping[Question, Answer]:
     return {question: answer for question, (answer, _) in answers.items()}
 
@@ -469,10 +465,10 @@ def _not_used(one: Judged, address: Address) -> str:
     host = address.sockaddr[0]
     if one.policy.any_address or one.policy.entry_of(address) is not None:
         return (
-            f"{host} is never connected to: DNS cannot lead to such an address, where a cloud may "
-            "keep credentials; if you want it, give it as the endpoint"
+            f"{host} is not used: the proxy refuses such an address from DNS, because a cloud may "
+            "keep credentials there; to connect to it, give it as the endpoint"
         )
-    return f"{host} is not connected to: the allowlist does not permit it"
+    return f"{host} is not used: the allowlist does not permit it"
 
 
 def _by_family(addresses: Sequence[Address]) -> str:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from vsock_proxy.config import loading, metadata
-from vsock_proxy.config.loading import Configuration
+from vsock_proxy.config.loading import Configuration, Refuse
 from vsock_proxy.config.metadata import Search
+from vsock_proxy.errors import raise_error
 from vsock_proxy.settings import ServiceSettings, Settings
 from vsock_proxy.supervision.judging import Wanted, names_of, naming
 
@@ -31,14 +32,18 @@ def want(
     return fill_in(settings, configuration, services, known, search)
 
 
-def asked_for(settings: Settings, configuration: Configuration) -> Tuple[ServiceSettings, ...]:
+def asked_for(
+    settings: Settings, configuration: Configuration, refuse: Refuse = raise_error
+) -> Tuple[ServiceSettings, ...]:
     """The service of the command line, or those of the file, with their placeholders.
+
+    refuse: gets each fault of a service of the file.
 
     Raises ConfigurationError or UsageError.
     """
     if settings.service is not None:
         return (settings.service,)
-    return configuration.services(settings.options, settings.workers)
+    return configuration.services(settings.options, settings.workers, refuse)
 
 
 def fill_in(
