@@ -154,6 +154,8 @@ def _add_tests(root: Path) -> None:
         shutil.copytree(here / part, tests / part, ignore=ignored)
     for part in (".", "system"):
         (tests / part / "__init__.py").touch()
+    (root / "srv" / "docs").mkdir()
+    shutil.copy(PROJECT / "docs" / "install.md", root / "srv" / "docs")
     (root / "srv" / "pytest.ini").write_text("[pytest]\n")
     units = root / "etc" / "systemd" / "system"
     (units / "world.service").write_text(WORLD)

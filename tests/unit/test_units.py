@@ -11,6 +11,7 @@ from typing import List
 import pytest
 
 from tests.support.program import PROJECT
+from tests.support.recipe import recipe
 
 SERVICE = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy.service"
 TEMPLATE = PROJECT / "systemd" / "nitro-enclaves-vsock-proxy@.service"
@@ -101,13 +102,6 @@ def test_the_vsock_module_is_loaded_before(unit: Path) -> None:
     for setting in ("Wants=", "After="):
         (line,) = (line for line in settings if line.startswith(setting))
         assert "modprobe@vsock.service" in line.split("=")[1].split()
-
-
-def recipe() -> str:
-    """What the documentation says to call for a check within the sandbox."""
-    text = (PROJECT / "docs" / "install.md").read_text("utf-8")
-    section_text = text.split("#### Checking within the sandbox\n", 1)[1].split("\n#", 1)[0]
-    return "\n".join(line for line in section_text.splitlines() if line.startswith("    "))
 
 
 def test_a_check_within_the_sandbox_has_all_settings_of_the_sandbox(

@@ -212,7 +212,9 @@ def _vsock_advice(error: OSError, port: int) -> str:
         holder = _held_by(holder_of_vsock(port))
         if holder:
             return f"{holder}, on that port of some CID"
-        return "; another program listens on that port of some CID"
+        return (
+            "; another program listens on that port of some CID, see as root which: ss --vsock -lp"
+        )
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (
             f"; ports below {FIRST_UNPRIVILEGED_PORT} need CAP_NET_BIND_SERVICE, take a higher one"
@@ -248,7 +250,8 @@ def _cannot_listen_on_unix(error: OSError, path: str) -> UnavailableError:
     if error.errno in (errno.EADDRINUSE, errno.EPROTOTYPE):
         from vsock_proxy.process.holders import holder_of_unix
 
-        reason = f"in use{_held_by(holder_of_unix(path)) or ' by another program'}"
+        unknown = " by another program, see as root which: ss -xlp"
+        reason = f"in use{_held_by(holder_of_unix(path)) or unknown}"
     return UnavailableError(f"cannot listen on Unix socket {path}: {reason}")
 
 
@@ -375,8 +378,8 @@ def _tcp_advice(error: OSError, address: str, port: int) -> str:
         if holder:
             return f"{holder}, on {WHERE}"
         return (
-            f"; another socket, of this program or of another, has that port, on {WHERE}; ss -tanp "
-            "shows it"
+            f"; another socket, of this program or of another, has that port, on {WHERE}, see as "
+            "root which: ss -tanp"
         )
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from typing import Dict, Iterator, NamedTuple, Optional
 
 import pytest
 
 from tests.support import processes
+from tests.support.recipe import recipe
 from tests.system.inside.service import (
     ALLOWLIST,
     Load,
@@ -222,3 +224,51 @@ def test_it_recovers_from_a_master_that_is_killed(many: Service) -> None:
     for port, endpoint in THREE.items():
         with connect(port, endpoint.name) as client:
             assert echoes(client, b"x")
+
+
+# --check within the sandbox of the unit
+
+
+def check() -> subprocess.CompletedProcess[str]:
+    """The recipe, as root types it."""
+    return subprocess.run(["sh", "-c", recipe()], capture_output=True, text=True, check=False)
+
+
+def test_what_the_unit_would_serve_is_well(default_allowlist: str) -> None:
+    write(THREE, default_allowlist)
+    done = check()
+    assert (done.returncode, done.stderr) == (os.EX_OK, ""), done.stdout
+    for port, endpoint in THREE.items():
+        assert f"ok      {port}: connected to 10.11.12." in done.stdout, done.stdout
+        assert f"ok      {port}: {endpoint.name} resolves in " in done.stdout
+        assert f"ok      {port}: vsock port {port} is free\n" in done.stdout
+    assert "ok      vsock transports: vsock_loopback " in done.stdout
+    assert "ok      the CID of this machine is not visible from here: /dev/vsock: " in done.stdout
+
+
+def test_a_file_that_only_root_may_read_is_a_fault(default_allowlist: str) -> None:
+    write(THREE, default_allowlist)
+    mode = ALLOWLIST.stat().st_mode
+    ALLOWLIST.chmod(0o600)
+    try:
+        done = check()
+    finally:
+        ALLOWLIST.chmod(mode)
+    assert done.returncode == os.EX_CONFIG
+    assert f"fault   file {ALLOWLIST}: Permission denied; " in done.stdout
+
+
+def test_beside_the_service_that_runs_its_ports_are_taken_and_it_goes_on(many: Service) -> None:
+    pid = many.pid
+    done = check()
+    assert done.returncode == os.EX_UNAVAILABLE, done.stdout
+    # Within the sandbox the processes of others are not visible.
+    assert "vsock port 8001: Address already in use; another program listens " in done.stdout
+    beside = subprocess.run(["vsock-proxy", "--check"], capture_output=True, text=True, check=False)
+    assert beside.returncode == os.EX_UNAVAILABLE, beside.stdout
+    assert (
+        f"vsock port 8001: Address already in use, held by vsock-proxy, pid {pid}," in beside.stdout
+    )
+    assert many.pid == pid
+    with connect(8001, THREE[8001].name) as client:
+        assert echoes(client, b"x")
