@@ -1,4 +1,4 @@
-"""Packs archives of which the bytes depend on the files alone, not on who packs them, when and where.
+"""Packs archives whose bytes depend on the files alone, not on who packs them, when and where.
 
     python3 packaging/packing.py zipapp FOLDER TARGET    the program of a folder, as one file
     python3 packaging/packing.py sdist ARCHIVE FOLDER    a source distribution, packed again
@@ -26,7 +26,7 @@ def pack_zipapp(tree: Path, target: Path, epoch: int) -> None:
     with target.open("wb") as file:
         # Not -I, which env(1) could not tell from a part of the name.
         file.write(b"#!/usr/bin/env python3\n")
-        # Not compressed: how, would depend on the version of zlib. An image is compressed as a whole.
+        # Not compressed: the bytes would depend on zlib's version. An image is compressed whole.
         with zipfile.ZipFile(file, "w") as archive:
             for path in sorted(path for path in tree.rglob("*") if path.is_file()):
                 member = zipfile.ZipInfo(str(path.relative_to(tree)), date)
@@ -37,17 +37,20 @@ def pack_zipapp(tree: Path, target: Path, epoch: int) -> None:
 
 def pack_sdist_again(archive: Path, folder: Path, epoch: int) -> None:
     """Copy a .tar.gz into a folder, without what setuptools put in of this machine and moment."""
-    with tarfile.open(archive) as old, (folder / archive.name).open("wb") as file:
-        # Not tarfile's own compression, which dates the archive by the clock.
-        with gzip.GzipFile("", "wb", fileobj=file, mtime=epoch) as packed:
-            with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new:
-                for member in sorted(old, key=lambda member: member.name):
-                    member.mtime = epoch
-                    member.uid = member.gid = 0
-                    member.uname = member.gname = "root"
-                    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-                    member.pax_headers = {}
-                    new.addfile(member, old.extractfile(member) if member.isfile() else None)
+    # Not tarfile's own compression, which dates the archive by the clock.
+    with (
+        tarfile.open(archive) as old,
+        (folder / archive.name).open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=epoch) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new,
+    ):
+        for member in sorted(old, key=lambda member: member.name):
+            member.mtime = epoch
+            member.uid = member.gid = 0
+            member.uname = member.gname = "root"
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            member.pax_headers = {}
+            new.addfile(member, old.extractfile(member) if member.isfile() else None)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,13 @@ from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 from tests.support.program import PROJECT
+from tools.releasing import stating
 
-PARTS = ("docs", "etc", "packaging", "systemd", "vsock_proxy")
-FILES = ("CHANGELOG.md", "LICENSE", "README.md", "setup.py")
+# Nothing of the source, and large.
+LEFT_OUT = shutil.ignore_patterns(
+    *(".git", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".venv"),
+    *("*.egg-info", "__pycache__", "build", "dist"),
+)
 TO_BUILD_DEB = {"dpkg-buildpackage": "dpkg-dev", "dh": "debhelper", "dh_python3": "dh-python"}
 TO_BUILD_RPM = {"rpmbuild": "rpm"}
 TO_BUILD_PAGES = {"rst2man": "python3-docutils"}
@@ -41,6 +44,11 @@ def build(kind: str, target: Path, version: Optional[str] = None) -> Path:
     assert done.returncode == 0, done.stdout
     (package,) = folder.iterdir()
     return package
+
+
+def copy_project(folder: Path) -> None:
+    """Copy the source to a folder that is not there yet."""
+    shutil.copytree(PROJECT, folder, ignore=LEFT_OUT)
 
 
 @functools.lru_cache(None)
@@ -76,13 +84,6 @@ def _version(python: str) -> Tuple[int, ...]:
 
 
 def _copy(root: Path, version: str) -> Path:
-    root.mkdir(parents=True)
-    for part in PARTS:
-        shutil.copytree(PROJECT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in FILES:
-        shutil.copy2(PROJECT / file, root / file)
-    module = root / "vsock_proxy" / "__init__.py"
-    text, changes = re.subn('__version__ = ".*"', f'__version__ = "{version}"', module.read_text())
-    assert changes == 1
-    module.write_text(text)
+    copy_project(root)
+    stating.state(root, version)
     return root

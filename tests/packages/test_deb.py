@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.packages.building import (
-    TO_BUILD_DEB,
-    TO_BUILD_PAGES,
-    build,
-    lines_of,
-    missing,
-)
+from tests.packages.building import lines_of, missing
+from tests.packages.conftest import VERSION, Relays
 from tests.support.program import PROJECT
+from tests.support.root import inside, why_no_root
+from tests.system import image
+from tests.vm.kernel import Lacking
 
-NEEDED = {**TO_BUILD_DEB, **TO_BUILD_PAGES}
-pytestmark = [
-    pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(missing(NEEDED)), reason=missing(NEEDED) or "can be built"),
-]
+pytestmark = pytest.mark.hybrid_only
 MODULES = "usr/lib/python3/dist-packages"
 SCRIPTS = ("postinst", "prerm", "postrm")
 CONFIGURATION = "/etc/nitro_enclaves/vsock-proxy.yaml"
 
 
-@pytest.fixture(scope="module")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("deb", tmp_path_factory.mktemp("packages"))
+@pytest.fixture
+def deb(released: Path) -> Path:
+    return released / f"vsock-proxy_{VERSION}_all.deb"
 
 
 def test_it_has_the_program_and_what_belongs_to_it_and_no_more(deb: Path) -> None:
@@ -91,6 +86,23 @@ def test_what_runs_is_started_and_stopped_only_as_policy_rc_d_permits(
 def test_lintian_finds_no_error(deb: Path) -> None:
     found = lines_of("lintian", "--allow-root", "--fail-on", "none", deb)
     assert [line for line in found if line.startswith("E:")] == []
+
+
+@pytest.mark.skipif(bool(why_no_root()), reason=why_no_root() or "can be entered")
+def test_it_relays_on_a_debian_system_that_has_what_it_depends_on(
+    deb: Path, tmp_path: Path, relays: Relays
+) -> None:
+    try:
+        image.require_debian()
+        system = image.debian()
+    except Lacking as lacking:
+        pytest.skip(str(lacking))
+    root = tmp_path / "root"
+    root.mkdir()
+    lines_of("tar", "-x", "-C", root, "-f", system)
+    shutil.copy(deb, root / "srv" / "installed.deb")
+    lines_of("chroot", root, "dpkg", "-i", "/srv/installed.deb")
+    relays(*inside(root, tmp_path), "/usr/bin/vsock-proxy")
 
 
 def _modules() -> list[Path]:

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages.building import (
-    TO_BUILD_PAGES,
-    TO_BUILD_RPM,
-    build,
-    lines_of,
-    missing,
-    pythons,
-)
+from tests.packages.building import build, lines_of, missing, pythons
+from tests.packages.conftest import NEWER, VERSION, Relays
 from tests.support.program import PROJECT
+from tests.support.root import inside, why_no_root
 
-NEEDED = {**TO_BUILD_RPM, **TO_BUILD_PAGES, "busybox": "busybox-static"}
+NEEDED = {"busybox": "busybox-static"}
 pytestmark = [
     pytest.mark.hybrid_only,
     pytest.mark.skipif(bool(missing(NEEDED)), reason=missing(NEEDED) or "can be built"),
@@ -57,14 +52,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
 
 
-@pytest.fixture(scope="module")
-def rpm(packages: Path) -> Path:
-    return build("rpm", packages)
+@pytest.fixture
+def rpm(released: Path) -> Path:
+    return released / f"vsock-proxy-{VERSION}-1.x86_64.rpm"
 
 
 @pytest.fixture(scope="module")
 def newer(packages: Path) -> Path:
-    return build("rpm", packages, "99.0.0")
+    return build("rpm", packages, NEWER)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +87,13 @@ class Root:
             check=True,
         )
 
+    def put_python(self, python: str) -> None:
+        """Give it a Python where the distribution has its own."""
+        lines_of(python, PROJECT / "etc" / "guest" / "build-root", self.folder)
+        place = self.folder / "usr" / "bin" / "python3"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to("/bin/python3")
+
     @property
     def allowlist(self) -> Path:
         return self.folder / CONFIGURATION
@@ -99,7 +101,9 @@ class Root:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Root:
-    return Root(tmp_path)
+    folder = tmp_path / "system"
+    folder.mkdir()
+    return Root(folder)
 
 
 def test_it_has_the_program_and_what_belongs_to_it_and_no_more(rpm: Path) -> None:
@@ -180,14 +184,10 @@ def test_it_stands_beside_the_package_of_aws_and_touches_no_file_of_it(
 
 
 @pytest.mark.skipif(PYTHON is None, reason="needs Python 3.9")
-def test_the_program_runs_on_python_3_9_with_what_it_brings_along(rpm: Path, system: Root) -> None:
+@pytest.mark.skipif(bool(why_no_root()), reason=why_no_root() or "can be entered")
+def test_it_relays_beside_a_shell_and_python_3_9_alone(
+    rpm: Path, system: Root, relays: Relays, tmp_path: Path
+) -> None:
+    system.put_python(str(PYTHON))
     system.rpm("-i", rpm)
-    done = subprocess.run(
-        [str(PYTHON), "-s", "-m", "vsock_proxy", "8000", "localhost", "443"],
-        env={**os.environ, "PYTHONPATH": f"{system.folder}{LIBRARY}"},
-        cwd=system.folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == os.EX_CONFIG, done.stderr
+    relays(*inside(system.folder, tmp_path), f"{PREFIX}/bin/vsock-proxy")

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
 from tests.packages.building import build, pythons
+from tests.packages.conftest import VERSION, Relays
 from tests.support.program import PROJECT
-from tests.support.servers import exchange
-from vsock_proxy import __version__
 
 pytestmark = pytest.mark.hybrid_only
 
 
-@pytest.fixture(scope="module")
-def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("zipapp", tmp_path_factory.mktemp("packages"))
+@pytest.fixture
+def zipapp(released: Path) -> Path:
+    return released / "vsock-proxy.pyz"
 
 
 def test_it_contains_the_program_its_two_libraries_and_the_licences(
@@ -40,14 +38,6 @@ def test_it_contains_the_program_its_two_libraries_and_the_licences(
     assert {Path(name).suffix for name in rest if name.startswith("yaml/")} == {".py"}
 
 
-def test_two_builds_of_one_source_are_equal_in_any_place(
-    zipapp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TZ", "Asia/Kathmandu")
-    elsewhere = build("zipapp", tmp_path, __version__)
-    assert elsewhere.read_bytes() == zipapp.read_bytes()
-
-
 def test_it_can_be_dated_before_there_were_zip_archives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,16 +48,12 @@ def test_it_can_be_dated_before_there_were_zip_archives(
 
 def test_it_is_a_command(zipapp: Path) -> None:
     done = subprocess.run([zipapp, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"vsock-proxy {__version__}\n"
+    assert done.stdout == f"vsock-proxy {VERSION}\n"
 
 
 @pytest.mark.parametrize("version", pythons())
 def test_it_relays_under_each_python_with_the_standard_library_alone(
-    zipapp: Path, version: str, start_proxy: StartProxy, start_server: StartServer
+    zipapp: Path, version: str, relays: Relays
 ) -> None:
     # Without the packages of this machine.
-    python = [pythons()[version], "-I", "-S"]
-    proxy = start_proxy(start_server(), program=[*python, str(zipapp)])
-    with proxy.connect() as client:
-        assert exchange(client, b"x") == b"x"
-    proxy.log.wait_for(" ended: 1 bytes up, 1 bytes down")
+    relays(pythons()[version], "-I", "-S", zipapp)

@@ -48,6 +48,17 @@ def why_no_root() -> str:
     return why_not() or (f"needs {', '.join(missing)}" if missing else "")
 
 
+def inside(root: Path, *writable: Path) -> List[str]:
+    """What to put before a command to run it in this root, with an empty environment.
+
+    writable: folders of this machine that are there too, at their own places.
+    """
+    for folder in writable:
+        (root / os.path.relpath(folder, "/")).mkdir(parents=True, exist_ok=True)
+    words = [str(root), *map(str, writable), "--"]
+    return ["unshare", "--mount", "sh", "-c", ENTER, "sh", *words]
+
+
 class Root:
     """A folder that is to be the root of others.
 
@@ -83,14 +94,8 @@ class Root:
             self.put(one)
 
     def inside(self, *writable: Path) -> List[str]:
-        """What to put before a command to run it in here, with an empty environment.
-
-        writable: folders of this machine that are there too, at their own places.
-        """
-        for folder in writable:
-            self.within(folder).mkdir(parents=True, exist_ok=True)
-        words = [str(self.folder), *map(str, writable), "--"]
-        return ["unshare", "--mount", "sh", "-c", ENTER, "sh", *words]
+        """As the function of this name."""
+        return inside(self.folder, *writable)
 
     def _put_program(self, place: str) -> List[str]:
         """As packaging/build-zipapp has it, but from what is here, and as a folder."""

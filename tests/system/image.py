@@ -19,7 +19,8 @@ from tests.vm.bzimage import uncompressed
 from tests.vm.initramfs import pack, with_dependencies
 from tests.vm.kernel import Kernel, Lacking, cache_folder, locked, require_commands, which
 
-NEEDED = {"mke2fs": "e2fsprogs", "mmdebstrap": "mmdebstrap", "busybox": "busybox-static"}
+DEBIAN_NEEDS = {"mmdebstrap": "mmdebstrap"}
+NEEDED = {"mke2fs": "e2fsprogs", "busybox": "busybox-static", **DEBIAN_NEEDS}
 SUITE = "bookworm"
 # The dependencies of the package are not told here what for: were one missing in the package, its
 # installation would succeed all the same, but tests/packages knows what it must depend on.
@@ -95,20 +96,26 @@ class Image:
 
 def require_means() -> None:
     """Raise Lacking where no image can be made."""
-    if os.geteuid() != 0:
-        raise Lacking(
-            "the booted system needs root, for a Debian root with the owners of its files"
-        )
-    if not any(Path(source).exists() for source in SOURCES) or platform.machine() != "x86_64":
+    require_debian()
+    if platform.machine() != "x86_64":
         raise Lacking("the booted system needs a Debian machine on x86_64, to be made from")
     require_commands(NEEDED)
+
+
+def require_debian() -> None:
+    """Raise Lacking where no folder can be filled with a Debian system."""
+    if os.geteuid() != 0:
+        raise Lacking("a Debian system needs root, for the owners of its files")
+    if not any(Path(source).exists() for source in SOURCES):
+        raise Lacking("a Debian system needs a Debian machine, to be made from")
+    require_commands(DEBIAN_NEEDS)
 
 
 def build(kernel: Kernel, installed: Path, newer: Path, folder: Path) -> Image:
     """Make the image in a folder: one package installed, a newer one at hand."""
     root = folder / "root"
     root.mkdir()
-    _run("tar", "-x", "-C", root, "-f", _debian())
+    _run("tar", "-x", "-C", root, "-f", debian())
     _add_modules(kernel, root)
     packages = root / "srv" / "packages"
     packages.mkdir()
@@ -128,8 +135,8 @@ def build(kernel: Kernel, installed: Path, newer: Path, folder: Path) -> Image:
     return Image(vmlinux, _initramfs(kernel, folder), disk)
 
 
-def _debian() -> Path:
-    """What of the image comes from Debian, from the cache or else made now."""
+def debian() -> Path:
+    """The archive of a Debian system, from the cache or else made now."""
     cache = cache_folder()
     archive = cache / CACHED
     with locked(cache / "system-lock"):
