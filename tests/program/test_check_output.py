@@ -17,7 +17,9 @@ from tests.support.json_log import JSON, SCHEMA, lines_of
 from tests.support.program import PROJECT, command
 from tests.support.timing import SLOWNESS
 from tests.support.transports import Hybrid
-from vsock_proxy.supervision import checking, surroundings
+from vsock_proxy.supervision import checking, reaching, surroundings
+
+PARTS = (checking, reaching, surroundings)
 
 
 @pytest.mark.hybrid_only
@@ -43,8 +45,8 @@ def test_in_json_each_line_is_an_object_of_the_schema(
 
 @pytest.mark.hybrid_only
 def test_what_may_be_looked_at_is_what_schema_and_reference_have() -> None:
-    source = "".join(Path(str(part.__file__)).read_text() for part in (checking, surroundings))
-    named = set(re.findall(r'(?:OK|WARNING|FAULT|refused|_place)[(,]\s*"([a-z]+)"', source))
+    source = "".join(Path(str(part.__file__)).read_text() for part in PARTS)
+    named = set(re.findall(r'(?:OK|WARNING|FAULT|refused?|passes|_place)[(,]\s*"([a-z]+)"', source))
     assert named == {*SCHEMA["properties"]["check"]["enum"]}
     reference = (PROJECT / "docs" / "reference.md").read_text("utf-8")
     assert all(f"| `{check}` |" in reference for check in named)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass, field
-from typing import Callable, Mapping
+from typing import Callable, Mapping, Optional, TypeVar
 
+from vsock_proxy.errors import ProxyError
 from vsock_proxy.observing.printable import printable, printable_lines, timestamp
 from vsock_proxy.settings import JSON
 
@@ -25,20 +25,7 @@ LONGEST_WORD = max(map(len, WORDS.values()))
 COLOURS = {OK: 32, WARNING: 33, FAULT: 31}
 
 Write = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """
-    level: OK, WARNING or FAULT.
-    check: what was looked at, in a word that stays the same.
-    known: what a JSON object has besides (json_lines.py).
-    """
-
-    level: int
-    check: str
-    text: str
-    known: Mapping[str, object] = field(default_factory=dict)
+T = TypeVar("T")
 
 
 class Verdicts(logging.Handler):
@@ -53,6 +40,8 @@ class Verdicts(logging.Handler):
         super().__init__()
         self.exit_code = os.EX_OK
         self.warnings = 0
+        # Whether a line has to name its service.
+        self.are_several = False
         self._write = write
         self._in_json = log_format == JSON
         self._lowest = logging.getLevelName(lowest.upper())
@@ -61,12 +50,40 @@ class Verdicts(logging.Handler):
         root.handlers[:] = [self]
         root.setLevel(OK)
 
-    def say(self, verdict: Verdict) -> None:
-        """Tell one."""
-        if verdict.level == FAULT and self.exit_code == os.EX_OK:
-            self.exit_code = int(str(verdict.known["exit_code"]))
-        known = {"event": CHECKED, "check": verdict.check, **verdict.known}
-        self._tell(verdict.level, verdict.text, known)
+    def tell(self, level: int, check: str, text: str, service: str = "", **known: object) -> None:
+        """Tell one verdict.
+
+        level: OK, WARNING or FAULT; a fault has its exit_code.
+        check: what was looked at, in a word that stays the same.
+        service: the name of the service that it is about.
+        known: what a JSON object has besides (json_lines.py).
+        """
+        named = f"{service}: {text}" if service and self.are_several else text
+        self._verdict(level, check, named, service, known)
+
+    def refuse(self, check: str, error: ProxyError, service: str = "") -> None:
+        """Tell what would end the start; of a service of the file the error itself has the name."""
+        self._verdict(FAULT, check, str(error), service, {"exit_code": error.exit_code})
+
+    def unless_refused(self, check: str, step: Callable[[], T]) -> Optional[T]:
+        """What a step of serving returns, None if it would end the start."""
+        try:
+            return step()
+        except ProxyError as error:
+            self.refuse(check, error)
+            return None
+
+    def passes(self, check: str, step: Callable[[], object]) -> bool:
+        """Whether a step of serving does not end the start."""
+        return self.unless_refused(check, lambda: (step(),)) is not None
+
+    def _verdict(
+        self, level: int, check: str, text: str, service: str, known: Mapping[str, object]
+    ) -> None:
+        if level == FAULT and self.exit_code == os.EX_OK:
+            self.exit_code = int(str(known["exit_code"]))
+        about = {"service": service} if service else {}
+        self._tell(level, text, {"event": CHECKED, "check": check, **about, **known})
 
     def emit(self, record: logging.LogRecord) -> None:
         """What the log would have said."""
