@@ -4,13 +4,14 @@ A message is often put together: `cannot listen on ` from one place, the reason 
 what is compared is the *piece*: a text in the sources, wherever it stands. Nothing has to be
 registered, and nothing can be forgotten.
 
-A value in a piece (`{name}`, `%(name)s`) matches anything. A value on the page is a word in
-capitals, a number, or `...`.
+A value in a piece (`{name}`, `%(name)s`) matches anything, but a constant of the module only its
+number. A value on the page is a word in capitals, a number, or `...`.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,7 +21,7 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Iterable, Iterator, List, Set
+from typing import Dict, Iterable, Iterator, List, Set
 
 # A value in a piece, until the piece becomes a pattern.
 VALUE = "\0"
@@ -95,7 +96,28 @@ def pieces_of(sources: Path) -> List[Piece]:
 
 def texts_of(source: str) -> List[tuple[int, str, bool]]:
     """The line of each text, the text, and whether it is given to the log or to an error."""
-    return _Texts().of(ast.parse(source))
+    tree = ast.parse(source)
+    return _Texts(_numbers_of(tree)).of(tree)
+
+
+def _numbers_of(module: ast.Module) -> Dict[str, float]:
+    """The constants of a module that are numbers."""
+    numbers: Dict[str, float] = {}
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with contextlib.suppress(ValueError):
+                value = ast.literal_eval(_computed(node.value))
+                if isinstance(value, (int, float)):
+                    numbers[node.targets[0].id] = value
+    return numbers
+
+
+def _computed(node: ast.expr) -> ast.expr:
+    """`1 << 20` as the number that it is."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift):
+        left, right = ast.literal_eval(node.left), ast.literal_eval(node.right)
+        return ast.Constant(left << right)
+    return node
 
 
 class _Texts(ast.NodeVisitor):
@@ -104,7 +126,8 @@ class _Texts(ast.NodeVisitor):
     That is: docstrings, the usage text, what a failed assertion says, and the help of a metric.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Dict[str, float]) -> None:
+        self._numbers = numbers
         self._found: List[tuple[int, str, bool]] = []
         self._given: Set[ast.expr] = set()
 
@@ -139,11 +162,19 @@ class _Texts(ast.NodeVisitor):
         text = ""
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
-                text += VALUE
+                text += self._number(part) or VALUE
                 self.visit(part.value)
             elif isinstance(part, ast.Constant):
                 text += str(part.value)
         self._add(node, text)
+
+    def _number(self, part: ast.FormattedValue) -> str:
+        """What a constant of the module is in the text; nothing if it is no such constant."""
+        name = ast.unparse(part.value)
+        if name not in self._numbers:
+            return ""
+        spec = "".join(str(each.value) for each in getattr(part.format_spec, "values", ()))
+        return format(self._numbers[name], spec)
 
     def _add(self, node: ast.expr, text: str) -> None:
         self._found.append((node.lineno, text, node in self._given))

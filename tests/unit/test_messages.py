@@ -59,6 +59,8 @@ def test_each_message_has_what_happened_and_what_to_do() -> None:
         ("raise UsageError('empty')", "empty"),
         ("log.info('%(host)s is gone', {'event': 'gone'})", f"{VALUE} is gone"),
         ("REASON = 'not there'", "not there"),
+        ("MOST = 1 << 4\nreason = f'more than {MOST} of them'", "more than 16 of them"),
+        ("PAUSE = 2.0\nreason = f'only after {PAUSE:g} s'", "only after 2 s"),
         ("reason = f'{host}: {missing or \"not there\"}'", "not there"),
     ],
 )
