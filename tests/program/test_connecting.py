@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
-from tests.support.clients import answers, end_of
+from tests.support.clients import answers, end_of, is_refused
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, read_all, silent
@@ -37,15 +37,6 @@ def mute_endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tu
             # Where it fills the queue, the next one's SYN is lost, or connecting fails with EAGAIN.
             first.connect(listener.getsockname())
             yield listener.getsockname() if is_tcp else (f"unix:{path}", 5000)
-
-
-def is_refused(proxy: Proxy) -> bool:
-    """Whether a client that connects is turned away."""
-    try:
-        proxy.connect().close()
-    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
-        return True
-    return False
 
 
 def send_stop(pid: int) -> None:

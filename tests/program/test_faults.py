@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import resource
@@ -20,37 +19,13 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import answers, end_of
+from tests.support.pattern import BLOCK, BLOCKS, MIB, TRANSFER, is_whole, send_pattern
 from tests.support.program import ID, Proxy
 from tests.support.servers import CHUNK, echo, exchange, read_all, read_exactly, silent
 from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, wait_until
 
-MIB = 1 << 20
-TRANSFER = int(16 * MIB / SLOWNESS)
 FLOOD = int(20_000 / SLOWNESS)
 TRACEBACK = "Traceback"
-
-
-def block() -> bytes:
-    return bytes(range(256)) * (CHUNK // 256)
-
-
-def send_pattern(connection: socket.socket) -> None:
-    """An endpoint that sends much, and then ends."""
-    for _ in range(TRANSFER // CHUNK):
-        connection.sendall(block())
-    connection.shutdown(socket.SHUT_WR)
-
-
-def digest_of_pattern() -> bytes:
-    return hashlib.sha256(block() * (TRANSFER // CHUNK)).digest()
-
-
-def wait_until_idle(proxy: Proxy, workers: int) -> None:
-    """Wait until this number of workers are there and idle, as the scoreboard says."""
-    wait_until(
-        lambda: [row.state for row in board.ask(proxy)] == ["idle"] * workers,
-        f"{workers} idle workers",
-    )
 
 
 # Workers that die or stand still
@@ -74,10 +49,10 @@ def test_a_worker_killed_in_mid_transfer_costs_only_its_connection(
         pass
     assert received < TRANSFER
     for first, client in zip(firsts, others):
-        assert hashlib.sha256(first + read_all(client)).digest() == digest_of_pattern()
+        assert is_whole(client, first)
     for client in (victim, *others):
         client.close()
-    wait_until_idle(proxy, 4)
+    board.wait_until_idle(proxy, 4)
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
@@ -133,7 +108,7 @@ def test_workers_that_die_at_once_are_replaced_at_most_10_times_a_second(
     # Ten may be in the first moment, and ten in each second from there on.
     assert 10 < forks <= 10 + 10 * (time.monotonic() - began)
     proxy.log.wait_for(r"starting another in \d\.\d s, too many have ended")
-    wait_until_idle(proxy, 4)
+    board.wait_until_idle(proxy, 4)
     assert answers(proxy)
 
 
@@ -146,7 +121,7 @@ def test_while_one_worker_stands_still_the_others_go_on_accepting(
         wait_until(lambda pid=stopped: processes.state(pid) == "T", "it is stopped")  # type: ignore[misc]
         answer_promptly(proxy, at_full_length(10))
         os.kill(stopped, signal.SIGCONT)
-    wait_until_idle(proxy, 4)
+    board.wait_until_idle(proxy, 4)
 
 
 def answer_promptly(proxy: Proxy, seconds: float) -> None:
@@ -171,7 +146,7 @@ def test_a_worker_that_stood_still_in_mid_transfer_ends_it_whole(
         with proxy.connect() as other:
             assert read_exactly(other, 1000)
         os.kill(worker, signal.SIGCONT)
-        assert hashlib.sha256(first + read_all(client)).digest() == digest_of_pattern()
+        assert is_whole(client, first)
 
 
 # Clients and endpoints that vanish or stall
@@ -237,7 +212,7 @@ def test_a_client_that_vanishes_while_much_is_under_way_frees_its_worker(
 
 def send_forever(connection: socket.socket) -> None:
     while True:
-        connection.sendall(block())
+        connection.sendall(BLOCK)
 
 
 @pytest.mark.alone
@@ -253,21 +228,14 @@ def test_a_client_that_reads_nothing_costs_little_and_disturbs_nobody(
         assert processes.pss_kib(busy) < 16 * 1024
         assert has_come_to_rest(proxy, busy)
         read_exactly(stalled, 8 * MIB)
-    wait_until_idle(proxy, 2)
+    board.wait_until_idle(proxy, 2)
 
 
 def has_come_to_rest(proxy: Proxy, pid: int) -> bool:
     """Whether a worker moves nothing and does not spin about it."""
-    ticks, moved = cpu_ticks(pid), [row.down for row in board.ask(proxy)]
+    before = processes.processor_ticks(pid), [row.down for row in board.ask(proxy)]
     threading.Event().wait(0.2)
-    return cpu_ticks(pid) == ticks and [row.down for row in board.ask(proxy)] == moved
-
-
-def cpu_ticks(pid: int) -> int:
-    """The processor time of a process (proc(5), utime and stime)."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return int(fields[11]) + int(fields[12])
+    return before == (processes.processor_ticks(pid), [row.down for row in board.ask(proxy)])
 
 
 def answer_or_flood(connection: socket.socket) -> None:
@@ -287,7 +255,7 @@ def test_an_endpoint_that_reads_nothing_costs_bounded_memory(
         client.setblocking(False)
         sent = 0
         while select.select([], [client], [], 0.5 * SLOWNESS)[1]:
-            sent += client.send(block())
+            sent += client.send(BLOCK)
         assert sent > 0
         assert processes.pss_kib(busy) < 16 * 1024
         assert has_come_to_rest(proxy, busy)
@@ -341,7 +309,7 @@ def test_200_clients_that_queue_behind_idle_ones_are_all_served_in_turn(
     assert sorted(order) == messages
     if workers == 1:
         assert order == messages
-    wait_until_idle(proxy, workers)
+    board.wait_until_idle(proxy, workers)
 
 
 @pytest.mark.alone
@@ -368,9 +336,9 @@ def test_a_flood_of_clients_disturbs_no_transfer_and_leaves_nothing(
 def transfer_in_a_flood(proxy: Proxy, transfers: int, count: int) -> None:
     """Make transfers, all of which must arrive whole, while clients come and go."""
     clients = [proxy.connect() for _ in range(transfers)]
-    digests: List[bytes] = []
+    whole: List[bool] = []
     readers = [
-        threading.Thread(target=lambda c=client: digests.append(sha_of(c))) for client in clients
+        threading.Thread(target=lambda c=client: whole.append(is_whole(c))) for client in clients
     ]
     for client, reader in zip(clients, readers):
         client.sendall(b"p")
@@ -379,7 +347,7 @@ def transfer_in_a_flood(proxy: Proxy, transfers: int, count: int) -> None:
     for client, reader in zip(clients, readers):
         reader.join()
         client.close()
-    assert digests == [digest_of_pattern()] * transfers
+    assert whole == [True] * transfers
 
 
 def settle(proxy: Proxy, workers: int) -> None:
@@ -399,14 +367,10 @@ def settle(proxy: Proxy, workers: int) -> None:
 def paced_pattern(connection: socket.socket) -> None:
     """The pattern for who says p, slowly enough that it lasts; the end for others."""
     if connection.recv(1) == b"p":
-        for _ in range(TRANSFER // CHUNK):
-            connection.sendall(block())
+        for _ in range(BLOCKS):
+            connection.sendall(BLOCK)
             time.sleep(0.01)
     connection.close()
-
-
-def sha_of(client: socket.socket) -> bytes:
-    return hashlib.sha256(read_all(client)).digest()
 
 
 def flood(proxy: Proxy, count: int) -> None:
@@ -457,7 +421,7 @@ def test_a_worker_without_free_descriptors_says_so_and_recovers(
     proxy = start_proxy(start_server(), workers=2)
     pids = sorted(proxy.wait_for_workers(2, "idle"))
     assert answers(proxy)
-    wait_until_idle(proxy, 2)
+    board.wait_until_idle(proxy, 2)
     for pid in pids:
         limit_files(pid, first_free(pid) + spare)
     with proxy.connect() as client:
@@ -496,9 +460,9 @@ def test_a_lack_of_descriptors_costs_no_connection_and_no_cpu_time(
         with proxy.connect() as queued:
             queued.sendall(b"y")
             proxy.log.wait_for("cannot accept: Too many open files; going on")
-            ticks = cpu_ticks(idle)
+            ticks = processes.processor_ticks(idle)
             threading.Event().wait(1)
-            assert cpu_ticks(idle) - ticks < 10 * SLOWNESS
+            assert processes.processor_ticks(idle) - ticks < 10 * SLOWNESS
             assert len(proxy.log.matching("cannot accept")) < 20
             assert exchange(live, b"z") == b"z"
             limit_files(idle, 64)
@@ -521,8 +485,8 @@ def test_a_transfer_that_grows_without_free_descriptors_arrives_whole(
         (worker,) = proxy.wait_for_workers(1, " -> ")
         limit_files(worker, first_free(worker))
         client.sendall(b"y")
-        assert sha_of(client) == digest_of_pattern()
-    wait_until_idle(proxy, 1)
+        assert is_whole(client)
+    board.wait_until_idle(proxy, 1)
     assert proxy.workers() == [worker]
 
 
@@ -590,7 +554,7 @@ def test_one_warning_tells_that_all_workers_are_busy_for_a_second(
             threading.Event().wait(1.5)
         for client in clients:
             client.close()
-        wait_until_idle(proxy, 2)
+        board.wait_until_idle(proxy, 2)
     assert len(proxy.log.matching("workers are busy")) == 1
 
 
@@ -604,7 +568,7 @@ def test_all_workers_being_busy_for_a_moment_is_no_warning(
         with proxy.connect() as client:
             exchange(client, b"x")
             threading.Event().wait(0.3)
-        wait_until_idle(proxy, 1)
+        board.wait_until_idle(proxy, 1)
         threading.Event().wait(0.3)
     assert not proxy.log.matching("workers are busy")
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
-from tests.support.clients import end_of
+from tests.support.clients import end_of, is_refused
 from tests.support.dns import NameServer
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import ID, PROJECT, Proxy, Transport, command
@@ -23,7 +23,6 @@ from tests.support.servers import exchange, silent
 from tests.support.services import (
     ServicesFile,
     common_pool,
-    is_refused,
     letter,
     letter_at,
     nothing_came,

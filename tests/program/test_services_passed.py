@@ -11,12 +11,11 @@ from typing import List, Tuple
 import pytest
 
 from tests.conftest import StartProxy, StartServer
-from tests.support.clients import end_of
+from tests.support.clients import end_of, is_refused
 from tests.support.program import Transport
 from tests.support.servers import echo
 from tests.support.services import (
     ServicesFile,
-    is_refused,
     letter,
     letter_at,
     pool_of,

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
-from tests.support.clients import end_of
+from tests.support.clients import end_of, is_refused
 from tests.support.crowd import Crowd, End, answering
 from tests.support.namespaces import why_not
 from tests.support.program import ID, Proxy, Transport
@@ -28,7 +28,6 @@ from tests.support.services import (
     Service,
     ServicesFile,
     common_pool,
-    is_refused,
     letter,
     letter_at,
     nothing_came,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import select
@@ -17,13 +16,12 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
+from tests.support.clients import is_refused
+from tests.support.pattern import is_whole, send_pattern
 from tests.support.program import Proxy
-from tests.support.servers import CHUNK, exchange, read_all, read_exactly, silent
+from tests.support.servers import exchange, read_exactly, silent
 from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, wait_until
 from vsock_proxy.process.signals import Interrupted, Signals
-
-MIB = 1 << 20
-TRANSFER = int(32 * MIB / SLOWNESS)
 
 
 def seconds_until_gone(pids: List[int], cause: Callable[[], None]) -> float:
@@ -41,33 +39,9 @@ def seconds_until_gone(pids: List[int], cause: Callable[[], None]) -> float:
     return took
 
 
-def send_pattern(connection: socket.socket) -> None:
-    """An endpoint that sends much, and then ends."""
-    block = bytes(range(256)) * (CHUNK // 256)
-    for _ in range(TRANSFER // CHUNK):
-        connection.sendall(block)
-    connection.shutdown(socket.SHUT_WR)
-
-
-def is_whole(first: bytes, client: socket.socket) -> bool:
-    """Whether all of the pattern arrives after its first bytes, and then the end."""
-    block = bytes(range(256)) * (CHUNK // 256)
-    expected = hashlib.sha256(block * (TRANSFER // CHUNK)).digest()
-    return hashlib.sha256(first + read_all(client)).digest() == expected
-
-
 def close_all(clients: List[socket.socket]) -> None:
     for client in clients:
         client.close()
-
-
-def is_refused(proxy: Proxy) -> bool:
-    """Whether a client that connects is turned away."""
-    try:
-        proxy.connect().close()
-    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
-        return True
-    return False
 
 
 # SIGTERM, and a second signal
@@ -109,7 +83,7 @@ def test_sigterm_lets_transfers_arrive_whole_and_then_all_processes_end(
     firsts = [read_exactly(client, 1000) for client in clients]
     proxy.send(signal.SIGTERM)
     pids = [proxy.pid, *proxy.wait_for_workers(3)]
-    assert all(is_whole(first, client) for first, client in zip(firsts, clients))
+    assert all(is_whole(client, first) for first, client in zip(firsts, clients))
     assert not proxy.has_ended()
     assert seconds_until_gone(pids, lambda: close_all(clients)) < AT_ONCE * SLOWNESS
     assert proxy.wait() == os.EX_OK
@@ -229,7 +203,7 @@ def test_a_sigkill_of_the_master_lets_transfers_arrive_whole(
     proxy.send(signal.SIGKILL)
     proxy.wait()
     wait_until(lambda: sum(map(processes.is_alive, pids)) == 3, "the idle worker is gone")
-    assert all(is_whole(first, client) for first, client in zip(firsts, clients))
+    assert all(is_whole(client, first) for first, client in zip(firsts, clients))
     close_all(clients)
     wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left")
     again = start_proxy(server)
@@ -452,11 +426,6 @@ def test_an_unknown_key_is_warned_of_once_a_reload(
 # SIGUSR1
 
 
-def states(proxy: Proxy) -> List[str]:
-    """What the workers do."""
-    return [row.state for row in board.ask(proxy)]
-
-
 @pytest.mark.tcp_too
 def test_sigusr1_writes_what_every_worker_does_as_a_table(
     start_proxy: StartProxy, start_server: StartServer
@@ -475,7 +444,7 @@ def test_sigusr1_writes_what_every_worker_does_as_a_table(
         busy = next(row for row in rows if row.state == "relaying")
         assert re.fullmatch(proxy.transport.peer_pattern, busy.client)
         assert (busy.endpoint, busy.up, busy.down) == ("127.0.0.1", 5, 5)
-    wait_until(lambda: set(states(proxy)) == {"idle"}, "all are idle")
+    wait_until(lambda: set(board.states(proxy)) == {"idle"}, "all are idle")
     assert "1 connections served, 0 failed" in board.totals(proxy)
     assert "5 bytes up, 5 bytes down" in board.totals(proxy)
 
@@ -488,9 +457,9 @@ def test_the_table_tells_half_closed_and_draining_connections(
     with proxy.connect() as client:
         proxy.wait_for_workers(1, " -> ")
         client.shutdown(socket.SHUT_WR)
-        wait_until(lambda: "half-closed" in states(proxy), "half-closed is told")
+        wait_until(lambda: "half-closed" in board.states(proxy), "half-closed is told")
         proxy.send(signal.SIGTERM)
-        wait_until(lambda: "draining" in states(proxy), "draining is told")
+        wait_until(lambda: "draining" in board.states(proxy), "draining is told")
 
 
 def test_the_table_counts_what_failed_by_its_cause(
@@ -515,7 +484,7 @@ def test_totals_outlive_a_worker(start_proxy: StartProxy, start_server: StartSer
     proxy = start_proxy(start_server(), workers=1)
     with proxy.connect() as client:
         exchange(client, b"12345")
-    wait_until(lambda: states(proxy) == ["idle"], "the connection is over")
+    wait_until(lambda: board.states(proxy) == ["idle"], "the connection is over")
     (old,) = proxy.workers()
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: set(proxy.workers("idle")) - {old}, "another worker")

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
+from tests.support.clients import is_refused
 from tests.support.namespaces import why_not
 from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, silent
@@ -117,15 +118,7 @@ def test_a_draining_proxy_refuses_new_clients(
         exchange(client, b"x")
         proxy.send(signal.SIGTERM)
         proxy.wait_for_workers(1)
-        wait_until(lambda: _is_refused(proxy), "new clients are refused")
-
-
-def _is_refused(proxy: object) -> bool:
-    try:
-        proxy.connect().close()  # type: ignore[attr-defined]
-    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
-        return True
-    return False
+        wait_until(lambda: is_refused(proxy), "new clients are refused")
 
 
 def test_the_drain_timeout_ends_what_does_not_end(
@@ -184,7 +177,7 @@ def test_another_proxy_can_listen_while_a_killed_ones_connection_lives(
         (worker,) = proxy.wait_for_workers(1, " -> ")
         proxy.send(signal.SIGKILL)
         proxy.wait()
-        wait_until(lambda: _is_refused(proxy), "the port is free")
+        wait_until(lambda: is_refused(proxy), "the port is free")
         again = start_proxy(server)
         with again.connect() as client:
             assert exchange(client, b"x") == b"x"

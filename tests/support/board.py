@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional
 
 from tests.support.program import Proxy
+from tests.support.timing import wait_until
 
 HEADINGS = (["worker", "pid"], ["worker", "service"])
 # As text and as JSON.
@@ -39,6 +40,16 @@ def ask(proxy: Proxy) -> List[Row]:
     proxy.send(signal.SIGUSR1)
     proxy.log.wait_for(TOTALS, count=asked + 1)
     return last(proxy)
+
+
+def states(proxy: Proxy) -> List[str]:
+    """What the workers do now, each in a word."""
+    return [row.state for row in ask(proxy)]
+
+
+def wait_until_idle(proxy: Proxy, workers: int) -> None:
+    """Wait until so many workers are there, and all are idle."""
+    wait_until(lambda: states(proxy) == ["idle"] * workers, f"{workers} idle workers")
 
 
 def last(proxy: Proxy) -> List[Row]:

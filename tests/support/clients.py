@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Optional
 
 from tests.support.program import Proxy
 
@@ -24,3 +25,12 @@ def end_of(client: socket.socket) -> bytes:
         return client.recv(1)
     except ConnectionResetError:
         return b""
+
+
+def is_refused(proxy: Proxy, port: Optional[int] = None) -> bool:
+    """Whether a new client is turned away, as where nobody listens."""
+    try:
+        proxy.connect(port).close()
+    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False

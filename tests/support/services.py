@@ -110,15 +110,6 @@ def nothing_came(client: socket.socket) -> bool:
     return not select.select([client], [], [], 0)[0]
 
 
-def is_refused(proxy: Proxy, port: int) -> bool:
-    """Whether a new client of a port is turned away, as where nobody listens."""
-    try:
-        proxy.connect(port).close()
-    except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
-        return True
-    return False
-
-
 def pool_of(proxy: Proxy, port: int) -> List[int]:
     """The pids of the workers that serve one service alone."""
     return sorted(proxy.workers(f"worker {port}/"))

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from tests.conftest import StartProxy, StartServer
-from tests.support import processes
+from tests.support import board, processes
 from tests.support.clients import answers, end_of
 from tests.support.dns import NameServer
-from tests.support.named import HERE, NAME, THERE, states
+from tests.support.named import HERE, NAME, THERE
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy
 from tests.support.servers import Server, exchange, silent
@@ -121,7 +121,7 @@ def test_a_connection_that_is_being_made_when_sigterm_comes_is_served(
     proxy.log.wait_for(f"{NAME} is {HOLE_6}, {BEYOND}")
     with proxy.connect() as client:
         client.sendall(b"x")
-        wait_until(lambda: "connecting" in states(proxy), "it connects")
+        wait_until(lambda: "connecting" in board.states(proxy), "it connects")
         proxy.send(signal.SIGTERM)
         began = time.monotonic()
         assert client.recv(1) == b"x"
@@ -137,7 +137,7 @@ def test_a_worker_stopped_while_it_connects_goes_on_with_the_next_address(
     (worker,) = proxy.wait_for_workers(1, "idle")
     with proxy.connect() as client:
         client.sendall(b"x")
-        wait_until(lambda: "connecting" in states(proxy), "it connects")
+        wait_until(lambda: "connecting" in board.states(proxy), "it connects")
         os.kill(worker, signal.SIGSTOP)
         wait_until(lambda: processes.state(worker) == "T", "it is stopped")
         os.kill(worker, signal.SIGCONT)

@@ -11,11 +11,11 @@ from typing import Callable, List
 import pytest
 
 from tests.conftest import StartProxy, StartServer
-from tests.support import processes
-from tests.support.clients import answers, end_of
+from tests.support import board, processes
+from tests.support.clients import answers, end_of, is_refused
 from tests.support.comparing import FEWEST_TURNS, Turn, compare
 from tests.support.dns import Mood, NameServer
-from tests.support.named import HERE, NAME, THERE, states
+from tests.support.named import HERE, NAME, THERE
 from tests.support.namespaces import Namespace, why_not
 from tests.support.program import Proxy, run
 from tests.support.servers import exchange
@@ -240,14 +240,6 @@ def test_the_listener_is_free_if_the_master_dies_before_the_first_answer(
     wait_until(lambda: not processes.is_alive(worker), "it ends with its client", 2)
 
 
-def is_refused(proxy: Proxy) -> bool:
-    try:
-        proxy.connect().close()
-    except (ConnectionRefusedError, FileNotFoundError):
-        return True
-    return False
-
-
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the master", "to all processes"])
 def test_a_client_that_waits_for_dns_is_served_though_sigterm_comes(
     start_name_server: Callable[[], NameServer],
@@ -259,7 +251,7 @@ def test_a_client_that_waits_for_dns_is_served_though_sigterm_comes(
     proxy = start_named(server.port)
     with proxy.connect() as client:
         client.sendall(b"early")
-        wait_until(lambda: "connecting" in states(proxy), "it waits")
+        wait_until(lambda: "connecting" in board.states(proxy), "it waits")
         for pid in (*(proxy.children() if to_all else ()), proxy.pid):
             os.kill(pid, signal.SIGTERM)
         proxy.log.wait_for("no new connections")
