@@ -48,7 +48,7 @@ def states(proxy: Proxy) -> List[str]:
 
 
 def wait_until_idle(proxy: Proxy, workers: int) -> None:
-    """Wait until so many workers are there, and all are idle."""
+    """Wait until this number of workers are there, and all are idle."""
     wait_until(lambda: states(proxy) == ["idle"] * workers, f"{workers} idle workers")
 
 

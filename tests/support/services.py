@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import signal
 import socket
@@ -12,10 +13,13 @@ from typing import Dict, Iterable, List, Optional, Tuple, Union
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, Handler, Server, exchange, read_exactly
 from tests.support.systemd import NotifySocket
+from tests.support.timing import wait_until
 
 Endpoint = Union[Server, Tuple[str, int]]
 Service = Dict[str, object]
 READ_AGAIN = r"info master: .* read again"
+# The title of the process that reads the file.
+READER = "vsock-proxy: reload"
 NOTHING_CHANGES = r"error master: .* as (it was|they were)$"
 
 
@@ -119,6 +123,25 @@ def common_pool(proxy: Proxy) -> List[int]:
     """The pids of the workers that services share."""
     own = set(proxy.workers("/"))
     return sorted(pid for pid in proxy.workers() if pid not in own)
+
+
+def all_idle(proxy: Proxy, count: int) -> List[int]:
+    """The pids of all workers, once this number are there and all are idle."""
+    return sorted(
+        wait_until(
+            lambda: (
+                proxy.workers()
+                if len(proxy.workers("idle")) == len(proxy.workers()) == count
+                else None
+            ),
+            f"{count} workers, all of them idle",
+        )
+    )
+
+
+def names(line: str, port: int) -> bool:
+    """Whether a line says which service it is about."""
+    return re.search(rf"(?<!\d){port}(?!\d)", line) is not None
 
 
 def _yaml(key: str, entries: List[Service]) -> str:

@@ -1,0 +1,1 @@
+"""Several services under one master, over the whole program."""

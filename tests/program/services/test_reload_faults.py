@@ -1,0 +1,346 @@
+"""A reload that cannot be done, or not yet: a line says why, and clients are served as before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import time
+from typing import Callable, Dict, Iterator, List, Tuple
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support import processes
+from tests.support.clients import is_refused
+from tests.support.namespaces import why_not
+from tests.support.program import Transport
+from tests.support.services import (
+    READER,
+    Service,
+    ServicesFile,
+    all_idle,
+    letter,
+    letter_at,
+    say,
+    service,
+)
+from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
+from tests.support.transports import Hybrid
+
+# The limit of processes does not bind root, and another user cannot read what the tests run: this
+# one can. It has no other process, nor has a user of a test that runs at the same time.
+USER = 50_000 + os.getpid() % 10_000
+
+LIMITED_USER = [
+    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+]
+
+
+# A file that cannot be put into force
+
+
+Fault = Callable[[ServicesFile, List[Service]], None]
+
+
+def replaced(key: str, value: object) -> Fault:
+    """The second service has another value."""
+
+    def write(file: ServicesFile, services: List[Service]) -> None:
+        permitted = [(str(one["address"]), int(str(one["port"]))) for one in services]
+        file.write([services[0], {**services[1], key: value}], permitted)
+
+    return write
+
+
+def text(content: str) -> Fault:
+    """The file has this in it."""
+
+    def write(file: ServicesFile, services: List[Service]) -> None:
+        file.path.write_text(content)
+
+    return write
+
+
+def twice(file: ServicesFile, services: List[Service]) -> None:
+    file.write([*services, services[0]])
+
+
+def not_permitted(file: ServicesFile, services: List[Service]) -> None:
+    file.write(services, [(str(services[0]["address"]), int(str(services[0]["port"])))])
+
+
+def no_services(file: ServicesFile, services: List[Service]) -> None:
+    file.path.write_text(file.path.read_text().split("services:")[0])
+
+
+def is_gone(file: ServicesFile, services: List[Service]) -> None:
+    file.path.unlink()
+
+
+def is_a_folder(file: ServicesFile, services: List[Service]) -> None:
+    file.path.unlink()
+    file.path.mkdir()
+
+
+# What is wrong, and how the error begins: with the key that it is about, if it is about one.
+FAULTS: Dict[str, Tuple[Fault, str]] = {
+    "no YAML": (text("services: ["), "file FILE, line 2: not valid YAML"),
+    "empty": (text(""), "file FILE: empty"),
+    "no text": (text("\0"), "file FILE, line 1: not valid YAML"),
+    "no allowlist": (text("services: []"), "file FILE, line 1: no 'allowlist:' key"),
+    "a list": (text("- services"), "file FILE, line 1: a list where 'allowlist:' is expected"),
+    "an empty allowlist": (
+        text("allowlist:\nservices: []"),
+        "allowlist FILE, line 1: allowlist is ",
+    ),
+    "a bad entry": (text("allowlist:\n- a\nservices: []"), "allowlist FILE, line 2: entry is 'a'"),
+    "an unknown key": (
+        replaced("surprise", 1),
+        "services FILE, line 6: unknown key the text 'surprise'",
+    ),
+    "no workers": (replaced("workers", 0), "services FILE, line 6: workers is '0'"),
+    "text for a number": (replaced("idle_timeout", "soon"), "services FILE, line 6: idle_timeout "),
+    "a bad port": (replaced("port", 70000), "services FILE, line 6: port is '70000'"),
+    "a bad name": (replaced("address", "no host name"), "services FILE, line 6: address is "),
+    "a port twice": (twice, "services FILE, line 8: a second service on "),
+    "not permitted": (not_permitted, "services FILE, line 5: service PORT: 127.0.0.1:"),
+    "no services": (no_services, "file FILE: no 'services:' key; expected it with a list of "),
+    "no service": (
+        lambda file, _: file.write([], [("a.test", 443)]),
+        "services FILE, line 3: services is nothing",
+    ),
+    "gone": (is_gone, "file FILE: No such file or directory; the services stay as they were"),
+    "a folder": (is_a_folder, "file FILE: is a directory, where a regular file is expected; the "),
+}
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+@pytest.mark.parametrize(("fault", "beginning"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+    fault: Fault,
+    beginning: str,
+) -> None:
+    one, two = transport.ports(2)
+    services = [
+        service(one, start_server(letter(b"A"))),
+        service(two, start_server(letter(b"B")), workers=1),
+    ]
+    proxy = start_services(*services, workers=1)
+    before = all_idle(proxy, 2)
+    with proxy.connect(two) as live:
+        assert say(live) == b"B"
+        fault(services_file, services)
+        line = services_file.reload_in_vain(proxy)
+        beginning = beginning.replace("FILE", str(services_file.path)).replace("PORT", str(two))
+        assert line.partition(" error master: ")[2].startswith(beginning)
+        # The command line is not read again.
+        assert "--config" not in line
+        assert "<local_port>" not in line
+        assert say(live) == b"B"
+    assert len(proxy.log.matching(" error ")) == 1
+    assert all_idle(proxy, 2) == before
+    assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"B"]
+    if services_file.path.is_dir():
+        services_file.path.rmdir()
+    services_file.write(services)
+    services_file.reload(proxy)
+    assert all_idle(proxy, 2) == before
+
+
+@pytest.mark.tcp_too
+def test_a_new_port_that_cannot_be_bound_changes_nothing(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two, free, used = transport.ports(4)
+    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+    services = [service(one, old), service(two, old, workers=1)]
+    proxy = start_services(*services, workers=1)
+    before = all_idle(proxy, 2)
+    with transport.occupy(used):
+        services_file.write([service(one, new), service(free, new), service(used, new)])
+        line = services_file.reload_in_vain(proxy)
+        assert re.search(rf"(?<!\d){used}(?!\d)", line)
+        assert "use" in line
+    assert all_idle(proxy, 2) == before
+    assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
+    assert is_refused(proxy, free)
+    if isinstance(transport, Hybrid):
+        assert not transport.path_of(free).exists()
+        transport.path_of(used).unlink()
+    services_file.reload(proxy)
+    assert [letter_at(proxy, port) for port in (one, free, used)] == [b"B", b"B", b"B"]
+    wait_until(lambda: is_refused(proxy, two), "it is gone")
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+def test_systemd_learns_that_a_reload_is_over_whether_it_worked_or_not(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    systemd = services_file.systemd
+    one, two = transport.ports(2)
+    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+    proxy = start_services(service(one, old))
+    services_file.write([service(one, new), service(two, new)])
+    proxy.send(signal.SIGHUP)
+    systemd.wait_for("^RELOADING=1\nMONOTONIC_USEC=")
+    systemd.wait_for("^READY=1$")
+    # Whoever comes after `systemctl reload` finds what is new.
+    assert [letter_at(proxy, port) for port in (one, two)] == [b"B", b"B"]
+    services_file.path.write_text("nonsense")
+    proxy.send(signal.SIGHUP)
+    systemd.wait_for("^RELOADING=1\nMONOTONIC_USEC=")
+    systemd.wait_for("^READY=1$")
+    assert letter_at(proxy, two) == b"B"
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    (one,) = transport.ports(1)
+    proxy = start_services(service(one, start_server(letter(b"A"))), workers=1)
+    all_idle(proxy, 1)
+    # One is left, to tell systemd, and not the two of a pipe.
+    files = processes.open_files(proxy.pid) + 1
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (files, files))
+    began = time.monotonic()
+    line = services_file.reload_in_vain(proxy)
+    # It must not wait for whatever wakes the master next.
+    assert time.monotonic() - began < AT_ONCE * SLOWNESS
+    assert "Too many open files" in line
+    assert "LimitNOFILE=" in line
+    assert letter_at(proxy, one) == b"A"
+
+
+@contextlib.contextmanager
+def metadata_that_hangs(services_file: ServicesFile) -> Iterator[Dict[str, str]]:
+    """The environment of a proxy that asks an instance metadata service which never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield {
+            **os.environ,
+            "NOTIFY_SOCKET": services_file.systemd.address,
+            "VSOCK_PROXY_IMDS_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
+        }
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    with metadata_that_hangs(services_file) as environment:
+        proxy = start_services(service(one, server), environment=environment)
+        services_file.write(
+            [service(one, server), service(two, ("kms.{region}.test", 443))],
+            [(server.host, server.port)],
+        )
+        line = services_file.reload_in_vain(proxy)
+    assert "no instance metadata for {region}" in line
+    assert "timed out" in line
+    assert letter_at(proxy, one) == b"A"
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+def test_no_process_that_reads_outlives_a_master_that_is_killed(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    server = start_server(letter(b"A"))
+    with metadata_that_hangs(services_file) as environment:
+        proxy = start_services(service(one, server), environment=environment)
+        services_file.write(
+            [service(one, server), service(two, ("kms.{region}.test", 443))],
+            [(server.host, server.port)],
+        )
+        proxy.send(signal.SIGHUP)
+        wait_until(lambda: READER in proxy.titles(), "the file is read")
+        pids = proxy.children()
+        proxy.send(signal.SIGKILL)
+        proxy.wait()
+        wait_until(lambda: not any(map(processes.is_alive, pids)), "none is left", timeout=2.0)
+
+
+# Without another process
+
+
+def limited_to(processes_allowed: int) -> List[str]:
+    """What to put before the program so that it has this number of processes at most."""
+    return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_old_workers_serve_while_a_reload_can_start_no_process(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    one, two = transport.ports(2)
+    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+    # The master, four workers, and the process that reads the file.
+    proxy = start_services(
+        service(one, old), service(two, old, workers=2), workers=2, wrapper=limited_to(6)
+    )
+    all_idle(proxy, 4)
+    services_file.write([service(one, new), service(two, new, workers=2)])
+    proxy.send(signal.SIGHUP)
+    proxy.log.wait_for("error master: cannot start .* Resource temporarily unavailable")
+    for _ in range(20):
+        for port in (one, two):
+            assert letter_at(proxy, port) in (b"A", b"B")
+    subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)
+    wait_until(
+        lambda: [letter_at(proxy, port) for port in (one, two)] == [b"B", b"B"], "it is in force"
+    )
+    all_idle(proxy, 4)
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+def test_a_reload_with_room_for_one_process_replaces_pool_after_pool(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    ports = transport.ports(3)
+    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+    # The master, six workers, and the process that reads the file.
+    proxy = start_services(
+        *(service(port, old, workers=2) for port in ports), wrapper=limited_to(8)
+    )
+    all_idle(proxy, 6)
+    services_file.write(service(port, new, workers=2) for port in ports)
+    proxy.send(signal.SIGHUP)
+    for port in ports:
+        wait_until(lambda port=port: letter_at(proxy, port) == b"B", "it is in force")  # type: ignore[misc]
+    proxy.log.wait_for("info master: all 6 workers run")
+    all_idle(proxy, 6)
+    assert [letter_at(proxy, port) for port in ports] == [b"B"] * 3

@@ -1,0 +1,95 @@
+"""Reloads under load: no client of a port that stays notices."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Callable, List, Set
+
+import pytest
+
+from tests.conftest import StartProxy, StartServer
+from tests.support.crowd import Crowd, End, answering
+from tests.support.program import Transport
+from tests.support.services import (
+    ServicesFile,
+    pool_of,
+    service,
+)
+from tests.support.timing import SLOWNESS, wait_until
+
+RELOADS = 20
+
+RATE = 100 / SLOWNESS
+
+# How much of it there must have been. An emulated machine, or one that others use, may not keep up.
+KEPT_UP = 0.5
+
+# From one reload being in force to the next.
+BETWEEN = 0.5 * SLOWNESS
+
+# What came to an old worker before it was told to end is still served by it.
+HANDED_OVER = 1.0 * SLOWNESS
+
+
+@pytest.mark.alone
+def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(
+    start_services: StartProxy,
+    start_server: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> None:
+    heard: Set[int] = set()
+    first, second = start_server(answering(b"A", heard)), start_server(answering(b"B", heard))
+    same, changes, steady, other, moves, comes_and_goes = ports = transport.ports(6)
+    services = {
+        same: service(same, first, workers=3),
+        changes: service(changes, first, workers=3),
+        steady: service(steady, first),
+        other: service(other, first),
+        moves: service(moves, first),
+        comes_and_goes: service(comes_and_goes, first),
+    }
+    changes_of_a_round: List[Callable[[], None]] = [
+        lambda: services.update({changes: service(changes, second, workers=3)}),
+        lambda: services.__delitem__(comes_and_goes),
+        lambda: services.update({changes: service(changes, second, workers=4)}),
+        lambda: services.update({moves: service(moves, first, workers=3)}),
+        lambda: services.update({other: service(other, first, idle_timeout=900)}),
+        lambda: services.update({comes_and_goes: service(comes_and_goes, second)}),
+        lambda: services.update({changes: service(changes, first, workers=3)}),
+        lambda: services.update({moves: service(moves, second)}),
+        lambda: services.update({other: service(other, first)}),
+        lambda: services.update({comes_and_goes: service(comes_and_goes, first, workers=2)}),
+    ]
+    proxy = start_services(*services.values(), workers=8)
+    untouched = wait_until(lambda: pool_of(proxy, same), "its pool")
+    # When which endpoint of the service that changes came into force.
+    in_force = [(0.0, b"A")]
+    with Crowd(proxy.connect, ports, RATE) as crowd:
+        time.sleep(BETWEEN)
+        began = time.monotonic()
+        for number in range(RELOADS):
+            changes_of_a_round[number % len(changes_of_a_round)]()
+            services_file.reload(proxy, *services.values())
+            name = b"A" if services[changes]["port"] == first.port else b"B"
+            in_force.append((time.monotonic(), name))
+            time.sleep(BETWEEN)
+        seconds = time.monotonic() - began
+    for port in ports:
+        ends = Counter(client.end for client in crowd.of(port))
+        assert port == comes_and_goes or set(ends) == {End.ANSWERED}, (port, ends)
+        assert sum(ends.values()) > KEPT_UP * RATE * seconds, (port, ends, seconds)
+        assert not ends[End.WRONG]
+    cut = [client for client in crowd.been if client.end is End.CUT]
+    assert not [client for client in cut if client.number in heard]
+    assert {client.end for client in crowd.of(comes_and_goes)} >= {End.ANSWERED, End.REFUSED}
+    assert {client.letter for client in crowd.of(changes)} == {b"A", b"B"}
+    for client in crowd.of(changes):
+        before = [name for when, name in in_force if when < client.began - HANDED_OVER]
+        since = [name for when, name in in_force if client.began - HANDED_OVER <= when]
+        assert client.letter in {*before[-1:], *since}
+    assert pool_of(proxy, same) == untouched
+    # How many lines were left out, as there were too many; and that a slow machine is busy.
+    known = proxy.log.matching("lines? .*left out|are busy, further clients wait")
+    assert [line for line in proxy.log.matching(" (error|warning) ") if line not in known] == []
