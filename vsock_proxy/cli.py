@@ -71,8 +71,8 @@ Arguments:
                  the Unix socket PATH
   <remote_port>  TCP port of the endpoint, or its vsock port
 
-Without arguments, the services are served that the file of --config lists. The
-options are then the defaults of each.
+Without arguments the proxy serves all services of the file of --config. The
+options are then the defaults of each service.
 
 Words after -- are arguments, even if they begin with a hyphen.
 
@@ -81,19 +81,19 @@ Options:
   -6, --ipv6             Use only IPv6 addresses of the endpoint.
   --config FILE          Allowlist of endpoints, and services, YAML.
                          [default: /etc/nitro_enclaves/vsock-proxy.yaml]
-  -w N, --num_workers N  Maximum of simultaneous connections, which is the
-                         number of workers; further ones wait. Services that
-                         have workers of their own do not count. [default: 4]
+  -w N, --num_workers N  Number of workers. Each serves one connection at a
+                         time; further ones wait. Services of the file share
+                         them, or have workers of their own. [default: 4]
   --uds-path PATH        Hybrid vsock (Firecracker, Cloud Hypervisor): listen
                          on the Unix socket PATH_<local_port>, not on AF_VSOCK.
   --listen-tcp ADDRESS   Listen on TCP at this address of the machine, not on
-                         AF_VSOCK. Whoever reaches it is served. 0.0.0.0: all
-                         IPv4 addresses; ::, all, and with -6 all IPv6 ones.
+                         AF_VSOCK. Whoever reaches it is served. 0.0.0.0 is
+                         all IPv4 addresses; :: is all, with -6 all of IPv6.
   --allow-cid CIDS       Serve only these guests, CIDs separated by commas
                          (AF_VSOCK only).
   --connect-timeout S    Give up on the endpoint after S seconds.
                          [default: 10]
-  --idle-timeout S       End a connection that moved no byte for S seconds;
+  --idle-timeout S       End a connection in which no byte moved for S seconds;
                          0: never. [default: 0]
   --resolve-interval S   Look the endpoint's name up again every S seconds.
                          [default: 15]
@@ -104,8 +104,8 @@ Options:
                          the extra vsock-proxy[metrics].
   --log-level LEVEL      debug, info, warning or error. [default: info]
   --log-format FORMAT    text, or json: one object a line. [default: text]
-  --check                Say what would be served and what stands in its way, a
-                         line each; serve nothing.
+  --check                Serve nothing. Say what would be served, and what
+                         stands in its way.
   -h, --help             Show this text.
   -V, --version          Show the version.
 
