@@ -94,22 +94,22 @@ def _panels(where: str, samples: Sequence[Sample]) -> Iterator[Panel]:
 
 
 def _header() -> Iterator[str]:
-    yield _text(MARGIN, 26, "vsock-proxy beside its peers, systemd-socket-proxyd = 1", "title")
+    yield text(MARGIN, 26, "vsock-proxy beside its peers, systemd-socket-proxyd = 1", "title")
     left = MARGIN
     for proxy, style in BARS:
         yield f'<rect class="{style}" x="{left}" y="38" width="12" height="12" rx="2"/>'
-        yield _text(left + 18, 49, proxy, "small")
+        yield text(left + 18, 49, proxy, "small")
         left += 18 + 8 * len(proxy) + 12
 
 
 def _panel(panel: Panel, left: int, top: int, labelled: bool) -> Iterator[str]:
     bottom = top + PANEL_TITLE + GROUP * len(LOADS)
-    yield _text(left, top + 18, panel.title, "title")
+    yield text(left, top + 18, panel.title, "title")
     yield from _axis(left, top + PANEL_TITLE - 6, bottom - GROUP_GAP + 6)
     for number, load in enumerate(LOADS):
         y = top + PANEL_TITLE + number * GROUP
         if labelled:
-            yield _text(left - LABELS, y + GROUP // 2 - 4, load.title, "load")
+            yield text(left - LABELS, y + GROUP // 2 - 4, load.title, "load")
         for proxy, style in BARS:
             value = panel.values.get((load.name, proxy))
             if value is not None:
@@ -117,7 +117,7 @@ def _panel(panel: Panel, left: int, top: int, labelled: bool) -> Iterator[str]:
                 place = f'x="{left}" y="{y}" width="{length:.1f}" height="{BAR}"'
                 yield f'<rect class="{style}" {place} rx="2"/>'
                 cut = " \u2192" if value > AXIS_END else ""
-                yield _text(left + length + 5, y + BAR - 3, f"{value:.2f}{cut}", "small")
+                yield text(left + length + 5, y + BAR - 3, f"{value:.2f}{cut}", "small")
             y += BAR + BAR_GAP
 
 
@@ -126,8 +126,9 @@ def _axis(left: int, top: int, bottom: int) -> Iterator[str]:
         x = left + tick / AXIS_END * AXIS_WIDTH
         style = "one" if tick == 1.0 else "grid"
         yield f'<line class="{style}" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>'
-        yield _text(x - 8, bottom + 14, f"{tick:g}", "tick")
+        yield text(x - 8, bottom + 14, f"{tick:g}", "tick")
 
 
-def _text(x: float, y: float, text: str, style: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, style: str) -> str:
+    """Words at a place."""
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'

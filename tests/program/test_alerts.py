@@ -24,6 +24,7 @@ from tests.support.timing import wait_until
 RULES = PROJECT / "etc" / "prometheus" / "vsock-proxy.rules.yaml"
 RULES_TEST = PROJECT / "tests" / "program" / "alerts.yaml"
 DASHBOARD = PROJECT / "etc" / "grafana" / "vsock-proxy.json"
+PICTURE = PROJECT / "docs" / "dashboard.svg"
 TROUBLESHOOTING = (PROJECT / "docs" / "troubleshooting.md").read_text("utf-8")
 REFERENCE = (PROJECT / "docs" / "reference.md").read_text("utf-8")
 # Of Prometheus itself, and what histograms have behind their name.
@@ -49,10 +50,14 @@ def alerts() -> List[Dict[str, Any]]:
     return rules
 
 
+def panels() -> List[Dict[str, Any]]:
+    found: List[Dict[str, Any]] = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
+    return found
+
+
 def queries() -> List[str]:
     """Those of all panels."""
-    panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
-    return [target["expr"] for panel in panels for target in panel["targets"]]
+    return [target["expr"] for panel in panels() for target in panel["targets"]]
 
 
 def named(expression: str) -> Set[str]:
@@ -100,6 +105,11 @@ def test_each_expression_is_about_metrics_that_are_documented(expression: str) -
     assert found or "up{" in expression
     for name in found:
         assert f"`{name}`" in REFERENCE
+
+
+def test_the_picture_of_the_dashboard_has_each_of_its_panels() -> None:
+    titles = re.findall(r'class="title"[^>]*>([^<]*)<', PICTURE.read_text("utf-8"))
+    assert titles == [panel["title"] for panel in panels()]
 
 
 def test_each_metric_that_is_documented_is_there_and_the_other_way_round(
