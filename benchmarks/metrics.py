@@ -27,7 +27,7 @@ def measure(bench: Bench, rounds: int) -> List[Sample]:
 
 @contextmanager
 def _scraping(running: Running) -> Iterator[None]:
-    """Scrape that proxy, so many times a second."""
+    """Scrape that proxy, a fixed number of times a second."""
     over = threading.Event()
     failed: List[OSError] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import threading
 from typing import Tuple
@@ -255,3 +256,19 @@ def test_an_endpoint_that_is_ipv4_mapped_into_ipv6_is_served(
     proxy = start_proxy((f"::ffff:{server.host}", server.port), *options, workers=1)
     assert all(answers(proxy) for _ in range(3))
     assert not proxy.log.matching("warning|error")
+
+
+def test_neither_the_log_nor_a_title_has_anything_of_what_is_relayed(
+    start_proxy: StartProxy, start_server: StartServer
+) -> None:
+    proxy = start_proxy(start_server(), "--log-level", "debug")
+    with proxy.connect() as client:
+        assert exchange(client, b"password") == b"password"
+        proxy.send(signal.SIGUSR1)
+        proxy.log.wait_for("relaying")
+        assert "password" not in " ".join(proxy.titles())
+    proxy.log.wait_for(" ended: 8 bytes up")
+    proxy.send(signal.SIGTERM)
+    proxy.wait()
+    proxy.log.join()
+    assert proxy.log.matching("password") == []
