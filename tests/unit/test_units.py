@@ -108,7 +108,8 @@ def test_a_check_within_the_sandbox_has_all_settings_of_the_sandbox(
     tmp_path: Path,
 ) -> None:
     edit = tmp_path / "edit"
-    edit.write_text("# /etc/x.conf\n[Unit]\nAfter=y\n[Service]\nExecStart=\nLimitNOFILE=9\n")
+    not_for_a_check = "ExecStart=\nStandardError=null\nRuntimeDirectory=vm\n"
+    edit.write_text(f"# /etc/x.conf\n[Unit]\nAfter=y\n[Service]\n{not_for_a_check}LimitNOFILE=9\n")
     stand_ins = {"systemctl": f"cat {ALL} {edit}", "systemd-run": 'printf "%s\\n" "$@"'}
     for name, body in stand_ins.items():
         path = tmp_path / name

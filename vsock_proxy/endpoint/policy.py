@@ -42,7 +42,7 @@ FORBIDDEN = tuple(
     )
 )
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-# How alike two texts are, by difflib, of which one may have been meant for the other.
+# How alike two addresses are, by difflib, if one may be the other misspelt.
 LIKENESS = 0.75
 
 
@@ -159,7 +159,7 @@ def described(entry: Entry) -> str:
 
 def _closest(policy: Policy) -> Optional[Entry]:
     """The entry that may have been meant, if there is one that looks like the endpoint."""
-    # Imported where it is needed: only a program that ends needs it, or a process that does.
+    # Imported here: only a process that is about to end needs it.
     from difflib import get_close_matches
 
     by_text: Dict[str, Entry] = {}

@@ -1,8 +1,8 @@
-"""What --check has found, a line each: for people, in colour on a terminal, or for programs.
+"""The verdicts of --check, a line each: text, in colour on a terminal, or JSON.
 
-A fault is what serving would end with; it has that exit code. They are told in the order in which
-serving would meet them, so the first one counts. What other code logs meanwhile is a warning: so
-each thing that serving would say is said, and once.
+A fault is what serving would end with, and has its exit code. The verdicts come in the order in
+which serving would meet them, so the exit code is that of the first fault. What other code logs
+meanwhile becomes a warning. So each thing that serving would say is said once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Verdicts(logging.Handler):
 
     def __init__(self, write: Write, log_format: str, lowest: str, is_coloured: bool) -> None:
         """
-        write: takes a line without its end; raises what nobody here can mend.
+        write: writes a line, and adds its end. What it raises ends the check.
         log_format: one of LOG_FORMATS.
         lowest: the level of the log, below which nothing is told.
         """

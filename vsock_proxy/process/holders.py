@@ -1,14 +1,14 @@
-"""Who has a place where somebody else wants to listen, as far as /proc lets this process see it.
+"""Which process holds a place where this program wants to listen, as far as /proc shows it.
 
-The kernel tells which sockets are bound to a place, and by /proc/PID/fd, which processes have a
-socket open. Of another user's processes, and within a sandbox that hides processes
-(ProtectProc=), only root learns the latter; then nobody is found, and the operator has to ask `ss`.
+The kernel says which sockets are bound to a place. /proc/PID/fd says which process has a socket
+open; for the processes of other users only root may read it, and a sandbox may hide them
+(ProtectProc=). Then no process is found, and the operator has to ask `ss` as root.
 
     TCP     /proc/self/net/tcp and tcp6
     Unix    /proc/self/net/unix
-    vsock   a question to the kernel (sock_diag(7)), as there is no such file; `ss` asks it too
+    vsock   a question to the kernel (sock_diag(7)), because there is no such file; `ss` asks it too
 
-It takes a look at each process, so it is for a program that has failed anyway.
+The search looks at each process of the machine. So it is for a program that has failed to listen.
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ class Holder(NamedTuple):
 
 
 def holder_of_tcp(address: str, port: int) -> Optional[Holder]:
-    """Who has that TCP port, on that address or on one that includes it or is included."""
+    """The holder of a TCP port, on this address, on one that includes it or on one within it."""
     host = address.partition("%")[0]
     return _holder(_tcp_inodes(_lines("tcp"), _lines("tcp6"), host, port))
 
 
 def holder_of_unix(path: str) -> Optional[Holder]:
-    """Who listens on a Unix socket with that path."""
+    """The process that listens on the Unix socket with this path."""
     return _holder(_unix_inodes(_lines("unix"), path))
 
 
 def holder_of_vsock(port: int) -> Optional[Holder]:
-    """Who has that vsock port of any CID."""
+    """The holder of a vsock port, of whichever CID."""
     try:
         answers = list(_ask_for_vsock())
     except OSError:
@@ -99,7 +99,7 @@ def _lines(name: str) -> List[str]:
 
 
 def _tcp_inodes(lines: Iterable[str], lines_6: Iterable[str], host: str, port: int) -> Inodes:
-    """The sockets that listen; if none does, those that have the port in another way."""
+    """The sockets that listen; if none does, the connections that use the port."""
     wanted = _packed(host)
     listening: Set[int] = set()
     others: Set[int] = set()
@@ -107,7 +107,7 @@ def _tcp_inodes(lines: Iterable[str], lines_6: Iterable[str], host: str, port: i
         found = TCP_LINE.match(line)
         if found and int(found[2], 16) == port and _overlap(wanted, _from_hex(found[1])):
             (listening if found[3] == TCP_LISTEN else others).add(int(found[4]))
-    # 0 is one that no process has any more.
+    # 0 is a socket that every process has closed.
     return frozenset((listening or others) - {0})
 
 
@@ -135,14 +135,14 @@ def _packed(host: str) -> bytes:
 
 
 def _from_hex(text: str) -> bytes:
-    """The same from /proc/self/net/tcp, which has words in the order of this machine."""
+    """The same from /proc/self/net/tcp, where each word has the byte order of this machine."""
     words = [text[place : place + 2 * WORD] for place in range(0, len(text), 2 * WORD)]
     packed = b"".join(struct.pack("=I", int(word, 16)) for word in words)
     return packed if len(packed) == 4 * WORD else _packed(socket.inet_ntoa(packed))
 
 
 def _overlap(one: bytes, other: bytes) -> bool:
-    """Whether two sockets on these addresses are in each other's way, as far as that shows."""
+    """Whether two sockets on these addresses exclude each other, as far as addresses tell."""
     all_4, all_6 = _packed("0.0.0.0"), _packed("::")
     if all_6 in (one, other):
         return True
@@ -181,10 +181,10 @@ def _ask_for_vsock() -> Iterator[bytes]:
 
 
 def _holder(inodes: Inodes) -> Optional[Holder]:
-    """The process that has one of these sockets, None if none is found in time.
+    """The process that has one of these sockets open; None if the search finds none in time.
 
-    Of several, as a master and its workers are, it is the one whose parent has none. The first
-    process of all holds sockets for others, so it is taken only if it is alone.
+    A master and its workers share a socket: then it is the one whose parent does not have it. The
+    first process of a system holds sockets for services, so it counts only if it is the only one.
     """
     pids = _pids_with(inodes) if inodes else set()
     if len(pids) > 1:
@@ -206,7 +206,7 @@ def _pids_with(inodes: Inodes) -> Set[int]:
 
 
 def _sockets_of(pid: str) -> Iterator[int]:
-    # Not permitted to look, or gone.
+    # This process may not look, or the other one has ended.
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
             link = SOCKET_LINK.fullmatch(os.readlink(entry.path))

@@ -1,7 +1,7 @@
-"""What the machine has of vsock and grants of processes and backlog, as far as it can be seen.
+"""What this machine has for vsock, and its limits of processes and of the backlog.
 
-A sandbox or a container may hide any of this: then it is not known, which is no fault. Each
-function takes the root of the files that it reads, since none of them depends on anything else.
+A sandbox or a container may hide each of these. That is not an error: the answer is then that it is
+not known. The functions take the root of the files that they read, for the tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vsock_proxy.process.kernel import IOCTL_VM_SOCKETS_GET_LOCAL_CID, VMADDR_CI
 
 ROOT = Path("/")
 VSOCK_DEVICE = "dev/vsock"
-# The kernel's modules by which vsock leads somewhere, and where to.
+# The kernel's modules that carry vsock, and where to.
 TRANSPORTS = {
     "vhost_vsock": "to guests",
     "vmw_vsock_virtio_transport": "to the parent",
@@ -40,7 +40,7 @@ UNLIMITED = "max"
 
 @dataclass(frozen=True)
 class ProcessLimit:
-    """What bounds the number of processes and threads.
+    """A limit of the number of processes and threads.
 
     left: how many more there may be.
     remedy: how to raise it.
@@ -64,7 +64,7 @@ def transports(root: Path = ROOT) -> Tuple[str, ...]:
 
 
 def own_cid(root: Path = ROOT) -> Optional[int]:
-    """The CID of this machine, None if it has none. Raises OSError if that cannot be seen."""
+    """The CID of this machine, None if it has none. Raises OSError if it is not visible."""
     fd = os.open(root / VSOCK_DEVICE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         answer = fcntl.ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, struct.pack("I", 0))
@@ -75,18 +75,18 @@ def own_cid(root: Path = ROOT) -> Optional[int]:
 
 
 def longest_backlog(root: Path = ROOT) -> Optional[int]:
-    """How many clients may wait at a listener, None if that cannot be seen."""
+    """How many clients can wait at a listener, None if that is not visible."""
     return _number(root / "proc/sys/net/core/somaxconn")
 
 
 def process_limits(root: Path = ROOT) -> List[ProcessLimit]:
-    """Those that are in force, as far as they can be seen."""
+    """The limits in force, as far as they are visible."""
     return [*_limit_of_user(root), *_limits_of_groups(root), *_limits_of_machine(root)]
 
 
 def _limit_of_user(root: Path) -> Iterator[ProcessLimit]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    # The kernel does not hold root to it.
+    # The kernel exempts root.
     if soft != resource.RLIM_INFINITY and os.getuid():
         name = f"the limit of {soft} processes for this user"
         yield ProcessLimit(
@@ -95,20 +95,20 @@ def _limit_of_user(root: Path) -> Iterator[ProcessLimit]:
 
 
 def _of_user(root: Path) -> int:
-    """How many processes and threads the user of this one has."""
+    """How many processes and threads the user of this process has."""
     count = 0
     for process in (root / "proc").glob("[0-9]*"):
         try:
             if process.stat().st_uid == os.getuid():
                 count += len(os.listdir(process / "task"))
         except OSError:
-            # It is gone.
+            # It has ended.
             continue
     return count
 
 
 def _limits_of_groups(root: Path) -> Iterator[ProcessLimit]:
-    """Of the control group of this process, and of each that it is in."""
+    """The limit of the control group of this process, and of each group around it."""
     for folder in _groups(root):
         most = _text(folder / "pids.max").strip()
         now = _number(folder / "pids.current")

@@ -1,7 +1,7 @@
 """The listening socket: AF_VSOCK, the Unix socket of a hybrid vsock, or TCP.
 
-Whether there can be one is also asked without having it: all is done but listening, so that no
-client comes, and of a Unix socket only what neither makes nor removes a file.
+It can also be checked whether listening would succeed. A check does all but listen, so no client
+comes. For a Unix socket it neither makes nor removes a file.
 
 Bound once by the master and inherited by all workers. It is non-blocking, because several workers
 may be woken for one connection and all but one must find nothing; what accept() makes of it is

@@ -1,11 +1,11 @@
 """--check: everything that comes before serving, and what stands in its way, a verdict a line.
 
-Each step is one that serving takes, in the same order and by the same functions; only what they
-refuse is told, and not raised. So the first fault is the one with which serving would end, and its
-code is the exit code. What serving would merely complain of is a warning.
+It takes the steps of serving, in the same order and by the same functions. What a step refuses
+becomes a verdict, and the next step follows. So the first fault is the one with which serving would
+end, and its code is the exit code. What serving would only complain of is a warning.
 
-Nothing is changed. No listener listens, no file is made or removed, and systemd is told nothing. An
-endpoint sees a connection to each of its addresses, which ends without a byte.
+The check changes nothing. It does not listen, makes and removes no file, and tells systemd nothing.
+Each address of an endpoint gets a connection, which ends without a byte.
 
     step        bounded by
     file        30 s for the writer of a pipe
@@ -45,14 +45,14 @@ from vsock_proxy.supervision.systemd import inherited_sockets
 from vsock_proxy.supervision.wanting import asked_for, fill_in
 from vsock_proxy.words import counted
 
-# Beside the workers, and a thread for each name: the master, the resolver, and who reloads.
+# Beside the workers and a thread for each name: the master, the resolver, and one that reloads.
 OTHER_PROCESSES = 3
 
 
 def check(settings: Settings, signals: Signals, verdicts: Verdicts) -> int:
     """Check everything; returns the exit code that serving would have. Raises TryAgainError."""
     find_room()
-    # By the name of the program only a master is found, for signals that mean more to that.
+    # With a title, so that who looks for the master by its name, to send a signal, finds no check.
     set_title(TITLE)
     run = _Check(settings, signals, verdicts)
     try:

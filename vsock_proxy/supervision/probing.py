@@ -1,8 +1,8 @@
 """Looking up and connecting for --check: all at the same time, each timed.
 
-Both run in a process of their own, which may have threads, and which a signal ends at once. Each
-address is tried by the upstream that serves, with this one address in its table. So what is found
-is what a worker would find.
+Each of the two runs in a process of its own. That process may have threads, and a signal ends it at
+once. To try an address, it makes the upstream of a worker, with this one address in the table. So
+the check finds what a worker would find.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _look_up_all(questions: Set[Question], patience: Optional[float]) -> Dict[Qu
             seconds[endpoint, family] = time.monotonic() - began
 
     answers = look_up_all(questions, patience, timed)
-    # What has not come yet has taken all the time that there was.
+    # A lookup without an answer has taken all of its time.
     return {asked: (answer, seconds.get(asked, patience or 0)) for asked, answer in answers.items()}
 
 
@@ -107,7 +107,7 @@ def _connect_all(targets: Set[Target], lifeline: Lifeline) -> Dict[Target, Outco
     for target in targets:
         waiting.put(target)
     outcomes: Dict[Target, Outcome] = {}
-    # Stands for a client that waits, and says nothing.
+    # A client that waits and says nothing.
     client, _guest = socket.socketpair()
 
     def work() -> None:
@@ -120,7 +120,7 @@ def _connect_all(targets: Set[Target], lifeline: Lifeline) -> Dict[Target, Outco
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(_at_once(len(targets)))]
     started = list(_started(threads))
-    # Also where there can be no thread.
+    # This thread works too, so it goes on where no other can be started.
     work()
     for thread in started:
         thread.join()
