@@ -153,8 +153,8 @@ def test_the_variables_of_the_environment_are_the_same_on_both_pages() -> None:
 
 PAGES = sorted(
     path
-    for path in [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
-    if path.name != "CHANGELOG.md"
+    for folder, pattern in ((".", "*.md"), ("benchmarks", "*.md"), ("docs", "**/*.md"))
+    for path in (PROJECT / folder).glob(pattern)
 )
 
 
