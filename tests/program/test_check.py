@@ -17,14 +17,12 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.checking import FAULT, LIST, OK, ONE, Words, check, config
 from tests.support.dns import NameServer
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import PROJECT, command, run
 from tests.support.servers import exchange
 from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS
 from tests.support.transports import Hybrid
-
-needs_namespace = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 
 
 @pytest.mark.tcp_too

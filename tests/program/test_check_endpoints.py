@@ -14,14 +14,11 @@ from tests.support.checking import FAULT, OK, WARNING, Words, check, config
 from tests.support.dns import NameServer
 from tests.support.json_log import JSON, lines_of
 from tests.support.metadata import Behaviour, MetadataService
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import run
 from tests.support.services import ServicesFile, service
 from tests.support.transports import Hybrid
 from tests.support.vmm import Firecracker
-
-needs_namespace = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
-
 
 # Endpoints
 

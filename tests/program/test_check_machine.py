@@ -9,12 +9,9 @@ import pytest
 from tests.conftest import StartServer
 from tests.support.checking import FAULT, OK, WARNING, Words, check
 from tests.support.json_log import JSON, lines_of
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.systemd import passing
 from tests.support.transports import Hybrid
-
-needs_namespace = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
-
 
 # The machine
 

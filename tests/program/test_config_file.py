@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support.clients import answers
-from tests.support.namespaces import why_not
+from tests.support.namespaces import needs_namespace
 from tests.support.program import PROJECT, command
 from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.config import config_file
@@ -215,7 +215,7 @@ def test_the_program_reads_its_allowlist_from_a_pipe() -> None:
     assert "10.0.0.1:443 is not permitted by /dev/fd/" in done.stderr
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_the_program_reads_its_allowlist_from_a_pipe_without_proc(fifo: Path) -> None:
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
     with writing(fifo, TEXT):

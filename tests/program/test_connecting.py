@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import answers, end_of, is_refused
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, read_all, silent
 from tests.support.timing import SLOWNESS, wait_until
@@ -22,7 +22,6 @@ from vsock_proxy.settings import Endpoint
 
 GONE = "closed: it had gone before there was a connection"
 CONNECTING = "connecting ["
-TAKES_NETWORKS = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 
 
 @pytest.fixture(params=["TCP", "a VMM", "a VMM whose queue is full"])
@@ -293,7 +292,7 @@ MAPPED, WITH_ZONE = "::ffff:127.0.0.1", "fe80::2%cable0"
 OWN_ADDRESSES = ["127.0.0.1", "::1", "192.0.2.9", "2001:db8::9", MAPPED, WITH_ZONE]
 
 
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.hybrid_only
 @pytest.mark.parametrize("host", OWN_ADDRESSES)
 def test_a_port_of_this_machine_where_nobody_listens_refuses(
@@ -313,7 +312,7 @@ def totals_of(proxy: Proxy) -> str:
     return board.totals(proxy)
 
 
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.hybrid_only
 def test_a_server_may_listen_where_a_moment_before_nobody_did(
     network: Namespace, start_proxy: StartProxy
@@ -335,7 +334,7 @@ def test_a_server_may_listen_where_a_moment_before_nobody_did(
             assert endpoint.recv(1) == b"x"
 
 
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.hybrid_only
 def test_an_endpoint_that_listens_on_such_a_port_here_is_served(
     network: Namespace, start_proxy: StartProxy, start_server: StartServer
@@ -348,7 +347,7 @@ def test_an_endpoint_that_listens_on_such_a_port_here_is_served(
 # No local port is left
 
 
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.hybrid_only
 def test_where_no_local_port_is_left_the_log_says_so(
     network: Namespace, start_proxy: StartProxy, start_server: StartServer

@@ -18,7 +18,7 @@ from tests.conftest import StartProxy
 from tests.support.clients import answers
 from tests.support.dns import HEADER, NameServer
 from tests.support.fuzzing import FEW, MANY, assert_civil, choices
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.servers import Server, echo
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS, at_full_length
@@ -218,7 +218,7 @@ class Garbling:
         )
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 @pytest.mark.parametrize("seed", range(int(at_full_length(8, 2))))
 def test_any_answer_of_dns_leaves_the_proxy_serving(
     start_proxy: StartProxy, network: Namespace, seed: int
@@ -243,7 +243,7 @@ def test_any_answer_of_dns_leaves_the_proxy_serving(
         server.close()
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 @pytest.mark.parametrize("seed", range(int(at_full_length(24, 4))))
 def test_the_program_takes_any_answer_of_dns_at_its_start(
     tmp_path: Path, network: Namespace, seed: int

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
-from tests.support.namespaces import THERE, Namespace, why_not
+from tests.support.namespaces import THERE, Namespace, needs_namespace
 from tests.support.relaying import tcp_pair, unix_pair
 from tests.support.servers import exchange, silent
 from tests.support.timing import SLOWNESS, wait_until
@@ -30,7 +30,6 @@ from vsock_proxy.serving.keepalive import (
     read_standing,
 )
 
-TAKES_NETWORKS = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 SHORT = 2.0 * SLOWNESS
 # Probes of the window come at doubling intervals, in life of at most half the limit. For this much
 # longer than the limit they come in time here, too.
@@ -217,7 +216,7 @@ def milliseconds_after_a_look(keepalive: KeepAlive, sock: socket.socket) -> int:
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.alone
 def test_the_connection_ends_in_time_if_the_endpoint_is_lost_amid_data(
     networks: Tuple[Namespace, Namespace], connect: Connect
@@ -234,7 +233,7 @@ def test_the_connection_ends_in_time_if_the_endpoint_is_lost_amid_data(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.alone
 def test_an_endpoint_that_does_not_read_for_longer_keeps_its_connection(
     connect: Connect,
@@ -250,7 +249,7 @@ def test_an_endpoint_that_does_not_read_for_longer_keeps_its_connection(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@TAKES_NETWORKS
+@needs_namespace
 @pytest.mark.alone
 def test_the_connection_ends_in_time_if_a_stalled_endpoint_is_lost(
     networks: Tuple[Namespace, Namespace], connect: Connect

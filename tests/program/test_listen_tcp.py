@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board
 from tests.support.means import need_address
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import ID, Proxy, run
 from tests.support.servers import UnixServer, exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
@@ -132,7 +132,7 @@ def test_an_address_is_served_and_no_other(
                 assert exchange(client, b"x") == b"x"
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_a_warning_says_that_nobody_can_connect_while_loopback_is_down(
     listen: Callable[..., Proxy], port: int
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_link_local_address_is_listened_on_with_its_interface(port: int) -> No
     assert names == [place_of(asked)] * 2
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_a_socket_whose_interface_is_gone_has_its_number_in_its_name(
     network: Namespace, port: int
 ) -> None:
@@ -330,7 +330,7 @@ def test_a_port_that_takes_a_capability_says_which_and_how(
     )
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_a_higher_port_that_may_not_be_had_says_what_may_forbid_it(
     network: Namespace, write_allowlist: Callable[..., Path]
 ) -> None:

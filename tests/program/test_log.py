@@ -20,7 +20,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import logs, processes
 from tests.support.clients import answers
 from tests.support.logs import Sink
-from tests.support.namespaces import why_not
+from tests.support.namespaces import needs_namespace
 from tests.support.program import PROJECT, Proxy, command
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS, wait_until
@@ -251,10 +251,9 @@ def test_a_file_that_can_grow_again_has_whole_lines_and_the_number_lost(
 # A stderr that cannot be opened anew
 
 WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
-reopening_fails = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 
 
-@reopening_fails
+@needs_namespace
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
 def test_nobody_waits_for_a_stderr_that_cannot_be_opened_anew(
     kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
@@ -283,7 +282,7 @@ def test_nobody_waits_for_a_stderr_that_cannot_be_opened_anew(
     assert all(WHOLE_LINE.fullmatch(line) for line in own), own
 
 
-@reopening_fails
+@needs_namespace
 def test_no_process_outlives_a_master_whose_stderr_nobody_reads(
     make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -303,7 +302,7 @@ def test_no_process_outlives_a_master_whose_stderr_nobody_reads(
         )
 
 
-@reopening_fails
+@needs_namespace
 def test_a_stderr_that_cannot_be_opened_anew_loses_no_line_of_a_pause(
     tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -322,7 +321,7 @@ def test_a_stderr_that_cannot_be_opened_anew_loses_no_line_of_a_pause(
     assert proxy.wait() == os.EX_OK
 
 
-@reopening_fails
+@needs_namespace
 def test_a_log_process_that_waits_for_a_full_pipe_ends_with_the_proxy(
     make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -343,7 +342,7 @@ def log_processes(proxy: Proxy) -> List[int]:
     return [pid for pid in proxy.children() if processes.title(pid) == "vsock-proxy: log"]
 
 
-@reopening_fails
+@needs_namespace
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_log_process_is_replaced_and_sigterm_does_not_end_one(
     number: signal.Signals, start_proxy: StartProxy, start_server: StartServer
@@ -361,7 +360,7 @@ def test_a_killed_log_process_is_replaced_and_sigterm_does_not_end_one(
     proxy.log.wait_for("ended; 1 connections served")
 
 
-@reopening_fails
+@needs_namespace
 def test_the_log_process_of_a_killed_master_ends_with_the_last_worker(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -396,7 +395,7 @@ def test_an_error_at_start_does_not_wait_for_a_full_log(
     assert ended_with(arguments, sink.writer) == exit_code
 
 
-@reopening_fails
+@needs_namespace
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
 def test_an_error_at_start_reaches_a_stderr_that_cannot_be_opened_anew(
     kind: str, make_sink: MakeSink

@@ -17,13 +17,12 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.dns import Mood, NameServer
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.servers import Server, exchange, silent
 from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
-needs_root = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 ENDS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 WAITS = [signal.SIGHUP, signal.SIGUSR1]
 NAME = "kms.{region}.amazonaws.com"
@@ -56,7 +55,7 @@ def test_standard_descriptors_that_are_closed_at_the_start_are_dev_null(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 def test_a_closed_descriptor_is_taken_even_without_dev_null(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -138,7 +137,7 @@ def test_while_metadata_are_awaited_another_signal_waits(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 def test_process_1_ends_at_once_while_metadata_are_awaited(
     start_waiting: Callable[..., Proxy],
 ) -> None:
@@ -189,7 +188,7 @@ def start_judging(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
 def test_a_signal_ends_a_start_that_waits_for_dns_at_once(
     start_judging: Callable[[], Proxy], number: signal.Signals
@@ -203,7 +202,7 @@ def test_a_signal_ends_a_start_that_waits_for_dns_at_once(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 def test_a_killed_lookup_at_the_start_is_one_line_and_exit_code_75(
     start_judging: Callable[[], Proxy],
 ) -> None:

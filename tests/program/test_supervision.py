@@ -16,14 +16,13 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import is_refused
-from tests.support.namespaces import why_not
+from tests.support.namespaces import needs_namespace
 from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
-needs_root = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 # The limit of processes does not bind root, and another user cannot read what the tests run: this
 # one can. It has no other process, nor has a user of a test that runs at the same time.
 USER = 20_000 + os.getpid() % 30_000
@@ -200,7 +199,7 @@ def test_a_worker_keeps_no_descriptor_of_a_connection_that_has_ended(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_where_there_is_no_proc_connections_last_all_the_same(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -251,7 +250,7 @@ def lift_limit(proxy: Proxy) -> None:
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 def test_with_too_few_workers_it_serves_and_one_line_says_how_many_lack(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
@@ -269,7 +268,7 @@ def test_with_too_few_workers_it_serves_and_one_line_says_how_many_lack(
     proxy.wait_for_workers(20, "idle")
 
 
-@needs_root
+@needs_namespace
 def test_ready_is_said_only_when_a_worker_serves(
     start_proxy: StartProxy, start_server: StartServer, tmp_path: Path
 ) -> None:
@@ -294,7 +293,7 @@ def test_ready_is_said_only_when_a_worker_serves(
 
 
 @pytest.mark.hybrid_only  # there is no path to remove on AF_VSOCK
-@needs_root
+@needs_namespace
 def test_a_unix_socket_that_stays_is_one_line_and_the_drain_goes_on(
     start_proxy: StartProxy, start_server: StartServer, transport: Hybrid
 ) -> None:
@@ -340,7 +339,7 @@ def test_a_worker_that_ends_by_sigterm_is_replaced_without_a_warning(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 @pytest.mark.parametrize(
     "tool", [["pidof", "vsock-proxy"], ["pgrep", "-x", "vsock-proxy"]], ids=lambda tool: tool[0]
 )
@@ -357,7 +356,7 @@ def test_the_master_alone_is_found_by_the_name_of_the_program(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@needs_root
+@needs_namespace
 def test_killall_by_the_name_of_the_program_reaches_the_master(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:

@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Callable, List, TypeVar
 
+import pytest
+
 from tests.support.timing import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -50,6 +52,9 @@ def why_not() -> str:
         ["unshare", "--net", "--mount", "true"], capture_output=True, check=False
     )
     return tried.stderr.decode().strip()
+
+
+needs_namespace = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
 
 
 class Namespace:

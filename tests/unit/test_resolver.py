@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import processes
 from tests.support.dns import Mood, NameServer
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.resolving import Resolving, Service
 from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.config.allowlist import Allowlist
@@ -27,7 +27,7 @@ from vsock_proxy.settings import Endpoint
 
 pytestmark = [
     pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 PORT = 443

@@ -13,14 +13,14 @@ from tests.support import board, processes
 from tests.support.clients import answers, end_of
 from tests.support.dns import NameServer
 from tests.support.named import HERE, NAME, THERE
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import Proxy
 from tests.support.servers import Server, exchange, silent
 from tests.support.timing import AT_ONCE, SLOWNESS, is_within, wait_until
 
 pytestmark = [
     pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 HOLE, HOLE_6, BEYOND = "192.0.2.77", "2001:db8::77", "198.51.100.1"

@@ -12,12 +12,12 @@ from tests.conftest import StartProxy, StartServer
 from tests.support.clients import answers
 from tests.support.dns import NameServer
 from tests.support.named import HERE, NAME, THERE
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from vsock_proxy.config.hostnames import parse_address
 
 pytestmark = [
     pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 METADATA = {

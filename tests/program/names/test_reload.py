@@ -14,14 +14,14 @@ from tests.support import processes
 from tests.support.clients import answers
 from tests.support.dns import Mood, NameServer
 from tests.support.named import HERE, NAME, THERE
-from tests.support.namespaces import why_not
+from tests.support.namespaces import needs_namespace
 from tests.support.servers import exchange
 from tests.support.systemd import NotifySocket
 from tests.support.timing import wait_until
 
 pytestmark = [
     pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 

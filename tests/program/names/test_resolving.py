@@ -16,14 +16,14 @@ from tests.support.clients import answers, end_of, is_refused
 from tests.support.comparing import FEWEST_TURNS, Turn, compare
 from tests.support.dns import Mood, NameServer
 from tests.support.named import HERE, NAME, THERE
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import Proxy, run
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
 pytestmark = [
     pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 CONNECTIONS = 100

@@ -16,7 +16,7 @@ from tests.support import processes
 from tests.support.clients import end_of
 from tests.support.comparing import FEWEST_TURNS, Turn, compare
 from tests.support.dns import NameServer
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.services import ServicesFile, letter, letter_at, pool_of, service
@@ -35,7 +35,7 @@ HERE, THERE = "127.0.0.2", "127.0.0.3"
 
 needs_network = [
     pytest.mark.hybrid_only,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 

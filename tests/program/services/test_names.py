@@ -12,7 +12,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.clients import end_of
 from tests.support.dns import Mood, NameServer
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import Transport
 from tests.support.services import (
     ServicesFile,
@@ -24,7 +24,7 @@ from tests.support.timing import SLOWNESS, wait_until
 
 pytestmark = [
     pytest.mark.hybrid_only,  # the network is of this machine's own
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be"),
+    needs_namespace,
 ]
 
 ONE, TWO = "one.test", "two.test"

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.clients import is_refused
-from tests.support.namespaces import why_not
+from tests.support.namespaces import needs_namespace
 from tests.support.program import Transport
 from tests.support.services import (
     READER,
@@ -295,7 +295,7 @@ def limited_to(processes_allowed: int) -> List[str]:
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_old_workers_serve_while_a_reload_can_start_no_process(
     start_services: StartProxy,
     start_server: StartServer,
@@ -323,7 +323,7 @@ def test_old_workers_serve_while_a_reload_can_start_no_process(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 def test_a_reload_with_room_for_one_process_replaces_pool_after_pool(
     start_services: StartProxy,
     start_server: StartServer,

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support.clients import is_refused
 from tests.support.dns import NameServer
-from tests.support.namespaces import Namespace, why_not
+from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.services import (
     ServicesFile,
@@ -166,7 +166,7 @@ def test_no_listener_is_bound_before_every_service_is_judged(
 
 
 @pytest.mark.hybrid_only  # the network is of this machine's own
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can be")
+@needs_namespace
 @pytest.mark.parametrize("entry", [NAME, HERE], ids=["permitted by name", "by address"])
 def test_a_name_that_does_not_resolve_yet_holds_up_its_own_service_only(
     start_services: StartProxy,
