@@ -211,7 +211,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Clients:
-    """What the clients of a service do: pause, then send so many bytes and get them back.
+    """What the clients of a service do: pause, then send a given number of bytes and get them back.
 
     at_work: as long as it is set; all end once `over` is.
     """

@@ -32,7 +32,7 @@ STYLE = """\
   .title { font-weight: 600; font-size: 13px } .page-title { font-weight: 600; font-size: 16px }
   .small { font-size: 11px; fill: #59636e } .value { font-size: 30px; font-weight: 600 }
   .page { fill: #f4f5f5 } .panel { fill: #ffffff; stroke: #d1d9e0 } .grid { stroke: #e4e7eb }
-  @media (prefers-color-scheme: dark) {
+  @media (prefers-colour-scheme: dark) {
     text { fill: #f0f6fc } .small { fill: #9198a1 }
     .page { fill: #0d1117 } .panel { fill: #161b22; stroke: #3d444d } .grid { stroke: #2a313c }
   }"""
@@ -142,15 +142,15 @@ def _chart(frame: Frame, series: Sequence[Series], unit: str, stacked: bool) -> 
     yield from _legends(frame, series, bottom + 30)
 
 
-def _line(frame: Frame, series: Series, color: str, most: float, filled: bool) -> Iterator[str]:
+def _line(frame: Frame, series: Series, colour: str, most: float, filled: bool) -> Iterator[str]:
     points = [f"{frame.x(when):.1f},{frame.y(value, most):.1f}" for when, value in series.points]
     if filled and points:
         first, last = frame.x(series.points[0][0]), frame.x(series.points[-1][0])
         bottom = frame.top + frame.height
         area = " ".join([f"{first:.1f},{bottom:.1f}", *points, f"{last:.1f},{bottom:.1f}"])
-        yield f'<polygon points="{area}" fill="{color}"/>'
+        yield f'<polygon points="{area}" fill="{colour}"/>'
     else:
-        yield f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"/>'
+        yield f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"/>'
 
 
 def _legends(frame: Frame, series: Sequence[Series], y: float) -> Iterator[str]:
@@ -164,8 +164,8 @@ def _legends(frame: Frame, series: Sequence[Series], y: float) -> Iterator[str]:
             if y == last:
                 return
             x, y = begin, y + LEGEND_ROW
-        color = COLORS[number % len(COLORS)]
-        yield f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="10" height="8" fill="{color}"/>'
+        colour = COLORS[number % len(COLORS)]
+        yield f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="10" height="8" fill="{colour}"/>'
         yield text(x + 14, y, each.legend, "small")
         x += width + 12
 
