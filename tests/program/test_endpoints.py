@@ -18,6 +18,7 @@ from vsock_proxy.config.endpoints import check_endpoint, normal_place, port_rule
 from vsock_proxy.config.hostnames import NoHost
 from vsock_proxy.endpoint.policy import NotPermitted
 from vsock_proxy.errors import ConfigurationError, UsageError
+from vsock_proxy.printable import printable
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 from vsock_proxy.supervision.judging import Judged, Wanted, judge, leads_to_itself
 
@@ -353,10 +354,8 @@ def test_the_hint_of_an_endpoint_that_is_not_permitted_permits_it(host: str, fil
     with pytest.raises(NotPermitted) as caught:
         judged(file, host, 5000)
     # As it is printed, and pasted.
-    printed = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(caught.value))
-    assert printed.startswith(
-        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in host) + ":5000 is not permitted"
-    )
+    printed = printable(str(caught.value))
+    assert printed.startswith(f"{printable(host)}:5000 is not permitted")
     hint = printed.split("; to permit it add '", 1)[1]
     assert hint.endswith("'")
     file.write_text(f"allowlist:\n{hint[:-1]}\n", encoding="utf-8")

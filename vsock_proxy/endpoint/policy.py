@@ -20,6 +20,7 @@ from vsock_proxy.endpoint.addresses import Address
 from vsock_proxy.endpoint.embedding import embedded
 from vsock_proxy.endpoint.lookup import LookupFailed, look_up
 from vsock_proxy.errors import ConfigurationError, UsageError
+from vsock_proxy.printable import printable
 from vsock_proxy.settings import Endpoint, ServiceSettings
 
 FORBIDDEN = tuple(
@@ -180,7 +181,7 @@ def _as_yaml(host: str) -> str:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     # Python's escapes are YAML's, too.
-    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in escaped) + '"'
+    return f'"{printable(escaped)}"'
 
 
 def _normal(host: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from vsock_proxy.observing.printable import printable, printable_lines, timestamp
 from vsock_proxy.observing.stderr import Stderr
+from vsock_proxy.printable import printable, printable_lines, timestamp
 
 
 class Complaints:

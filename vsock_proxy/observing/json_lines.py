@@ -11,8 +11,8 @@ import errno
 import json
 from typing import Dict, Mapping, Sequence
 
-from vsock_proxy.observing.printable import printable, printable_lines
 from vsock_proxy.observing.stderr import CUT, MOST
+from vsock_proxy.printable import printable, printable_lines
 
 # What a place in the program may know of an event, in the order in which a line has it. What else
 # it gives is for the text alone.

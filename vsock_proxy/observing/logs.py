@@ -20,9 +20,9 @@ import logging
 import os
 from typing import Callable, Dict, Mapping, Optional
 
-from vsock_proxy.observing.printable import printable, printable_lines, timestamp
 from vsock_proxy.observing.stderr import MOST, STDERR, Stderr, pieces
 from vsock_proxy.observing.untold import UNWRITTEN, Untold
+from vsock_proxy.printable import printable, printable_lines, timestamp
 from vsock_proxy.settings import JSON, TEXT
 
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}

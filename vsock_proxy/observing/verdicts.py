@@ -13,7 +13,7 @@ import time
 from typing import Callable, Mapping, Optional, TypeVar
 
 from vsock_proxy.errors import ProxyError
-from vsock_proxy.observing.printable import printable, printable_lines, timestamp
+from vsock_proxy.printable import printable, printable_lines, timestamp
 from vsock_proxy.settings import JSON
 
 PROCESS = "check"
