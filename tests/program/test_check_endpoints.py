@@ -206,6 +206,22 @@ def test_beside_a_service_that_is_malformed_the_others_are_checked(
 
 
 @pytest.mark.hybrid_only
+def test_beside_a_service_without_its_region_the_others_are_checked(
+    transport: Hybrid, services_file: ServicesFile, start_server: StartServer
+) -> None:
+    server = start_server()
+    services_file.write(
+        [service(8000, ("x.{region}.invalid", 9)), service(8001, server)],
+        [(server.host, server.port)],
+    )
+    words = ["--config", str(services_file.path), *transport.options()]
+    checked = check(*words, environment={**os.environ, "AWS_REGION": "no region"})
+    assert checked.code == os.EX_USAGE
+    assert checked.has(OK, "^8001: connected to ")
+    assert not checked.has(WARNING, "region")
+
+
+@pytest.mark.hybrid_only
 def test_an_endpoint_of_several_services_is_connected_to_once(
     transport: Hybrid, services_file: ServicesFile, start_server: StartServer
 ) -> None:

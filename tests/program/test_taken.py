@@ -60,4 +60,4 @@ def test_who_may_not_look_is_told_what_shows_it(
             wrapper=["setpriv", "--bounding-set=-sys_ptrace"],
         )
     assert done.returncode == os.EX_UNAVAILABLE
-    assert done.stderr.rstrip().endswith(", see as root which: ss -tanp")
+    assert done.stderr.rstrip().endswith("; as root, ss -tanp shows which")

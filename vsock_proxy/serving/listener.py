@@ -125,8 +125,10 @@ def check_tcp(place: TcpPlace, others: Sequence[TcpPlace]) -> None:
     with sock:
         if any(place.overlaps(other) for other in others):
             # Two that are only bound are not in each other's way.
-            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-            raise _cannot_listen_on_tcp(taken, name, address, port)
+            raise UnavailableError(
+                f"cannot listen on {name}: {os.strerror(errno.EADDRINUSE)}, held by this proxy "
+                f"itself, on {WHERE}"
+            )
         _warn_if_loopback_is_down(int(sock.family), name, address, sockaddr)
 
 
@@ -213,7 +215,8 @@ def _vsock_advice(error: OSError, port: int) -> str:
         if holder:
             return f"{holder}, on that port of some CID"
         return (
-            "; another program listens on that port of some CID, see as root which: ss --vsock -lp"
+            "; another program listens on that port of some CID; as root, ss --vsock -lp shows "
+            "which"
         )
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (
@@ -250,7 +253,7 @@ def _cannot_listen_on_unix(error: OSError, path: str) -> UnavailableError:
     if error.errno in (errno.EADDRINUSE, errno.EPROTOTYPE):
         from vsock_proxy.process.holders import holder_of_unix
 
-        unknown = " by another program, see as root which: ss -xlp"
+        unknown = " by another program; as root, ss -xlp shows which"
         reason = f"in use{_held_by(holder_of_unix(path)) or unknown}"
     return UnavailableError(f"cannot listen on Unix socket {path}: {reason}")
 
@@ -378,8 +381,8 @@ def _tcp_advice(error: OSError, address: str, port: int) -> str:
         if holder:
             return f"{holder}, on {WHERE}"
         return (
-            f"; another socket, of this program or of another, has that port, on {WHERE}, see as "
-            "root which: ss -tanp"
+            f"; another socket, of this program or of another, has that port, on {WHERE}; as "
+            "root, ss -tanp shows which"
         )
     if error.errno in (errno.EACCES, errno.EPERM) and port < FIRST_UNPRIVILEGED_PORT:
         return (

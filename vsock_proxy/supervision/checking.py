@@ -83,7 +83,7 @@ class _Check:
         if wanted is not None:
             Endpoints(self._signals, self._verdicts).run(wanted)
             if passed is not None:
-                self._verdicts.passes("passed", lambda: passed.check(wanted.services))
+                self._verdicts.passes("passed", lambda: passed.check(self._services))
         if self._services:
             self._limits(has_files)
         if any(map(_uses_vsock, self._services)):
@@ -135,7 +135,9 @@ class _Check:
             lambda: fill_in(self._settings, configuration, services, search=search),
         )
         if wanted is None:
-            return None
+            # The services without placeholders are known all the same.
+            known = tuple(one for one in services if not metadata.placeholders([one.endpoint.host]))
+            return Wanted(configuration.allowlist, known, self._settings.service is None)
         self._services = wanted.services
         if wanted.placeholders:
             seconds = time.monotonic() - began
