@@ -32,7 +32,7 @@ STYLE = """\
   .title { font-weight: 600; font-size: 13px } .page-title { font-weight: 600; font-size: 16px }
   .small { font-size: 11px; fill: #59636e } .value { font-size: 30px; font-weight: 600 }
   .page { fill: #f4f5f5 } .panel { fill: #ffffff; stroke: #d1d9e0 } .grid { stroke: #e4e7eb }
-  @media (prefers-colour-scheme: dark) {
+  @media (prefers-color-scheme: dark) {
     text { fill: #f0f6fc } .small { fill: #9198a1 }
     .page { fill: #0d1117 } .panel { fill: #161b22; stroke: #3d444d } .grid { stroke: #2a313c }
   }"""
