@@ -12,7 +12,6 @@ from vsock_proxy.errors import ConfigurationError
 from vsock_proxy.settings import ServiceOptions, ServiceSettings
 
 DEFAULTS = ServiceOptions()
-
 GOOD = "listen: 8000, address: a.example, port: 443"
 
 

@@ -122,7 +122,6 @@ def test_a_reload_that_replaces_the_resolver_is_no_trouble_to_warn_of(
 
 
 IN_FORCE_UNTIL = "warning master: .* the list from before stays in force until DNS answers$"
-
 IN_FORCE_NOW = "info master: .* it is in force now$"
 
 

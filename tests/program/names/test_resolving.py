@@ -27,7 +27,6 @@ pytestmark = [
 ]
 
 CONNECTIONS = 100
-
 FAULTS = (Mood.NXDOMAIN, Mood.SERVFAIL, Mood.SILENT)
 
 

@@ -35,7 +35,6 @@ from tests.support.transports import Hybrid
 # The limit of processes does not bind root, and another user cannot read what the tests run: this
 # one can. It has no other process, nor has a user of a test that runs at the same time.
 USER = 50_000 + os.getpid() % 10_000
-
 LIMITED_USER = [
     *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
     *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),

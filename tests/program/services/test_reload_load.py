@@ -19,15 +19,11 @@ from tests.support.services import (
 from tests.support.timing import SLOWNESS, wait_until
 
 RELOADS = 20
-
 RATE = 100 / SLOWNESS
-
 # How much of it there must have been. An emulated machine, or one that others use, may not keep up.
 KEPT_UP = 0.5
-
 # From one reload being in force to the next.
 BETWEEN = 0.5 * SLOWNESS
-
 # What came to an old worker before it was told to end is still served by it.
 HANDED_OVER = 1.0 * SLOWNESS
 

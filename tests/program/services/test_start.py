@@ -27,9 +27,7 @@ from tests.support.timing import SLOWNESS
 from tests.support.transports import Hybrid
 
 NAME = "endpoint.test"
-
 HERE = "127.0.0.2"
-
 # The beginning of a worker's title, as prctl(PR_SET_NAME) cuts it.
 WORKER_NAME = "vsock-proxy: wo"
 

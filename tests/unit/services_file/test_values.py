@@ -22,7 +22,6 @@ NUMBERS = {
     "idle_timeout": ("a number of seconds from 0 to 1000000", ["1000000.5"]),
     "resolve_interval": ("a number of seconds from 0.1 to 1000000", ["0", ".09"]),
 }
-
 # What YAML 1.1 or Python would take for a number all the same, or what is none.
 NO_NUMBERS = {
     "'8000'": "the text '8000'",
