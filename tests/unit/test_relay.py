@@ -53,25 +53,25 @@ def join(request: pytest.FixtureRequest, begun: Join) -> Join:
     return lambda *arguments, **options: begun(request.param, *arguments, **options)
 
 
-def _sides(relayed: Relayed, side: str) -> Tuple[socket.socket, socket.socket]:
+def sides(relayed: Relayed, side: str) -> Tuple[socket.socket, socket.socket]:
     """A side, and the other one."""
     both = relayed.client, relayed.endpoint
     return both if side == CLIENT else both[::-1]
 
 
-def _closed_by(side: str) -> End:
+def closed_by(side: str) -> End:
     return End.CLIENT_CLOSED if side == CLIENT else End.ENDPOINT_CLOSED
 
 
-def _reset_by(side: str) -> End:
+def reset_by(side: str) -> End:
     return End.CLIENT_RESET if side == CLIENT else End.ENDPOINT_RESET
 
 
-def _half_close(sock: socket.socket) -> None:
+def half_close(sock: socket.socket) -> None:
     sock.shutdown(socket.SHUT_WR)
 
 
-def _reset(sock: socket.socket) -> None:
+def reset(sock: socket.socket) -> None:
     """What SO_LINGER makes a reset on TCP, and nothing else on other transports."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
@@ -105,7 +105,7 @@ def test_bytes_are_counted_each_way(join: Join) -> None:
 @SIDES
 def test_a_half_close_passes_on_after_its_data(side: str, join: Join) -> None:
     relayed = join()
-    one, other = _sides(relayed, side)
+    one, other = sides(relayed, side)
     sender = threading.Thread(target=_send_and_half_close, args=(one, b"x" * 100_000))
     sender.start()
     assert len(read_all(other)) == 100_000
@@ -115,20 +115,20 @@ def test_a_half_close_passes_on_after_its_data(side: str, join: Join) -> None:
     assert read_all(one) == b"reply"
     one.close()
     outcome = relayed.outcome()
-    assert (outcome.end, outcome.clean) == (_closed_by(side), True)
+    assert (outcome.end, outcome.clean) == (closed_by(side), True)
 
 
 def _send_and_half_close(sock: socket.socket, data: bytes) -> None:
     sock.sendall(data)
-    _half_close(sock)
+    half_close(sock)
 
 
 @SIDES
 def test_a_half_close_is_told_once(side: str, join: Join) -> None:
     told: List[None] = []
     relayed = join(Relay(on_half_close=lambda: told.append(None)))
-    one, other = _sides(relayed, side)
-    _half_close(one)
+    one, other = sides(relayed, side)
+    half_close(one)
     assert read_all(other) == b""
     other.sendall(b"x")
     assert read_exactly(one, 1) == b"x"
@@ -138,8 +138,8 @@ def test_a_half_close_is_told_once(side: str, join: Join) -> None:
 @SIDES
 def test_a_half_closed_connection_goes_on_the_other_way(side: str, join: Join) -> None:
     relayed = join()
-    one, other = _sides(relayed, side)
-    _half_close(one)
+    one, other = sides(relayed, side)
+    half_close(one)
     assert read_all(other) == b""
     for _ in range(20):
         other.sendall(b"x" * 1000)
@@ -172,10 +172,10 @@ def test_a_side_that_closes_ends_the_connection_though_the_other_stays(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
-    one, other = _sides(relayed, side)
+    one, other = sides(relayed, side)
     one.sendall(b"last words")
     one.close()
-    assert relayed.outcome().end is _closed_by(side)
+    assert relayed.outcome().end is closed_by(side)
     assert read_all(other) == b"last words"
 
 
@@ -184,13 +184,13 @@ def test_a_half_closed_side_that_goes_away_ends_the_connection_soon(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
-    one, other = _sides(relayed, side)
-    _half_close(one)
+    one, other = sides(relayed, side)
+    half_close(one)
     assert read_all(other) == b""
     one.close()
     # vsock is asked once a second.
     soon = 1.5 if "vsock" in kinds else 0.9
-    assert relayed.outcome(timeout=soon).end is _closed_by(side)
+    assert relayed.outcome(timeout=soon).end is closed_by(side)
 
 
 @GONE_IS_TOLD
@@ -198,10 +198,10 @@ def test_what_comes_for_a_side_that_has_gone_ends_the_connection_soon(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
-    one, other = _sides(relayed, side)
+    one, other = sides(relayed, side)
     one.close()
     _send_until_refused(other)
-    assert relayed.outcome().end in (_closed_by(side), _reset_by(side))
+    assert relayed.outcome().end in (closed_by(side), reset_by(side))
 
 
 @_with_side_of("TCP")
@@ -209,12 +209,12 @@ def test_a_tcp_side_that_has_gone_is_noticed_once_something_comes_for_it(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
-    one, other = _sides(relayed, side)
+    one, other = sides(relayed, side)
     one.close()
     assert read_all(other) == b""
     assert relayed.is_running()
     _send_until_refused(other)
-    assert relayed.outcome().end is _reset_by(side)
+    assert relayed.outcome().end is reset_by(side)
 
 
 @pytest.mark.hybrid_only
@@ -222,7 +222,7 @@ def test_a_unix_side_that_goes_while_the_other_does_not_read_times_out(
     begun: Join,
 ) -> None:
     relayed = begun(("Unix", "TCP"), Relay(half_close_timeout=0.5))
-    _fill(relayed.client)
+    fill(relayed.client)
     relayed.client.close()
     assert relayed.outcome().end is End.HALF_CLOSED_IDLE
 
@@ -232,8 +232,8 @@ def test_a_side_that_goes_while_the_other_does_not_read_costs_no_cpu_time(
     side: str, join: Join
 ) -> None:
     relayed = join()
-    one, _ = _sides(relayed, side)
-    _fill(one)
+    one, _ = sides(relayed, side)
+    fill(one)
     one.close()
     before = time.process_time()
     threading.Event().wait(0.5)
@@ -245,10 +245,10 @@ def test_a_side_that_ends_while_the_other_does_not_read_costs_no_cpu_time(
     side: str, join: Join
 ) -> None:
     relayed = join()
-    one, other = _sides(relayed, side)
-    _half_close(other)
+    one, other = sides(relayed, side)
+    half_close(other)
     assert read_all(one) == b""
-    _fill(one)
+    fill(one)
     one.close()
     before = time.process_time()
     threading.Event().wait(0.5)
@@ -256,7 +256,7 @@ def test_a_side_that_ends_while_the_other_does_not_read_costs_no_cpu_time(
     assert relayed.is_running()
 
 
-def _fill(sock: socket.socket) -> None:
+def fill(sock: socket.socket) -> None:
     """Write until the relay and both kernel buffers are full."""
     sock.settimeout(0.3)
     try:
@@ -272,7 +272,7 @@ def _fill(sock: socket.socket) -> None:
 @SIDES
 def test_reading_stops_while_the_other_side_does_not_take_the_data(side: str, join: Join) -> None:
     relayed = join()
-    one, other = _sides(relayed, side)
+    one, other = sides(relayed, side)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
     sent = 0
     one.settimeout(0.3)
@@ -286,8 +286,8 @@ def test_reading_stops_while_the_other_side_does_not_take_the_data(side: str, jo
 @SIDES
 def test_a_full_buffer_one_way_does_not_hold_up_the_other_way(side: str, join: Join) -> None:
     relayed = join()
-    one, other = _sides(relayed, side)
-    _fill(one)
+    one, other = sides(relayed, side)
+    fill(one)
     other.sendall(b"still here")
     assert read_exactly(one, 10) == b"still here"
 
@@ -330,13 +330,13 @@ def test_a_reset_is_no_clean_end_and_passes_on_to_a_side_that_knows_it(
     kinds: Kinds, side: str, begun: Join
 ) -> None:
     relayed = begun(kinds)
-    one, other = _sides(relayed, side)
+    one, other = sides(relayed, side)
     # On a Unix socket closing is a reset if there is something unread.
     other.sendall(b"never read")
     wait_until(lambda: one.recv(10, socket.MSG_PEEK), "data arrived")
-    _reset(one)
+    reset(one)
     outcome = relayed.outcome()
-    assert (outcome.end, outcome.clean) == (_reset_by(side), False)
+    assert (outcome.end, outcome.clean) == (reset_by(side), False)
     assert outcome.code == errno.ECONNRESET
     others = kinds[side == CLIENT]
     assert _seen(other) == ("reset" if others == "TCP" else "end")
@@ -374,7 +374,7 @@ def test_an_endpoint_that_reset_before_the_first_byte_took_no_bytes(
     near_endpoint, endpoint = tcp_pair()
     far_client.sendall(b"never taken")
     leave(far_client)
-    _reset(endpoint)
+    reset(endpoint)
     poll = select.poll()
     poll.register(near_endpoint, 0)
     assert poll.poll(20_000)
@@ -418,8 +418,8 @@ def _is_refused(sock: socket.socket) -> bool:
 @SIDES
 def test_silence_after_a_half_close_ends_the_connection(side: str, join: Join) -> None:
     relayed = join(Relay(half_close_timeout=0.3))
-    one, _ = _sides(relayed, side)
-    _half_close(one)
+    one, _ = sides(relayed, side)
+    half_close(one)
     outcome = relayed.outcome(timeout=5)
     assert (outcome.end, outcome.clean) == (End.HALF_CLOSED_IDLE, False)
 
@@ -427,8 +427,8 @@ def test_silence_after_a_half_close_ends_the_connection(side: str, join: Join) -
 @SIDES
 def test_bytes_after_a_half_close_keep_the_connection(side: str, join: Join) -> None:
     relayed = join(Relay(half_close_timeout=0.6 * SLOWNESS))
-    one, other = _sides(relayed, side)
-    _half_close(one)
+    one, other = sides(relayed, side)
+    half_close(one)
     for _ in range(10):
         threading.Event().wait(0.1)
         other.sendall(b"x")
