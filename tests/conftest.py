@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.dns import NameServer
 from tests.support.means import need_address
+from tests.support.metadata import Behaviour, MetadataService
 from tests.support.namespaces import PATIENT_RESOLV_CONF, Namespace
 from tests.support.program import Proxy, Transport
 from tests.support.servers import Handler, Server, UnixServer, VsockServer, echo
@@ -33,6 +34,7 @@ TRANSPORTS: Dict[str, Callable[[Path], Transport]] = {"hybrid": Hybrid, "vsock":
 LONGEST_BASE = 50
 StartProxy = Callable[..., Proxy]
 StartServer = Callable[..., Server]
+StartService = Callable[..., MetadataService]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -293,3 +295,18 @@ def signals() -> Iterator[Signals]:
     for number, handler in before.items():
         signal.signal(number, handler)
     made.close()
+
+
+@pytest.fixture
+def start_service() -> Iterator[StartService]:
+    """Starts instance metadata services, which end with the test."""
+    services: List[MetadataService] = []
+
+    def start(host: str = "127.0.0.1", **behaviour: object) -> MetadataService:
+        need_address(host)
+        services.append(MetadataService(Behaviour(**behaviour), host))  # type: ignore[arg-type]
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.close()

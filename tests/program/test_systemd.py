@@ -21,12 +21,7 @@ from tests.support.systemd import NotifySocket, passing
 from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
 from tests.support.transports import Hybrid, Tcp
 from vsock_proxy.observing.report import Totals
-from vsock_proxy.supervision.systemd import (
-    SHORTEST_INTERVAL,
-    Notifier,
-    inherited_sockets,
-    summary,
-)
+from vsock_proxy.supervision.systemd import SHORTEST_INTERVAL, Notifier, inherited_sockets, summary
 
 WATCHDOG_USEC = 200_000
 SOCKET = "v.sock_8000"

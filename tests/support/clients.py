@@ -34,3 +34,11 @@ def is_refused(proxy: Proxy, port: Optional[int] = None) -> bool:
     except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):
         return True
     return False
+
+
+def failure(proxy: Proxy) -> str:
+    """Why a client is closed."""
+    with proxy.connect() as client:
+        assert end_of(client) == b""
+    line = proxy.log.wait_for(" closed: cannot connect to ")[-1]
+    return line.split("cannot connect to ")[1]

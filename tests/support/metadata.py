@@ -11,6 +11,7 @@ from typing import Dict, List, Tuple
 TOKEN = "AQAEAE-token-of-the-test=="
 REGION = "/latest/meta-data/placement/region"
 DOMAIN = "/latest/meta-data/services/domain"
+NAME = "kms.{region}.{domain}"
 
 
 @dataclass
@@ -101,3 +102,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: what was asked is in the service's requests."""
+
+
+def asking(service: MetadataService, **variables: str) -> dict[str, str]:
+    """An environment in which that service is the one to ask."""
+    return {"VSOCK_PROXY_IMDS_ENDPOINT": service.endpoint, **variables}
+
+
+def nobody_listens() -> str:
+    """An endpoint that refuses connections."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"

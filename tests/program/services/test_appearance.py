@@ -14,14 +14,7 @@ from tests.support import board, processes
 from tests.support.clients import end_of
 from tests.support.program import ID, Proxy, Transport
 from tests.support.servers import exchange, silent
-from tests.support.services import (
-    ServicesFile,
-    letter,
-    letter_at,
-    names,
-    pool_of,
-    service,
-)
+from tests.support.services import ServicesFile, letter, letter_at, names, pool_of, service
 from tests.support.timing import wait_until
 
 WATCHDOG_USEC = 200_000

@@ -16,15 +16,7 @@ from tests.support import board, processes
 from tests.support.clients import end_of, is_refused
 from tests.support.program import ID, Transport
 from tests.support.servers import exchange, silent
-from tests.support.services import (
-    ServicesFile,
-    all_idle,
-    letter,
-    letter_at,
-    pool_of,
-    say,
-    service,
-)
+from tests.support.services import ServicesFile, all_idle, letter, letter_at, pool_of, say, service
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 

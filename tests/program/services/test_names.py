@@ -14,12 +14,7 @@ from tests.support.clients import end_of
 from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import Transport
-from tests.support.services import (
-    ServicesFile,
-    letter,
-    letter_at,
-    service,
-)
+from tests.support.services import ServicesFile, letter, letter_at, service
 from tests.support.timing import SLOWNESS, wait_until
 
 pytestmark = [

@@ -14,14 +14,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support.clients import end_of, is_refused
 from tests.support.program import Transport
 from tests.support.servers import echo
-from tests.support.services import (
-    ServicesFile,
-    letter,
-    letter_at,
-    pool_of,
-    say,
-    service,
-)
+from tests.support.services import ServicesFile, letter, letter_at, pool_of, say, service
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid

@@ -11,11 +11,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support.crowd import Crowd, End, answering
 from tests.support.program import Transport
-from tests.support.services import (
-    ServicesFile,
-    pool_of,
-    service,
-)
+from tests.support.services import ServicesFile, pool_of, service
 from tests.support.timing import SLOWNESS, wait_until
 
 RELOADS = 20

@@ -13,15 +13,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.clients import is_refused
 from tests.support.program import Proxy, Transport
-from tests.support.services import (
-    READER,
-    ServicesFile,
-    all_idle,
-    letter,
-    letter_at,
-    say,
-    service,
-)
+from tests.support.services import READER, ServicesFile, all_idle, letter, letter_at, say, service
 from tests.support.timing import wait_until
 
 

@@ -16,13 +16,7 @@ from tests.support.clients import is_refused
 from tests.support.dns import NameServer
 from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
-from tests.support.services import (
-    ServicesFile,
-    letter,
-    letter_at,
-    names,
-    service,
-)
+from tests.support.services import ServicesFile, letter, letter_at, names, service
 from tests.support.timing import SLOWNESS
 from tests.support.transports import Hybrid
 
