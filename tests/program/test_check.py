@@ -30,9 +30,7 @@ def test_where_all_is_well_each_thing_is_ok_and_the_exit_code_is_0(
     words: Words, start_server: StartServer
 ) -> None:
     server = start_server()
-    # Python warns of a fork in a process that has threads.
-    environment = {**os.environ, "PYTHONWARNINGS": "always::DeprecationWarning"}
-    checked = check(*words(server), environment=environment)
+    checked = check(*words(server))
     assert (checked.code, checked.stderr) == (os.EX_OK, "")
     assert checked.of(FAULT) == []
     where = re.escape(f"{server.host}:{server.port}")
