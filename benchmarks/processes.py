@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, List
+
+from tests.support import processes
+from tests.support.processes import title
 
 WORKER_TITLE = "vsock-proxy: worker "
 
@@ -31,26 +34,17 @@ def workers(root: int) -> List[int]:
 
 def pss_kib(pid: int) -> int:
     """The proportional set size: a page shared by n processes counts as one n-th of a page."""
-    return _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
+    return _unless_gone(processes.pss_kib, pid)
 
 
 def voluntary_switches(pid: int) -> int:
     """How often the process has gone to sleep, which is how often it has been woken."""
-    return _field(Path(f"/proc/{pid}/status"), "voluntary_ctxt_switches")
+    return _unless_gone(processes.context_switches, pid)
 
 
-def title(pid: int) -> str:
-    """What `ps` shows of it."""
+def _unless_gone(figure: Callable[[int], int], pid: int) -> int:
+    """0 where the process has ended meanwhile."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def _field(path: Path, name: str) -> int:
-    """A numeric field of a file of lines `name: value`; 0 when its process has ended meanwhile."""
-    try:
-        lines = path.read_text().splitlines()
+        return figure(pid)
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from tests.support.processes import title
+
 from . import processes
 from .footprint import BLOCK, FRESH, HAS_SERVED, SERVED, SETTLE_SECONDS
 from .native import run_load
@@ -259,9 +261,9 @@ def _reload(bench: Bench, proxy: Proxy, each: Optional[int]) -> Reload:
 
 
 def _other_workers(running: Running, changed: int) -> List[int]:
-    title = f"{processes.WORKER_TITLE}{changed}/"
+    of_changed = f"{processes.WORKER_TITLE}{changed}/"
     workers = processes.workers(running.process.pid)
-    return [pid for pid in workers if not processes.title(pid).startswith(title)]
+    return [pid for pid in workers if not title(pid).startswith(of_changed)]
 
 
 def _await_new(place: Place, port: int, new: socket.socket) -> None:
@@ -296,7 +298,7 @@ def _idle(bench: Bench, proxy: Proxy, seconds: float) -> Idle:
     with _fleet(bench, proxy) as fleet:
         _await_stable(fleet)
         pids = _pids(fleet)
-        resolvers = [pid for pid in pids if processes.title(pid).startswith(RESOLVER_TITLE)]
+        resolvers = [pid for pid in pids if title(pid).startswith(RESOLVER_TITLE)]
         others = [pid for pid in pids if pid not in resolvers]
         before = [sum(map(processes.voluntary_switches, group)) for group in (others, resolvers)]
         time.sleep(seconds)

@@ -17,6 +17,7 @@ from typing import Callable, Dict, Iterator
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.support import processes
 from tests.support.clients import answers
 from tests.support.namespaces import needs_namespace
 from tests.support.program import PROJECT, command
@@ -187,13 +188,13 @@ def test_a_file_that_grows_while_it_is_read_is_too_large(tmp_path: Path) -> None
 
 def test_no_descriptor_is_left_open(tmp_path: Path, fifo: Path) -> None:
     (tmp_path / "file").write_bytes(TEXT)
-    before = os.listdir("/proc/self/fd")
+    before = processes.descriptors(os.getpid())
     config_file.read(str(tmp_path / "file"), 0)
     refusal(fifo)
     refusal(fifo, patience=0.01)
     refusal(tmp_path)
     refusal(tmp_path / "none")
-    assert os.listdir("/proc/self/fd") == before
+    assert processes.descriptors(os.getpid()) == before
 
 
 # The program

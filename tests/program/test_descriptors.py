@@ -33,7 +33,7 @@ def limit_files() -> Iterator[Callable[[int, int], None]]:
 
 
 def highest_file(pid: int) -> int:
-    return max(map(int, os.listdir(f"/proc/{pid}/fd")))
+    return max(processes.descriptors(pid))
 
 
 @pytest.mark.parametrize("spare", [0, 1], ids=["accept fails", "the endpoint's socket fails"])
@@ -65,7 +65,7 @@ def test_a_worker_without_free_descriptors_says_so_and_recovers(
 
 def first_free(pid: int) -> int:
     """The descriptor that the next open() of a process would get."""
-    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    used = processes.descriptors(pid)
     return next(number for number in range(len(used) + 1) if number not in used)
 
 

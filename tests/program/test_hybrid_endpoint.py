@@ -394,12 +394,12 @@ def test_nothing_is_left_open_by_connections_that_fail(
 ) -> None:
     proxy = start_proxy((start_vmm().host, 5001), workers=1)
     (worker,) = proxy.wait_for_workers(1, "idle")
-    before = len(os.listdir(f"/proc/{worker}/fd"))
+    before = processes.open_files(worker)
     for _ in range(20):
         assert not answers(proxy)
     proxy.log.wait_for(REFUSED, count=20)
     proxy.wait_for_workers(1, "idle")
-    assert len(os.listdir(f"/proc/{worker}/fd")) == before
+    assert processes.open_files(worker) == before
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it

@@ -6,7 +6,7 @@ import ctypes
 import os
 import socket
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Set, Union
 
 # The same number on each architecture (pidfd_getfd(2)).
 SYS_PIDFD_GETFD = 438
@@ -50,25 +50,32 @@ def is_alive(pid: int) -> bool:
     return state(pid) not in (None, "Z")
 
 
+def field(path: Union[str, Path], name: str) -> str:
+    """The first word of a value in a file of /proc that has lines `name: value`."""
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split()[1]
+    raise AssertionError(f"no {name} in {path}")
+
+
+def descriptors(pid: int) -> Set[int]:
+    """The descriptors of a process."""
+    return set(map(int, os.listdir(f"/proc/{pid}/fd")))
+
+
 def open_files(pid: int) -> int:
     """How many descriptors a process has."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(descriptors(pid))
 
 
 def pss_kib(pid: int) -> int:
     """The proportional set size: a process's memory, shared pages counted in part."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise AssertionError(f"no Pss of {pid}")
+    return int(field(f"/proc/{pid}/smaps_rollup", "Pss"))
 
 
 def context_switches(pid: int) -> int:
     """How often a process gave up the processor of itself, which is once a wait."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("voluntary_ctxt_switches:"):
-            return int(line.split()[1])
-    raise AssertionError(f"no context switches of {pid}")
+    return int(field(f"/proc/{pid}/status", "voluntary_ctxt_switches"))
 
 
 def anonymous_kib(pid: int) -> int:
@@ -76,10 +83,7 @@ def anonymous_kib(pid: int) -> int:
 
     Unlike that of the files it maps, it does not depend on who else runs Python on this machine.
     """
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss_Anon:"):
-            return int(line.split()[1])
-    raise AssertionError(f"no Pss_Anon of {pid}")
+    return int(field(f"/proc/{pid}/smaps_rollup", "Pss_Anon"))
 
 
 def file_names(pid: int) -> List[str]:

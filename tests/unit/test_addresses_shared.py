@@ -10,6 +10,7 @@ from typing import Callable
 
 import pytest
 
+from tests.support import processes
 from tests.support.publishing import (
     FOUR,
     KILLED_AFTER,
@@ -132,13 +133,13 @@ def is_readable(descriptor: int) -> bool:
 
 
 def test_a_table_costs_two_descriptors_and_gives_them_back() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = processes.descriptors(os.getpid())
     table = AddressTable(PORT)
-    assert len(set(os.listdir("/proc/self/fd")) - before) <= 2
+    assert len(processes.descriptors(os.getpid()) - before) <= 2
     table.publish(ONE)
     table.nudge()
     table.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert processes.descriptors(os.getpid()) == before
 
 
 def test_a_nudge_of_a_worker_is_there_to_be_taken_once() -> None:

@@ -11,6 +11,7 @@ from typing import Any, List, Tuple
 
 import pytest
 
+from tests.support import processes
 from tests.support.timing import at_full_length
 from vsock_proxy.observing.measures import (
     CONNECT_BOUNDS,
@@ -245,5 +246,4 @@ def test_what_was_never_written_to_takes_no_memory_when_it_is_read() -> None:
 
 
 def _shared_kib() -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssShmem:"))
+    return int(processes.field("/proc/self/status", "RssShmem"))

@@ -267,7 +267,7 @@ def room_for_files(count: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         # All numbers up to the highest are in use then.
-        highest = max(map(int, os.listdir("/proc/self/fd")))
+        highest = max(processes.descriptors(os.getpid()))
         number = -1
         while number <= highest:
             number = os.open(os.devnull, os.O_RDONLY)

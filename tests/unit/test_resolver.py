@@ -135,15 +135,10 @@ def test_its_title_has_the_name_or_how_many_there_are(
 
 def threads_switches(pid: int) -> int:
     """How often any thread of a process gave up the processor of itself."""
-    found = 0
-    for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        (line,) = [
-            line
-            for line in status.read_text().splitlines()
-            if line.startswith("voluntary_ctxt_switches:")
-        ]
-        found += int(line.split()[1])
-    return found
+    return sum(
+        int(processes.field(status, "voluntary_ctxt_switches"))
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+    )
 
 
 def test_between_lookups_no_thread_wakes(start: Start, dns: NameServer) -> None:

@@ -11,6 +11,7 @@ from typing import List, Tuple
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.support import processes
 from tests.support.clients import end_of, is_refused
 from tests.support.program import Transport
 from tests.support.servers import echo
@@ -139,8 +140,8 @@ def test_no_worker_holds_a_passed_socket_of_another_pool_or_of_no_service(
     proxy.wait_for_workers(2)
     for port in (one, two):
         (worker,) = pool_of(proxy, port)
-        assert [each for each in ports if sockets[each] in descriptors(worker)] == [port]
-    assert sockets[three] in descriptors(proxy.pid)
+        assert [each for each in ports if sockets[each] in processes.file_names(worker)] == [port]
+    assert sockets[three] in processes.file_names(proxy.pid)
 
 
 def socket_of(path: Path) -> str:
@@ -151,12 +152,6 @@ def socket_of(path: Path) -> str:
         if line.endswith(f" {path}")
     }
     return f"socket:[{inode}]"
-
-
-def descriptors(pid: int) -> List[str]:
-    """What a process has open."""
-    folder = Path(f"/proc/{pid}/fd")
-    return [os.readlink(fd) for fd in folder.iterdir()]
 
 
 def test_a_drain_serves_nobody_who_comes_later_to_a_passed_socket(
