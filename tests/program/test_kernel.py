@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support.board import ask
 from tests.support.clients import answers
-from tests.support.program import PROJECT, run
+from tests.support.program import run
+from tests.support.python import printed_by
 from vsock_proxy.process import kernel
 
 # Taken from the modules before the program is imported, as where they were never there.
@@ -77,14 +78,7 @@ from vsock_proxy.process import kernel
 print([int(value) for name, value in vars(kernel).items() if name.isupper()])
 """
     here = str([int(value) for name, value in vars(kernel).items() if name.isupper()])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == here + "\n"
+    assert printed_by(code) == here + "\n"
 
 
 @pytest.mark.hybrid_only

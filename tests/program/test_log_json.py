@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence
 
@@ -18,7 +16,8 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.clients import end_of
 from tests.support.json_log import CLOSING, JSON, lines_about, lines_of, wait_for
-from tests.support.program import PROJECT, Proxy, Transport, command
+from tests.support.program import Proxy, Transport, run
+from tests.support.python import printed_by
 from tests.support.servers import exchange
 from tests.support.services import ServicesFile, service
 from tests.support.timing import wait_until
@@ -288,7 +287,7 @@ START_FAILURES: Dict[str, List[str]] = {
 def test_a_start_that_fails_ends_with_an_object_if_json_was_asked_for(
     arguments: Sequence[str],
 ) -> None:
-    ended = _run(*arguments)
+    ended = run(*arguments)
     (line,) = lines_of(ended.stderr.splitlines())
     assert (line["event"], line["level"]) == ("start_failed", "error")
     assert line["exit_code"] == ended.returncode != 0
@@ -302,21 +301,15 @@ def test_a_start_that_fails_ends_with_an_object_if_json_was_asked_for(
 def test_where_json_was_not_asked_for_a_start_that_fails_ends_with_text(
     arguments: Sequence[str],
 ) -> None:
-    ended = _run(*arguments)
+    ended = run(*arguments)
     assert ended.returncode == os.EX_USAGE
     assert ended.stderr.startswith("vsock-proxy: ")
 
 
 @pytest.mark.hybrid_only
 def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
-    ended = _run("--log-format", "xml", "8000", "h", "1")
+    ended = run("--log-format", "xml", "8000", "h", "1")
     assert ended.stderr == "vsock-proxy: --log-format must be one of text, json, not 'xml'\n"
-
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=PROJECT, capture_output=True, text=True, check=False
-    )
 
 
 # What it costs
@@ -331,10 +324,7 @@ def test_who_writes_text_does_not_import_json() -> None:
         "log.rehearse()\n"
         "print('json' in sys.modules)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout == "False\n"
+    assert printed_by(code) == "False\n"
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it

@@ -16,20 +16,14 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import is_refused
+from tests.support.limited import lift_limit, limited_to
 from tests.support.namespaces import needs_namespace
-from tests.support.program import ID, Proxy
+from tests.support.program import ID
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
-# The limit of processes does not bind root, and another user cannot read what the tests run: this
-# one can. It has no other process, nor has a user of a test that runs at the same time.
-USER = 20_000 + os.getpid() % 30_000
-LIMITED_USER = [
-    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
-    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
-]
 WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
@@ -237,16 +231,6 @@ def test_a_resolver_that_dies_does_not_wait_behind_dead_workers(
 
 
 # Too few processes
-
-
-def limited_to(processes_allowed: int) -> List[str]:
-    """What to put before the program so that it has this number of processes at most."""
-    return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
-
-
-def lift_limit(proxy: Proxy) -> None:
-    """Who is the same user may do that."""
-    subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.program import PROJECT
+from tests.support.python import printed_by
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -27,8 +24,7 @@ print(len({id(one) // os.sysconf("SC_PAGE_SIZE") for one in new}))
 
 def _pages(size: int, what: str) -> int:
     """How many pages twenty objects are in."""
-    command = [sys.executable, "-c", PAGES, what, str(size)]
-    return int(subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout)
+    return int(printed_by(PAGES, what, str(size)))
 
 
 @pytest.mark.parametrize("size", [100, 200, 450, 600, 900, 1500])

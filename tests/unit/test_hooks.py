@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.program import PROJECT
+from tests.support.python import printed_by
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -28,10 +25,7 @@ IMPORT = "from vsock_proxy.process.hooks import import_without_hooks\nimport_wit
 
 
 def _run(code: str) -> str:
-    command = [sys.executable, "-S", "-c", code]
-    return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return printed_by(code, options=["-S"]).strip()
 
 
 def test_a_child_runs_nothing_of_logging_and_threading() -> None:

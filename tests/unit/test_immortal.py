@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-from tests.support.program import PROJECT
+from tests.support.python import printed_by
 
 pytestmark = pytest.mark.hybrid_only
 
@@ -41,22 +40,16 @@ gc.collect()
 """
 
 
-def _run(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    ).stdout
-
-
 def test_what_there_is_is_not_counted_any_more() -> None:
-    held = _run(BEFORE + "keep = [Thing, Thing] * 100\nprint(before == counts())")
+    held = printed_by(BEFORE + "keep = [Thing, Thing] * 100\nprint(before == counts())")
     # Without immortal objects, a hundred references more are counted.
     assert held == "False\n"
-    more = _run(BEFORE + "a = counts()\nkeep = [Thing] * 100\nprint(a == counts())")
+    more = printed_by(BEFORE + "a = counts()\nkeep = [Thing] * 100\nprint(a == counts())")
     assert more == f"{sys.version_info >= (3, 12)}\n"
 
 
 def test_what_there_is_serves_as_before() -> None:
-    assert _run(BEFORE + AFTER + "print('ended')") == "ended\n"
+    assert printed_by(BEFORE + AFTER + "print('ended')") == "ended\n"
 
 
 @pytest.mark.parametrize(
@@ -69,4 +62,4 @@ def test_what_there_is_serves_as_before() -> None:
     ids=["without ctypes", "on 32 bits", "counted in another way"],
 )
 def test_where_it_cannot_be_done_everything_stays_as_it_is(unknown: str) -> None:
-    assert _run(f"import sys\n{unknown}\n" + BEFORE + "print(before == counts())") == "True\n"
+    assert printed_by(f"import sys\n{unknown}\n" + BEFORE + "print(before == counts())") == "True\n"

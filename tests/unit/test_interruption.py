@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Dict, List
 
 import pytest
 
-from tests.support.program import PROJECT
-from tests.support.timing import FULL_LENGTH, SLOWNESS
+from tests.support.python import reported_by
+from tests.support.timing import FULL_LENGTH
 from vsock_proxy.serving.interruption import EndNow, Interruption
 
 pytestmark = pytest.mark.hybrid_only  # what is interrupted is the same on both
@@ -26,15 +23,7 @@ GRAIN = "opcode" if FULL_LENGTH else "line"
 
 def at_each_instruction(folder: Path, how: str) -> List[Told]:
     """What became of each connection."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.interrupting", str(folder), GRAIN, how],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=600 * SLOWNESS,
-        check=True,
-    )
-    told = [json.loads(line) for line in done.stdout.splitlines()]
+    told = reported_by("tests.support.interrupting", str(folder), GRAIN, how)
     assert len(told) > 100
     return told
 

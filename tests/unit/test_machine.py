@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Dict
 
 import pytest
 
-from tests.support.program import PROJECT
+from tests.support.python import printed_by
 from vsock_proxy.process import machine
 from vsock_proxy.process.machine import ProcessLimit
 
@@ -132,10 +130,7 @@ def test_the_limit_of_the_user_counts_what_the_user_has() -> None:
         "done.set()\n"
         "print(limit)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
     expected = ProcessLimit(
         "the limit of 10 processes for this user", 8, "LimitNPROC= in the unit, ulimit -u"
     )
-    assert done.stdout == f"{expected}\n"
+    assert printed_by(code) == f"{expected}\n"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Dict, List
 
 import pytest
 
-from tests.support.program import PROJECT
+from tests.support.python import reported_by
 from tests.support.retiring import CLIENTS, SPARED, WORKERS
-from tests.support.timing import FULL_LENGTH, SLOWNESS
+from tests.support.timing import FULL_LENGTH
 
 pytestmark = pytest.mark.hybrid_only  # who is woken is decided by epoll, for both alike
 
@@ -22,15 +19,7 @@ ROUNDS = 2000 if FULL_LENGTH else 100
 
 def retire(folder: Path, *how: str) -> List[Dict[str, object]]:
     """What became of the clients of each round."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.retiring", str(folder), *how],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=600 * SLOWNESS,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return reported_by("tests.support.retiring", str(folder), *how)
 
 
 def test_a_worker_retired_at_whatever_instruction_abandons_no_client(

@@ -8,7 +8,6 @@ import re
 import resource
 import signal
 import socket
-import subprocess
 import time
 from typing import Callable, Dict, Iterator, List, Tuple
 
@@ -17,6 +16,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.clients import is_refused
+from tests.support.limited import lift_limit, limited_to
 from tests.support.namespaces import needs_namespace
 from tests.support.program import Transport
 from tests.support.services import (
@@ -31,15 +31,6 @@ from tests.support.services import (
 )
 from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
 from tests.support.transports import Hybrid
-
-# The limit of processes does not bind root, and another user cannot read what the tests run: this
-# one can. It has no other process, nor has a user of a test that runs at the same time.
-USER = 50_000 + os.getpid() % 10_000
-LIMITED_USER = [
-    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
-    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
-]
-
 
 # A file that cannot be put into force
 
@@ -288,11 +279,6 @@ def test_no_process_that_reads_outlives_a_master_that_is_killed(
 # Without another process
 
 
-def limited_to(processes_allowed: int) -> List[str]:
-    """What to put before the program so that it has this number of processes at most."""
-    return ["prlimit", f"--nproc={processes_allowed}:1000", *LIMITED_USER]
-
-
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_namespace
 def test_old_workers_serve_while_a_reload_can_start_no_process(
@@ -314,7 +300,7 @@ def test_old_workers_serve_while_a_reload_can_start_no_process(
     for _ in range(20):
         for port in (one, two):
             assert letter_at(proxy, port) in (b"A", b"B")
-    subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)
+    lift_limit(proxy)
     wait_until(
         lambda: [letter_at(proxy, port) for port in (one, two)] == [b"B", b"B"], "it is in force"
     )
