@@ -14,7 +14,7 @@ Attempt = Tuple[Optional[Socket], int]
 
 
 def begin(family: int, address: Union[str, Tuple[object, ...]]) -> Attempt:
-    """A socket that connects, and how that goes: 0, EINPROGRESS, or the errno of its failure."""
+    """A socket that connects, and its state: 0, EINPROGRESS, or the errno of the failure."""
     try:
         sock = Socket(family, KIND)
     except OSError as error:

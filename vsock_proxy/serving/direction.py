@@ -1,18 +1,18 @@
 """One way of a relay, from a source to a sink, with one buffer and a state.
 
     READING     wants its source readable; what it reads it offers to the sink at once
-    WRITING     the sink took less than was read: reads nothing more until the rest is gone,
-                so a direction never holds more than its buffer
-    DISCARDING  the sink is gone: reads on, so that the source's end is seen, and drops it
+    WRITING     the sink took less than was read: reads no more until the rest is gone, so a
+                direction never holds more than its buffer
+    DISCARDING  the sink is gone: reads on to see the source's end, and drops what it reads
     FINISHING   the source ended, and everything before that was delivered
     ENDED       that end was passed on to the sink
-    LOST        the source was lost with an error: nothing more comes, and no end of it either
+    LOST        the source was lost with an error: nothing more comes, not even an end
 
-What happens leads from one to the other by the table TRANSITIONS, and by nothing else. What is not
-in there cannot happen. Two directions know nothing of each other; what follows from the states of
-both is the relay's.
+A happening changes the state by the table TRANSITIONS, and nothing else changes it. What the table
+does not have cannot happen. The two directions do not know each other; the relay does what follows
+from the states of both.
 
-Every call is made with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
+Every call uses MSG_DONTWAIT, so the mode of the sockets does not matter.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from vsock_proxy.serving.transports import BY_FAMILY, pays_to_splice, send_at_on
 
 # Measured: smaller buffers cost more system calls a byte; larger ones leave the cache.
 BUFFER_SIZE = 256 * 1024
-# Once as much came in one read, what follows goes through a pipe, where that pays.
+# After a read of this size, what follows goes through a pipe, if that pays.
 BULK_READ = 64 * 1024
-# What a buffer takes from which on its pages are worth the system call that gives them back.
+# Once this much of a buffer was written to, its pages are worth the system call that frees them.
 WORTH_RETURNING = 16 * 1024
 
 CAN_SPLICE = splicing.available()
 
 DONTWAIT = socket.MSG_DONTWAIT
-# The fault of a sink that left before it had taken what came for it.
+# The fault of a sink that left before it had taken everything.
 BROKEN_PIPE = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-# Two counters: an array, or a part of shared memory.
+# Two counters, in an array or in shared memory.
 Cells = Union[memoryview, "array[int]"]
 
 
-# Of integers, since the hash of another Enum is a function in Python.
+# IntEnum, because the hash of any other Enum is a function in Python.
 class DirectionState(enum.IntEnum):
-    """What a direction waits for; see the module's text."""
+    """What a direction waits for; see the module's docstring."""
 
     READING = enum.auto()
     WRITING = enum.auto()
@@ -66,7 +66,7 @@ class Happening(enum.IntEnum):
     SINK_LOST: the sink takes nothing any more.
     SOURCE_ENDED: the source will send no more, and has said so.
     SOURCE_LOST: reading from the source failed.
-    END_PASSED_ON: the sink was told of the end, or is about to be.
+    END_PASSED_ON: the end was passed on to the sink, or is about to be.
     """
 
     SINK_FULL = enum.auto()
@@ -100,15 +100,15 @@ TRANSITIONS: Dict[DirectionState, Dict[Happening, DirectionState]] = {
     FINISHING: {
         END_PASSED_ON: ENDED,
     },
-    # Everything was delivered before, so that the sink is lost changes nothing here.
+    # Everything was delivered before, so the loss of the sink changes nothing here.
     ENDED: {
         SINK_LOST: ENDED,
     },
     LOST: {},
 }
-# What waits for something from its source.
+# States that read from the source.
 READS = (READING, DISCARDING)
-# What delivers nothing any more.
+# States that deliver nothing more.
 OVER = (DISCARDING, ENDED)
 
 
@@ -142,7 +142,7 @@ class Direction:
 
     def __init__(self, index: int, bulk_read: int = BULK_READ) -> None:
         """
-        index: of the counter to which what is delivered is added.
+        index: which of the two counters counts what is delivered.
         bulk_read: bytes in one read from which on a pipe is used.
         """
         # An anonymous map costs no page until it is touched; a bytearray is zeroed at once.
@@ -169,7 +169,7 @@ class Direction:
         self.error: Optional[OSError] = None
 
     def happens(self, what: Happening) -> None:
-        """Go to the state that this leads to."""
+        """Change to the state that this leads to."""
         self.state = TRANSITIONS[self.state][what]
 
     def pump(self) -> bool:
@@ -214,7 +214,7 @@ class Direction:
         return taken
 
     def flush(self) -> None:
-        """Write once of what an earlier write left."""
+        """Write once what an earlier write left."""
         if self._rest is not None:
             if not self._offer(self._rest):
                 return
@@ -224,7 +224,7 @@ class Direction:
         self.happens(REST_TAKEN)
 
     def lose_sink(self, error: Optional[OSError]) -> None:
-        """The sink takes nothing any more: what is read from now on is dropped.
+        """The sink takes nothing any more: from now on drop what is read.
 
         Without an error it left in peace, unless something waits for it or still comes.
         """
@@ -249,16 +249,16 @@ class Direction:
             self._splices = False
 
     def end(self) -> None:
-        """Give back what the connection took; of memory, if it was much."""
+        """Give back what the connection used; memory only if it was much."""
         self.close_pipe()
         if self._touched > WORTH_RETURNING:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
 
     def _note_message(self) -> None:
-        """The source has said something: if that is not the first, have the sink send at once.
+        """The source has sent something: from the second time on, make the sink send at once.
 
-        A first write is never held back (tcp_nagle_check() in net/ipv4/tcp_output.c).
+        The kernel never holds a first write back (tcp_nagle_check() in net/ipv4/tcp_output.c).
         """
         if self._has_spoken:
             self.hurry()
@@ -308,11 +308,11 @@ class Direction:
         return True
 
     def _open_pipe(self) -> None:
-        """Go on through a pipe, where that pays and there can be one."""
+        """Go on through a pipe, if that pays and there can be one."""
         if not pays_to_splice(self.source, self.sink):
             self._splices = False
             return
-        # What goes through it is not looked at.
+        # _note_message() does not see what goes through a pipe.
         self.hurry()
         try:
             self._pipe = Pipe(self.source, self.sink)

@@ -1,14 +1,14 @@
 """Connecting to a guest's vsock port through its VMM (Firecracker, Cloud Hypervisor).
 
-The VMM listens on a Unix socket. It is sent `CONNECT PORT`, and answers `OK N` once the guest has
-accepted, each a line; N is a port of the host's side, and of no use. What follows is the guest's,
-and a guest may speak first: so what came with that line is handed on. Where nothing listens in the
-guest, the VMM closes the connection without a word (docs/vsock.md of Firecracker). The client's
-first bytes have to wait for the answer, since Firecracker ends a connection that says more before
-(recv_pkt() in its vsock/csm/connection.rs).
+The VMM listens on a Unix socket. The proxy sends it the line `CONNECT PORT`. Once the guest has
+accepted, the VMM answers with the line `OK N`; N is a port on the host's side, and has no use here.
+What follows comes from the guest. A guest may speak first, so the proxy hands on what came with
+that line. If nothing listens in the guest, the VMM closes the connection without an answer
+(docs/vsock.md of Firecracker). The client's first bytes must wait for the answer: Firecracker ends
+a connection that sends more before it (recv_pkt() in its vsock/csm/connection.rs).
 
-A Unix socket is connected at once or not at all. Where the VMM has let its queue fill up, nothing
-tells when there is room again (unix_stream_connect() in net/unix/af_unix.c), so it is tried again.
+A Unix socket connects at once or not at all. If the VMM's queue is full, no event reports that
+there is room again (unix_stream_connect() in net/unix/af_unix.c), so the proxy tries again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vsock_proxy.serving.race import ConnectFailed
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile, Waiting
 from vsock_proxy.settings import Endpoint
 
-# Of the answer, with the end of its line.
+# Bytes of the answer, with the end of its line.
 LONGEST_ANSWER = 64
 ACCEPTED = re.compile(rb"OK [0-9]{1,10}")
 # Seconds until a full queue is tried again.
@@ -37,7 +37,7 @@ QUEUE_PAUSE = 0.05
 NO_ANSWER = "no answer in time from the VMM"
 NO_SOCKET = "the VM is not started yet, or its vsock device has another path"
 FORBIDDEN = "the user of this process must be able to write to it and to enter its directories"
-# By errno, the cause as the scoreboard counts it, and what may be wrong.
+# By errno: the cause that the scoreboard counts, and what may be wrong.
 FAILURES: Dict[int, Tuple[int, str]] = {
     errno.ENOENT: (scoreboard.UNREACHABLE, NO_SOCKET),
     errno.ENOTDIR: (scoreboard.UNREACHABLE, NO_SOCKET),
@@ -55,7 +55,7 @@ class HybridUpstream:
     """Makes connections to one port of the guest behind one Unix socket."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
-        """timeout: seconds after which a connection is given up."""
+        """timeout: seconds until connecting is given up."""
         assert endpoint.path is not None
         self._endpoint = endpoint
         self._path = endpoint.path
@@ -98,14 +98,14 @@ class HybridUpstream:
             waiting.wait(min(deadline, now + QUEUE_PAUSE))
 
     def _shake_hands(self, sock: socket.SocketType, waiting: Waiting, deadline: float) -> bytes:
-        """Ask for the port, and read the answer; returns what came behind it.
+        """Ask for the port, and read the answer; returns what came after it.
 
         Raises ConnectFailed or ClientGone.
         """
         answer = b""
         waiting.poll.register(sock, POLLIN)
         try:
-            # There is room for it in a socket that is new.
+            # A new socket has room for it.
             sock.send(self._request)
             while b"\n" not in answer:
                 if waiting.wait(deadline):

@@ -1,8 +1,8 @@
 """Ending a connection now, at a place where that does no harm.
 
-A signal's handler runs between any two instructions. Would it raise there, bytes that were sent
-might not be counted, and the end of a connection be broken off. So it raises only while the process
-waits, and otherwise makes the next wait raise.
+A signal's handler runs between any two instructions. If it raised there, bytes that were sent might
+not be counted, and the end of a connection might stop halfway. So it raises only while the process
+waits; at any other time it makes the next wait raise.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 class EndNow(BaseException):
-    """The connection is to end now."""
+    """The connection must end now."""
 
 
 class Interruption:
     """Raises EndNow in a wait, at most once in each.
 
-    wanted: whether it is wanted; it stays so.
+    wanted: whether an end is wanted; once it is, it stays so.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Interruption:
         self._waiting = False
 
     def want(self) -> None:
-        """In a signal's handler: end what waits, or what will."""
+        """In a signal's handler: end the present wait, or the next one."""
         self.wanted = True
         if self._waiting:
             self._waiting = False
@@ -36,7 +36,7 @@ class Interruption:
 
     def poll(self, poll: select.poll, timeout: Optional[float]) -> List[Tuple[int, int]]:
         """poll.poll(timeout). Raises EndNow."""
-        # In this order: what is wanted in between is seen by one of the two.
+        # In this order: if want() comes in between, one of the two sees it.
         self._waiting = True
         try:
             if self.wanted:
@@ -46,7 +46,7 @@ class Interruption:
             self._waiting = False
 
     def during(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function that may be broken off anywhere. Raises EndNow."""
+        """Call a function that may be interrupted anywhere. Raises EndNow."""
         self._waiting = True
         try:
             if self.wanted:

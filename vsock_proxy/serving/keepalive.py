@@ -2,14 +2,14 @@
 
 The peer may be the client, the endpoint, or both.
 
-Keepalive is off while data is unacknowledged. TCP_USER_TIMEOUT bounds that, and where it is set it
-also takes the place of keepalive's number of probes (tcp_keepalive_timer() in
-net/ipv4/tcp_timer.c); so both are set to the same time.
+Keepalive is off while data is unacknowledged. TCP_USER_TIMEOUT limits that time. If it is set, it
+also replaces keepalive's number of probes (tcp_keepalive_timer() in net/ipv4/tcp_timer.c). So both
+are set to the same time.
 
-But TCP_USER_TIMEOUT also ends a connection whose peer lives and just does not read: its window is
-closed, and it answers each probe of the window (tcp_probe_timer() there). So somebody has to
-look now and then, and to put the end off as long as there are answers. A timer's signal does that:
-it comes whatever the relay waits for and however busy it is.
+But TCP_USER_TIMEOUT also ends a connection whose peer is alive and only does not read. The window
+of that peer is closed, and it answers each probe of the window (tcp_probe_timer() there). So a
+timer's signal makes the worker look now and then, and extend the timeout as long as there are
+answers. The signal comes whatever the relay waits for, and however busy it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEEPALIVE_PROBES = 4
 LIMIT = float(KEEPALIVE_IDLE + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL)
 LOOKS_WITHIN_LIMIT = 4
 
-# Where struct tcp_info (linux/tcp.h) has what is of use here; older kernels give less of it.
+# Offsets in struct tcp_info (linux/tcp.h); older kernels return less of it.
 TCP_INFO_SIZE = 256
 UNACKED, LAST_ACK_RECEIVED, NOT_SENT, SEND_WINDOW = 24, 56, 144, 228
 NUMBER = struct.Struct("=I")
@@ -40,7 +40,7 @@ NUMBER = struct.Struct("=I")
 
 @dataclass(frozen=True)
 class Standing:
-    """How a connection stands: whether its peer takes data, and seconds since its last sign."""
+    """The state of a connection: whether its peer takes data, and seconds since its last answer."""
 
     window_closed: bool
     since_answer: float
@@ -60,7 +60,7 @@ class _Watched:
         self._bound(limit)
 
     def look(self) -> None:
-        """Put the end off if the peer answers but has closed its window."""
+        """Extend the timeout if the peer answers but has closed its window."""
         now = time.monotonic()
         standing = read_standing(self._sock.getsockopt(IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE))
         if not standing.window_closed:
@@ -76,19 +76,19 @@ class _Watched:
 
 
 class KeepAlive:
-    """Ends one connection after the other of which a side has fallen silent."""
+    """Ends a connection if a side falls silent; serves one connection after the other."""
 
     def __init__(self, limit: float = LIMIT) -> None:
-        """limit: seconds of silence that end a connection; LIMIT but in tests."""
+        """limit: seconds of silence that end a connection; only tests change it."""
         self._limit = limit
         self._watched: List[_Watched] = []
 
     def catch_alarms(self) -> None:
-        """Look at each SIGALRM. Before the fork, since each handler set costs a worker memory."""
+        """Look at each SIGALRM. Called before the fork: setting a handler costs a worker memory."""
         signal.signal(signal.SIGALRM, lambda number, frame: self.look())
 
     def begin(self, *sides: socket.SocketType) -> None:
-        """From now on these must not be silent, where their transport lets them fall silent."""
+        """From now on watch these sides, if their transport lets them fall silent."""
         for sock in sides:
             if transport_of(sock).may_fall_silent:
                 self._watched.append(_Watched(sock, self._limit))
@@ -103,20 +103,20 @@ class KeepAlive:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def look(self) -> None:
-        """Put the end off where a peer answers but has closed its window."""
+        """Extend the timeout of each peer that answers but has closed its window."""
         for watched in self._watched:
             watched.look()
 
 
 def read_standing(info: bytes) -> Standing:
-    """From what TCP_INFO gives."""
+    """Read the answer of TCP_INFO."""
 
     def number(offset: int, otherwise: int) -> int:
         if len(info) < offset + NUMBER.size:
             return otherwise
         return int(NUMBER.unpack_from(info, offset)[0])
 
-    # Data that waits though nothing is under way: the window has no room for it.
+    # Data waits although nothing is under way: the window has no room for it.
     waiting = number(NOT_SENT, 0) > 0 and number(UNACKED, 0) == 0
     return Standing(
         window_closed=waiting or number(SEND_WINDOW, 1) == 0,

@@ -1,11 +1,11 @@
 """The listening socket: AF_VSOCK, the Unix socket of a hybrid vsock, or TCP.
 
-It can also be checked whether listening would succeed. A check does all but listen, so no client
-comes. For a Unix socket it neither makes nor removes a file.
+The module can also check whether listening would succeed. A check does everything but listen, so no
+client comes. For a Unix socket it neither makes nor removes a file.
 
-Bound once by the master and inherited by all workers. It is non-blocking, because several workers
-may be woken for one connection and all but one must find nothing; what accept() makes of it is
-blocking all the same (accept(2): Linux does not pass O_NONBLOCK on).
+The master binds the socket once, and all workers inherit it. It is non-blocking: one connection may
+wake several workers, and only one of them gets it. The sockets that accept() returns are blocking
+all the same (accept(2): Linux does not pass O_NONBLOCK on).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vsock_proxy.process.interpreter import Socket, accept
 from vsock_proxy.process.kernel import AF_VSOCK, VMADDR_CID_ANY
 from vsock_proxy.settings import EVERY_IPV6_ADDRESS, ServiceSettings
 
-# Elsewhere it is imported where it is needed: who can listen has no use for it.
+# At run time it is imported only where it is needed: where listening has failed.
 if TYPE_CHECKING:
     from vsock_proxy.process.holders import Holder
 
-# The kernel cuts it down to net.core.somaxconn. A vsock client that finds the backlog full is
-# reset at once, so it cannot be too large (virtio_transport_recv_listen() in
+# The kernel limits it to net.core.somaxconn. It cannot be too large: if the backlog is full, the
+# kernel resets a vsock client at once (virtio_transport_recv_listen() in
 # net/vmw_vsock/virtio_transport_common.c). A TCP client tries again for a minute or two.
 BACKLOG = 2**31 - 1
 FIRST_UNPRIVILEGED_PORT = 1024
@@ -42,12 +42,12 @@ NO_IPV6 = "this Python was built without IPv6; use another one, such as that of 
 log = logging.getLogger(__name__)
 
 
-# Two are never equal: a service that comes back to a socket that was passed has another one.
+# Compared by identity: a service that comes back to a passed socket gets another Listener.
 @dataclass(frozen=True, eq=False)
 class Listener:
-    """A bound and listening socket, and the Unix path to remove when it is closed for good.
+    """A listening socket, and the Unix path to remove when it is closed for good.
 
-    passed: the service manager holds the socket too (passed.py).
+    passed: whether the service manager holds the socket too (passed.py).
     """
 
     sock: socket.socket
@@ -88,9 +88,9 @@ class Listener:
 
 
 def socket_name(sock: socket.socket) -> str:
-    """Where a socket listens, in words as place_of() has them.
+    """Where a socket listens, in the words of place_of().
 
-    Raises UnavailableError where this Python cannot tell.
+    Raises UnavailableError if this Python cannot read the address.
     """
     address = sock.getsockname()
     if sock.family == socket.AF_UNIX:
@@ -112,19 +112,18 @@ def open_listener(settings: ServiceSettings) -> Listener:
     return _listen_vsock(settings.local_port)
 
 
-# Checking: raise UnavailableError as listening would, and leave everything as it is. What is not
-# seen: another reason than the permissions of its folder that a Unix socket cannot be made, and
-# that there is no memory for listening.
+# Checks raise UnavailableError as listening would, and change nothing. They do not see that memory
+# for listening lacks. For a Unix socket they see only the permissions of its folder.
 
 
 def check_tcp(place: TcpPlace, others: Sequence[TcpPlace]) -> None:
-    """others: where this program would listen before."""
+    """others: the places where this program would already listen."""
     address, port, v6_only = place
     name = tcp_place(address, port, v6_only)
     sock, sockaddr = _bound_to_tcp(address, port, v6_only)
     with sock:
         if any(place.overlaps(other) for other in others):
-            # Two that are only bound are not in each other's way.
+            # Two sockets that are only bound do not exclude each other, so bind() succeeded.
             raise UnavailableError(
                 f"cannot listen on {name}: {os.strerror(errno.EADDRINUSE)}, held by this proxy "
                 f"itself, on {WHERE}"
@@ -147,7 +146,7 @@ def check_vsock(port: int) -> None:
 
 
 def take_over(sock: socket.socket) -> Listener:
-    """A socket of the service manager, without a path to remove: that is for it to keep."""
+    """A socket of the service manager, without a path to remove: the manager keeps it."""
     return replace(_listening(sock, socket_name(sock)), passed=True)
 
 
@@ -168,7 +167,7 @@ def _interface(number: int) -> str:
     try:
         return socket.if_indextoname(number)
     except OSError:
-        # It is gone, and the socket hears nothing more.
+        # The interface is gone, and nothing reaches the socket any more.
         return str(number)
 
 
@@ -196,7 +195,7 @@ def _bound_to_vsock(port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno is None:
-            # The socket module's own error, where it cannot write an address of AF_VSOCK.
+            # The socket module's own error: it cannot write an address of AF_VSOCK.
             raise UnavailableError(f"cannot listen on {name}: {NO_VSOCK}") from None
         raise _cannot_listen_on_vsock(error, port) from None
 
@@ -238,7 +237,7 @@ def listen_unix(path: str) -> Listener:
 
 
 def _check_folder(folder: str) -> None:
-    """Whether a file can be made there. Raises OSError."""
+    """Raises OSError if no file can be made there."""
     if not stat.S_ISDIR(os.stat(folder).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
@@ -272,10 +271,10 @@ def _remove_stale(path: str) -> None:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether there is a Unix socket that no process holds any more; nothing is there if not.
+    """Whether there is a Unix socket that no process holds any more; False if nothing is there.
 
-    A datagram connect to a live stream socket fails with EPROTOTYPE and is not noticed there, to
-    a dead one with ECONNREFUSED (unix_find_bsd() in net/unix/af_unix.c).
+    A datagram connect to a live stream socket fails with EPROTOTYPE, and its holder notices
+    nothing. To a dead one it fails with ECONNREFUSED (unix_find_bsd() in net/unix/af_unix.c).
 
     Raises OSError if something else is there.
     """
@@ -313,7 +312,7 @@ def _bound_to_tcp(address: str, port: int, v6_only: bool) -> Tuple[socket.socket
     try:
         sockaddr = _sockaddr(address, port)
         sock = socket.socket(family, socket.SOCK_STREAM)
-        # Connections of a proxy before this one may still be ending there.
+        # Connections of an earlier proxy may still be ending there.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # The system's default may be either (net.ipv6.bindv6only).
@@ -335,17 +334,17 @@ def _cannot_listen_on_tcp(error: OSError, name: str, address: str, port: int) ->
 def _warn_if_loopback_is_down(
     family: int, name: str, address: str, sockaddr: Tuple[Any, ...]
 ) -> None:
-    """In an enclave or microVM it is, until somebody brings it up; bind() succeeds all the same.
+    """In an enclave or microVM it is down until somebody brings it up, and bind() still succeeds.
 
-    Before any interface was up, the kernel takes each address for a broadcast address
-    (__inet_dev_addr_type() in net/ipv4/fib_frontend.c), to which it binds.
+    As long as no interface has been up, the kernel takes each address for a broadcast address
+    (__inet_dev_addr_type() in net/ipv4/fib_frontend.c), and it binds to those.
     """
     host = parse_address(address)
     if host is None or not host.is_loopback:
         return
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            # Sends nothing.
+            # On a datagram socket this sends nothing.
             probe.connect(sockaddr)
         except OSError as error:
             if error.errno == errno.ENETUNREACH:
@@ -362,7 +361,7 @@ def _warn_if_loopback_is_down(
 
 
 def _sockaddr(address: str, port: int) -> Tuple[Any, ...]:
-    """What bind() wants, with the number of the zone's interface. Raises OSError."""
+    """The address for bind(), with the number of the zone's interface. Raises OSError."""
     host, _, zone = address.partition("%")
     if not zone:
         return (host, port)

@@ -1,7 +1,8 @@
 """How a connection ended, as a function of what was seen of both sides.
 
-Only what was seen is said: that a side ended its direction means that all it sent before was handed
-to the kernel for the other side. What the kernel of the other side did with it, nobody is told.
+The outcome says only what was seen. "A side ended its direction" means that the proxy handed all
+that this side had sent to the kernel for the other side. What the other side's kernel did with it,
+the proxy cannot know.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from typing import Dict, Tuple
 
 
-# Of integers, since the hash of another Enum is a function in Python.
+# IntEnum, because the hash of any other Enum is a function in Python.
 class Seen(enum.IntEnum):
     """What was seen of one side.
 
     CLOSED: it ended its direction.
     BROKEN: an error when reading from it, when writing to it, or pending on its socket; or it was
-    gone before it had taken what came for it.
+    gone before it had taken everything.
     """
 
     OPEN = enum.auto()
@@ -34,7 +35,7 @@ class Side(enum.IntEnum):
 
 
 class End(enum.Enum):
-    """Why a connection ended, as the log says it."""
+    """Why a connection ended, in the words of the log."""
 
     CLIENT_CLOSED = "client closed"
     ENDPOINT_CLOSED = "endpoint closed"
@@ -49,10 +50,10 @@ class End(enum.Enum):
 
 
 OPEN, CLOSED, BROKEN = Seen
-# docs/reference.md has the same, in words. A side that ended alone is wholly gone, and nothing
-# waits for it.
+# docs/reference.md says the same in words. If only one side ended, that side is wholly gone, and
+# nothing waits for it.
 ENDS: Dict[Tuple[Seen, Seen], Tuple[End, End]] = {
-    # client, endpoint: where the client was first, where the endpoint was
+    # client, endpoint: the end if the client was first, the end if the endpoint was
     (CLOSED, OPEN): (End.CLIENT_CLOSED, End.CLIENT_CLOSED),
     (OPEN, CLOSED): (End.ENDPOINT_CLOSED, End.ENDPOINT_CLOSED),
     (CLOSED, CLOSED): (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED),
@@ -67,14 +68,14 @@ CLEAN = (End.CLIENT_CLOSED, End.ENDPOINT_CLOSED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a connection ended; code is the errno of the reset, 0 if it has none."""
+    """How a connection ended; code is the errno of the reset, 0 if there is none."""
 
     end: End
     code: int = 0
 
     @property
     def clean(self) -> bool:
-        """Whether the endpoint is to see an end. If not, it must see a reset."""
+        """Whether both sides must see an end. If not, they must see a reset."""
         return self.end in CLEAN
 
     def __str__(self) -> str:
@@ -82,5 +83,5 @@ class Outcome:
 
 
 def judge(client: Seen, endpoint: Seen, first: Side) -> End:
-    """The end of a connection. first: of which side a fault, or else an end, was seen first."""
+    """The end of a connection. first: the side with the first fault, or else the first end."""
     return ENDS[client, endpoint][first is Side.ENDPOINT]

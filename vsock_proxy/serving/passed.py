@@ -1,11 +1,11 @@
-"""The listening sockets that the service manager has passed, and which service is to have which.
+"""The listening sockets that the service manager has passed, and which service gets which.
 
-A socket belongs to the service that listens at its address. The proxy itself binds the listener of
-a service that has none of them (listener.py). A socket that no service asks for is an error at
-start: a client would wait there forever, as the service manager keeps it open.
+A socket belongs to the service that listens at its address. For a service without such a socket the
+proxy binds one itself (listener.py). A socket that no service asks for is an error at the start:
+the service manager keeps it open, so a client would wait there forever.
 
-For the same reason none is closed before the proxy ends: a reload that removes a service leaves its
-socket here, and a later one that brings the service back takes it up again.
+For the same reason no socket is closed before the proxy ends. If a reload removes a service, its
+socket stays here, and a later reload that brings the service back uses it again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Passed:
             self._sockets[name] = sock
 
     def check(self, services: Iterable[ServiceSettings]) -> None:
-        """At start. Raises UnavailableError if there is a socket that no service asks for."""
+        """At the start. Raises UnavailableError if there is a socket that no service asks for."""
         left = unasked(self._sockets, services)
         if left:
             raise UnavailableError(
@@ -55,7 +55,7 @@ class Passed:
             )
 
     def warn(self, services: Iterable[ServiceSettings]) -> None:
-        """After a reload: the same is no error then, so that the other services go on."""
+        """After a reload: then it is only a warning, so that the other services go on."""
         left = unasked(self._sockets, services)
         if left:
             log.warning(
@@ -66,21 +66,21 @@ class Passed:
             )
 
     def has(self, service: ServiceSettings) -> bool:
-        """Whether it is passed the socket of a service."""
+        """Whether the socket of a service was passed."""
         return place_of(service) in self._sockets
 
     def open(self, service: ServiceSettings) -> Listener:
-        """Its socket, or one bound now. Raises UnavailableError as open_listener() does."""
+        """The passed socket, or one bound now. Raises UnavailableError as open_listener() does."""
         sock = self._sockets.get(place_of(service))
         return open_listener(service) if sock is None else take_over(sock)
 
     @property
     def sockets(self) -> List[socket.socket]:
-        """All of them, also those that no service asks for now."""
+        """All of them, even those that no service asks for now."""
         return list(self._sockets.values())
 
 
 def unasked(names: Iterable[str], services: Iterable[ServiceSettings]) -> List[str]:
-    """Which of these places no service listens at."""
+    """Those of these places at which no service listens."""
     asked = {place_of(service) for service in services}
     return [name for name in names if name not in asked]

@@ -1,9 +1,9 @@
 """Whether a client is still there, seen from a socket from which nothing has been read yet.
 
-A client that has ended may have left bytes: these are still to be delivered, as TCP would. One that
-ended after it had said nothing may have ended only its sending direction and wait for an answer;
-whether it can still be sent to is what tells. A Unix socket and vsock do so; a TCP client that has
-gone for good looks like one that waits, unless it has reset the connection (see transports.py).
+A client that has ended may have left bytes. These must still be delivered, as TCP would. A client
+that ended and sent nothing may still wait for an answer. On a Unix socket and on vsock, a send to
+it tells whether it does. A TCP client that has gone for good looks like one that waits, unless it
+has reset the connection (see transports.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which of an endpoint's addresses to try when (RFC 8305, 5), apart from sockets and clocks.
+"""Which of an endpoint's addresses to try when (RFC 8305, 5); without sockets and clocks.
 
-They are tried in their order: the next one 250 ms after the last, or at once when the last one has
-failed. Where time would be over before the last one's turn, they follow each other more quickly.
-Attempts go on beside each other, until one succeeds or time is over.
+They are tried in their order: the next one 250 ms after the one before, or at once when that one
+has failed. The intervals are shorter if there would be no time to try them all. Attempts go on in
+parallel until one succeeds or time is over.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ CAUSES = {
 
 
 class ConnectFailed(Exception):
-    """No address answered; the text says for each why.
+    """No address answered; the text says why for each.
 
     cause: the scoreboard's cell for it.
-    code: the errno, of several addresses that of the last to fail; 0 if there is none.
+    code: the errno of the address that failed last; 0 if there is none.
     """
 
     def __init__(self, text: str, cause: int, code: int = 0) -> None:
@@ -40,9 +40,9 @@ class ConnectFailed(Exception):
 
 
 class Race:
-    """One race of addresses. Times are of one clock, which the caller reads.
+    """One race of addresses. The caller reads the clock.
 
-    Addresses are named by their places in the list: a list may have one twice.
+    Addresses are named by their places in the list, because a list may contain one twice.
     """
 
     def __init__(self, addresses: Sequence[Address], deadline: float) -> None:
@@ -51,11 +51,11 @@ class Race:
         self._deadline = deadline
         self._tried = 0
         self._next_at = 0.0
-        # By place, the errno of each attempt that has failed.
+        # By place: the errno of each attempt that has failed.
         self._failed: Dict[int, int] = {}
 
     def next(self, now: float) -> Optional[int]:
-        """The place of the address to try now, None if none is due."""
+        """The place of the address to try now; None if none is due."""
         place = self._tried
         if place == len(self.addresses) or now < self._next_at:
             return None
@@ -64,29 +64,29 @@ class Race:
         return place
 
     def fail(self, place: int, code: int) -> None:
-        """An attempt has failed, with that errno."""
+        """An attempt has failed with this errno."""
         self._failed[place] = code
         if place == self._tried - 1:
             self._next_at = 0.0
 
     @property
     def until(self) -> float:
-        """How long to wait for an answer before asking what is next; it may be past."""
+        """Until when to wait for an answer before the next call of next(); it may be past."""
         if self._tried < len(self.addresses):
             return min(self._next_at, self._deadline)
         return self._deadline
 
     @property
     def all_failed(self) -> bool:
-        """Whether no attempt goes on, and none is to come."""
+        """Whether all attempts have been made and have failed."""
         return len(self._failed) == len(self.addresses)
 
     def is_over(self, now: float) -> bool:
-        """Whether time is over, and no further attempt is to be made."""
+        """Whether time is over, so that no further attempt is made."""
         return now >= self._deadline
 
     def failure(self) -> ConnectFailed:
-        """What has become of each address, for when the race is lost."""
+        """After a lost race: what became of each address."""
         reasons = [f"{address}: {self._reason(i)}" for i, address in enumerate(self.addresses)]
         text = "; ".join(reasons)
         if not self.all_failed:
@@ -96,7 +96,7 @@ class Race:
         return ConnectFailed(text, CAUSES.get(last, scoreboard.FAILED), last)
 
     def _delay(self, now: float) -> float:
-        """So that each that waits has its turn, and the last one some time to answer."""
+        """So that each waiting address gets its turn, and the last one time to answer."""
         waiting = len(self.addresses) - self._tried
         fair = (self._deadline - now) / (waiting + 1)
         return max(SHORTEST_DELAY, min(ATTEMPT_DELAY, fair))

@@ -1,17 +1,18 @@
-"""Bytes both ways between two connected stream sockets until both directions have ended.
+"""Passes bytes both ways between two connected stream sockets until both directions have ended.
 
 Two independent directions, each with one buffer and a state: see direction.py.
 
-poll() and not epoll: there are two descriptors, and what they wait for changes often, which costs
-poll() no system call. Level-triggered, so nothing has to be read until EAGAIN. Every call is made
-with MSG_DONTWAIT, so it does not matter in which mode the sockets are.
+poll() and not epoll: there are only two descriptors, and what they wait for changes often. With
+poll() such a change costs no system call. poll() is level-triggered, so nothing has to be read
+until EAGAIN. Every call uses MSG_DONTWAIT, so the mode of the sockets does not matter.
 
-Of the two sides the relay knows only which is called the client, for the counters and the outcome.
-What a side can tell and be told is its transport's: see transports.py. What was seen of both sides
-makes the outcome, by the table of outcome.py. The kernel keeps one error for each socket, and tells
-it once, to whatever call comes first: so it is asked for before another error takes its place.
+The relay treats both sides alike. Only the counters and the outcome need to know which of them is
+the client. What a side can report, and what can be reported to it, depends on its transport: see
+transports.py. The outcome follows from what was seen of both sides: see the table of outcome.py.
+The kernel keeps one error for each socket, and reports it once, to the first call. So the relay
+asks for it before another error replaces it.
 
-Until a clean end, closing the sockets is a reset, where their transport has one.
+Until a clean end, closing the sockets sends a reset, if their transport has one.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ from vsock_proxy.serving.transports import (
     unsent,
 )
 
-# Once one direction has ended, seconds without a byte until the other is ended too.
+# After one direction has ended: seconds without a byte until the relay ends the other too.
 HALF_CLOSE_TIMEOUT = 60.0
 
-# A connection lasts, for the purpose of on_lasting, once it had to be waited for so often, or as
-# long as silence.MOMENT. What is over before, which is one exchange or a few, is spared what only
-# lasting ones need.
+# A connection counts as lasting (see on_lasting) after this number of waits, or after
+# silence.MOMENT. A connection of one exchange or a few is over before, and so does not pay for what
+# only lasting ones need.
 MOMENT_WAITS = 8
 
 UP, DOWN = 0, 1
@@ -68,7 +69,7 @@ HUP = select.POLLHUP
 Wait = Callable[[select.poll, Optional[float]], List[Tuple[int, int]]]
 
 
-# The outcome of an undisturbed day is made once, not once a connection.
+# The two usual outcomes, made once and not for each connection.
 CLIENT_CLOSED = Outcome(judge(CLOSED, OPEN, Side.CLIENT))
 ENDPOINT_CLOSED = Outcome(judge(OPEN, CLOSED, Side.ENDPOINT))
 
@@ -89,15 +90,15 @@ class Relay:
         wait: Wait = _wait,
     ) -> None:
         """
-        half_close_timeout: seconds without a byte that end a connection of which one direction
-            has ended.
-        bulk_read: bytes in one read from which on a direction splices, where it can.
-        on_lasting: called once when a connection turns out not to be over in a moment.
+        half_close_timeout: after one direction has ended, seconds without a byte that end the
+            connection.
+        bulk_read: bytes in one read from which on a direction splices, if it can.
+        on_lasting: called once when a connection turns out to last longer than a moment.
         on_half_close: called when one direction has ended and the other goes on.
-        wait: calls poll(); what it raises ends run().
+        wait: calls poll(); if it raises, run() raises the same.
         """
-        # Bytes delivered to the endpoint and to the client are added to these; shared memory may
-        # take their place.
+        # Counts the bytes delivered to the endpoint and to the client; a caller may put shared
+        # memory here instead.
         self.moved: Cells = array("Q", (0, 0))
         self._silence = Silence(half_close_timeout)
         self._on_lasting = on_lasting
@@ -108,10 +109,10 @@ class Relay:
         self._heard = 0
 
     def look(self, client: socket.SocketType) -> Presence:
-        """Whether a client is still there. What it has said is read, and run() delivers it first.
+        """Whether a client is still there. Reads what it has sent; run() delivers that first.
 
-        So the look costs nothing where the client has spoken, as most have. No more is read than
-        may stay in the buffer if there is never a connection to deliver it by.
+        So the look costs nothing if the client has sent something, as most have. The read is small:
+        if the connection to the endpoint fails, its bytes stay in the buffer and keep their pages.
         """
         self._heard = 0
         try:
@@ -129,10 +130,10 @@ class Relay:
         idle_timeout: float = 0.0,
         said: bytes = b"",
     ) -> Outcome:
-        """Relay until the connection has ended; the sockets are left to the caller to close.
+        """Relay until the connection has ended; the caller closes the sockets.
 
-        idle_timeout: seconds without a byte in either direction that end it; 0: none do.
-        said: what has been read of the endpoint already.
+        idle_timeout: seconds without a byte in either direction that end it; 0: there is no limit.
+        said: what has already been read from the endpoint.
         """
         reset_on_close(client, upstream)
         self._begin(client, upstream, idle_timeout)
@@ -159,17 +160,17 @@ class Relay:
         self._idle_timeout = idle_timeout
         self._silence.begin(idle_timeout)
         self._poll = poll = select.poll()
-        # In this order, so that an error of the endpoint is seen before the client's end.
+        # In this order, so that the relay sees an endpoint's error before the client's end.
         poll.register(self._down.fd, IN)
         poll.register(self._client_fd, IN)
 
     def _begin_up(self) -> bool:
         heard, self._heard = self._heard, 0
-        # A client has mostly spoken by the time the endpoint has answered: try without waiting.
+        # Most clients have sent something before the endpoint accepts: try without waiting.
         return self._up.deliver(heard) if heard else self._up.pump()
 
     def _relay(self, rounds: Iterable[object]) -> Optional[Outcome]:
-        """Relay until the connection has ended, waiting at most so often."""
+        """Relay until the connection has ended, or until there have been this number of waits."""
         wait, poll, silence = self._wait, self._poll, self._silence
         for _ in rounds:
             events = wait(poll, silence.pause)
@@ -198,7 +199,7 @@ class Relay:
         self._on_lasting()
 
     def _handle(self, events: List[Tuple[int, int]]) -> Optional[Outcome]:
-        """Do what one poll() told."""
+        """Act on the events of one poll()."""
         for fd, event in events:
             direction = self._up if fd == self._client_fd else self._down
             # Nearly every byte passes through this one pump().
@@ -212,7 +213,7 @@ class Relay:
         return None
 
     def _advance(self, direction: Direction, event: int) -> None:
-        """Do what an event allows on one socket: the direction's source, the other's sink."""
+        """Do what an event on one socket allows. It is the direction's source, the other's sink."""
         opposite = self._down if direction is self._up else self._up
         if opposite.state is WRITING and event & (OUT | FAULT):
             opposite.flush()
@@ -225,13 +226,13 @@ class Relay:
     def _settle(self, direction: Direction, event: int) -> Optional[Outcome]:
         """After a change of state: pass ends on, see whether all is over, wait for what is next.
 
-        event: what the source of the direction was told to be ready for.
+        event: what poll() reported for the direction's source.
         """
         up, down = self._up, self._down
         if direction.state is FINISHING:
             opposite = down if direction is up else up
             if event & FAULT == HUP and opposite.state is READING and not direction.error:
-                # The way most connections end: one side has gone, and nothing waits for it.
+                # Most connections end like this: one side has gone, and nothing waits for it.
                 return CLIENT_CLOSED if direction is up else ENDPOINT_CLOSED
             _finish(direction, opposite, event)
         if up.error or down.error:
@@ -247,14 +248,14 @@ class Relay:
         return None
 
     def _ask_for_errors(self) -> None:
-        """Once both have ended: no call tells of a reset that came after an end any more."""
+        """Once both have ended, no other call reports a reset that came after an end."""
         for direction in (self._up, self._down):
             direction.error = direction.error or take_error(direction.sink)
         if self._up.error or self._down.error:
             self._note_faults()
 
     def _note_faults(self) -> None:
-        """Keep the first error of each side, in the order in which they were seen."""
+        """Keep the first error of each side, in the order in which the relay saw them."""
         for direction, source, sink in (
             (self._up, Side.CLIENT, Side.ENDPOINT),
             (self._down, Side.ENDPOINT, Side.CLIENT),
@@ -264,7 +265,7 @@ class Relay:
                 continue
             lost = direction.state is LOST
             if lost and error.errno == errno.ENOTCONN:
-                # What vsock says of a connection that is gone; the cause may be pending.
+                # vsock says this of a connection that is gone; the cause may be pending.
                 error = take_error(direction.source) or error
             self._faults.setdefault(source if lost else sink, error)
 
@@ -280,21 +281,21 @@ class Relay:
         return Outcome(end, error.errno or 0 if error else 0)
 
     def _watch(self) -> None:
-        """Wait for what the states want, and never for a lasting event that nothing acts on."""
+        """Wait for what the states need, and never for a lasting event that nothing acts on."""
         up, down = self._up, self._down
         if up.state in OVER or down.state in OVER:
             self._silence.half_close(_must_ask(up) or _must_ask(down))
-        # The client stays behind the endpoint, also where that was not waited for meanwhile.
+        # poll() must keep reporting the endpoint before the client, so the client is added last.
         _register(self._poll, up.fd, 0, False)
         for direction, opposite in ((down, up), (up, down)):
             mask = IN if direction.state in READS else 0
             if opposite.state is WRITING:
                 mask |= OUT
-            # Waiting for nothing still tells that the source has gone.
+            # Even with an empty mask poll() reports that the source has gone.
             _register(self._poll, direction.fd, mask, mask or not direction.source_gone)
 
     def _endure(self) -> Optional[Outcome]:
-        """Nothing has happened for a while: do what is due."""
+        """After a wait without an event: do what is due."""
         now, silence = time.monotonic(), self._silence
         if not silence.quiet:
             silence.fall_quiet(now)
@@ -310,7 +311,7 @@ class Relay:
         return outcome
 
     def _ask_who_ended(self) -> Optional[Outcome]:
-        """See whether a side that has ended is wholly gone by now, where that must be asked."""
+        """See whether a side that has ended is wholly gone by now, if no event reports that."""
         up, down = self._up, self._down
         for direction, opposite in ((up, down), (down, up)):
             if _must_ask(direction) and is_gone(direction.source, 0):
@@ -319,14 +320,14 @@ class Relay:
         return None
 
     def _held(self) -> Held:
-        """What the kernel holds that the client and the endpoint have not taken yet."""
+        """What the kernel still holds for the client and for the endpoint."""
         return unsent(self._up.fd), unsent(self._down.fd)
 
 
 def _finish(direction: Direction, opposite: Direction, event: int) -> None:
-    """Pass on the end of a direction, all of which was delivered."""
+    """Pass on the end of a direction, after all its bytes have been delivered."""
     direction.happens(END_PASSED_ON)
-    # Where nothing is left to come back, closing the socket says it, one call cheaper.
+    # If nothing is left to come back, closing the socket passes the end on, one call cheaper.
     if opposite.state in OVER:
         return
     if is_gone(direction.source, event):
@@ -335,21 +336,21 @@ def _finish(direction: Direction, opposite: Direction, event: int) -> None:
     try:
         direction.sink.shutdown(socket.SHUT_WR)
     except OSError:
-        # It is gone. All that came for it was sent before, and its own end is still to be read.
+        # It is gone. All bytes for it were sent before, and its own end is still to be read.
         direction.error = direction.error or take_error(direction.sink)
 
 
 def _note_gone(direction: Direction, opposite: Direction) -> None:
-    """The source is wholly gone: what comes for it is dropped, and what it sent still delivered.
+    """The source is wholly gone: drop what comes for it, and still deliver what it sent.
 
-    The pending error tells why, where the transport does.
+    The pending error says why, if the transport reports that.
     """
     direction.source_gone = True
     opposite.lose_sink(take_error(direction.source))
 
 
 def _must_ask(direction: Direction) -> bool:
-    """Whether its source, which has ended, may go away for good unnoticed."""
+    """Whether its source has ended and may go away for good without an event."""
     return direction.state is ENDED and transport_of(direction.source).must_be_asked
 
 

@@ -22,18 +22,18 @@ class AnyUpstream(Protocol):
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
     ) -> Tuple[socket.SocketType, Where, bytes]:
-        """A connected, non-blocking socket, where it leads, and what the endpoint has said already.
+        """A connected, non-blocking socket, where it leads, and what the endpoint has sent already.
 
-        presence: what is known of the client. Raises ConnectFailed, or ClientGone if there is
-        nobody left to connect for.
+        presence: what is known of the client. Raises ConnectFailed, or ClientGone if the client
+        does not wait any more.
         """
 
 
-# Two are never equal, so that one is found among others without comparing what they have.
+# Compared by identity, so finding one among others does not compare their fields.
 @dataclass(frozen=True, eq=False)
 class Route:
     """
-    name: the listening port; the path where two services have the same.
+    name: the listening port, or the path if two services have the same port.
     allowed_cids: whom to serve; None: everybody.
     idle_timeout: seconds without a byte that end a connection; 0: never.
     """

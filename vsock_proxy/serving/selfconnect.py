@@ -1,8 +1,8 @@
 """Sockets that TCP has connected to themselves.
 
-Where the endpoint is an address of this machine and a port of the range from which the kernel takes
-local ports (ip_local_port_range), and nobody listens there, the kernel may choose just that port
-for the connecting end. Both ends of the connection are then one socket: what is sent comes back.
+It can happen if the endpoint is on this machine, nobody listens on its port, and the port is in the
+range of local ports (ip_local_port_range). The kernel may then choose just that port for the
+connecting end. Both ends of the connection are one socket: what is sent comes back.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from vsock_proxy.endpoint.addresses import Address
 
 LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 FIRST_UNPRIVILEGED_PORT, LAST_PORT = 1024, 65535
-# How many seconds an address that is another machine's is believed to stay so.
+# Seconds during which an address of another machine is assumed to stay one.
 STAYS = 1.0
 
 
 class SelfConnect:
-    """Finds them among the connections to one port."""
+    """Finds such sockets among the connections to one port."""
 
     def __init__(self, port: int) -> None:
         first, last = _local_ports()
@@ -32,14 +32,14 @@ class SelfConnect:
         self._seen = 0.0
 
     def has_made(self, sock: socket.SocketType, address: Address) -> bool:
-        """Whether this socket, connected to that address, is connected to itself.
+        """Whether this socket, connected to this address, is connected to itself.
 
-        No system call unless the port is of that range. Then it is one, or where the address is not
-        of this machine, two a second.
+        Costs a system call only if the port is in that range, and for an address of another machine
+        only two a second.
         """
         if not self._possible:
             return False
-        # By identity: a list read anew is judged anew, and comparing addresses takes longer.
+        # By identity: each new list is judged again, and comparing addresses takes longer.
         if address is self._elsewhere and time.monotonic() < self._seen + STAYS:
             return False
         near = sock.getsockname()
@@ -50,7 +50,7 @@ class SelfConnect:
         return False
 
     def _learn(self, address: Address, here: bool) -> None:
-        """The kernel connects from the address that it connects to, or from another one."""
+        """here: whether the kernel connects from the address that it connects to."""
         if here:
             self._here = address
         else:

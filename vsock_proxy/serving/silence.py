@@ -1,17 +1,17 @@
 """The silence of one connection: what is due when, if nothing happens. The clock is handed in.
 
 A limit ends a connection in which nothing moves. Bytes also move when a side takes what the kernel
-holds for it, of which poll() tells only once much has gone, or never. So what the kernel holds is
-looked at:
+holds for it. poll() reports that late or never, so the relay looks at what the kernel holds:
 
     after an event      FIRST_LOOK later; the limit counts from that look, so it is never early
     as long as it       every INTERVAL, or every LOOKS-th part of a long limit;
-    holds something     if it holds less than at the look before, the limit counts anew
+    holds something     if it holds less than at the look before, the limit starts again
     once it holds       no more: nothing can move without an event
     nothing
 
-So a limit is kept to that interval. While bytes flow freely no clock is read: the first wait after
-an event is the same each time, and what is due is worked out only when nothing happened in it.
+So a limit is exact to that interval. While bytes flow freely, no clock is read: the first wait
+after an event always has the same length. Only if it passes without an event, it is worked out what
+is due.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from __future__ import annotations
 import math
 from typing import Optional, Tuple
 
-# Long enough for ping-pong with an endpoint nearby not to be looked at between its exchanges.
+# Seconds. Long enough that there is no look between two exchanges with an endpoint nearby.
 FIRST_LOOK = 0.01
 INTERVAL = 0.05
 LOOKS = 100
-# A connection lasts once nothing happened for so long.
+# A connection counts as lasting once nothing has happened for this time.
 MOMENT = 0.05
-# vsock raises no event when a peer that half-closed goes away for good (vsock_poll() in
-# net/vmw_vsock/af_vsock.c), so it is asked.
+# On vsock, no event reports that a peer goes away for good after a half-close (vsock_poll() in
+# net/vmw_vsock/af_vsock.c), so the relay asks at this interval.
 ASK_INTERVAL = 1.0
 
 NEVER = math.inf
@@ -36,10 +36,10 @@ Held = Tuple[int, int]
 class Silence:
     """What is due in one connection after the other.
 
-    limit: seconds of silence that end it; 0: none do.
+    limit: seconds of silence that end it; 0: there is no limit.
     pause: milliseconds to wait for an event; None: as long as it takes.
-    quiet: whether the last wait brought none.
-    lasting: whether the connection has been found to last; set by the caller.
+    quiet: whether the last wait passed without an event.
+    lasting: whether the connection counts as lasting; last() sets it.
     """
 
     __slots__ = (
@@ -70,22 +70,22 @@ class Silence:
         self._set_pause()
 
     def last(self) -> None:
-        """The connection has been found to last."""
+        """From now on the connection counts as lasting."""
         self.lasting = True
         self._moment_at = NEVER
         self._set_pause()
 
     def half_close(self, asks: bool) -> None:
-        """One direction has ended. asks: whether a side has to be asked if it is still there.
+        """One direction has ended. asks: whether the relay must ask if a side is still there.
 
-        To be called after an event, again where asks changes.
+        Call it after an event, and again when asks changes.
         """
         self.limit = min(self._half_close, self._idle or self._half_close)
         self._asks = asks
         self._set_pause()
 
     def fall_quiet(self, now: float) -> None:
-        """The first wait after an event brought none."""
+        """The first wait after an event passed without another."""
         assert self.pause is not None
         event = now - self.pause / 1000
         self.quiet = True
@@ -101,18 +101,18 @@ class Silence:
         self.pause = self._after_event
 
     def lasts(self, now: float) -> bool:
-        """Whether the connection is now found to last."""
+        """Whether the connection counts as lasting from now on."""
         return now >= self._moment_at
 
     def asks(self, now: float) -> bool:
-        """Whether a side is to be asked if it is still there."""
+        """Whether it is time to ask if a side is still there."""
         if now < self._ask_at:
             return False
         self._ask_at = now + ASK_INTERVAL
         return True
 
     def looks(self, now: float) -> bool:
-        """Whether to look at what the kernel holds."""
+        """Whether it is time to look at what the kernel holds."""
         return now >= self._look_at
 
     def look(self, now: float, held: Held) -> bool:

@@ -2,13 +2,13 @@
 
 splice(2) needs a pipe between two sockets. It has no MSG_DONTWAIT, so both sockets must be
 non-blocking (splice_to_socket() in fs/splice.c, tcp_splice_read() in net/ipv4/tcp.c). Python has
-it since 3.10; before that, available() says so and bytes are copied.
+it since 3.10; in an older one available() is false, and bytes are copied.
 
-What splice() says of a socket is not the whole truth. It stops for good before an urgent mark
-(tcp_read_sock()), and says then what it says where nothing came, where the source has ended, or
-where it was reset, though bytes follow. And it may fail where recv() and send() would not: a
-seccomp filter may refuse it, or memory lack. So when a pipe takes nothing, ask recv(); and what a
-pipe cannot deliver can be read out of it.
+What splice() says of a socket can be wrong. It stops for good before an urgent mark
+(tcp_read_sock()). Then it reports that nothing came, that the source has ended, or that it was
+reset, although bytes follow. It may also fail where recv() and send() would not: a seccomp filter
+may refuse it, or memory may lack. So when a pipe takes nothing, ask recv(). What a pipe cannot
+deliver can be read out of it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Optional
 
 from vsock_proxy.process.kernel import F_GETPIPE_SZ, F_SETPIPE_SZ
 
-# What an unprivileged process may ask for (fs.pipe-max-size).
+# Bytes that an unprivileged process may ask for (fs.pipe-max-size).
 PIPE_SIZE = 1 << 20
-# What it must get: a user whose pipes together have reached fs.pipe-user-pages-soft is given two
-# pages. Measured: with 8 KiB a byte costs 2.5 times the processor time of copying it, with 64 KiB
-# as much as that, with 128 KiB four fifths, with 1 MiB half.
+# Bytes that it must get: once the pipes of a user together reach fs.pipe-user-pages-soft, each new
+# one gets two pages. Measured processor time a byte, in that of a copy: with 8 KiB 2.5, with 64 KiB
+# 1, with 128 KiB 0.8, with 1 MiB 0.5.
 WORTHWHILE_SIZE = 128 << 10
-# Errors that are a connection's: any other is of splice() itself, and copying goes on.
+# Errors of a connection. Any other is of splice() itself, and the relay goes on by copying.
 CONNECTION_ERRORS = frozenset(
     (
         errno.ECONNABORTED,
@@ -55,11 +55,11 @@ class Pipe:
     """A pipe between two non-blocking sockets.
 
     held: how many bytes it holds.
-    refused: whether splice() failed for a reason of its own; it is not to be called again.
+    refused: whether splice() failed for a reason of its own; then do not call it again.
     """
 
     def __init__(self, source: socket.SocketType, sink: socket.SocketType) -> None:
-        """Raises OSError where there can be no pipe that is worth having."""
+        """Raises OSError if no pipe can be made that is large enough to pay."""
         self._source = source
         self._source_fd, self._sink_fd = source.fileno(), sink.fileno()
         self.held = 0
@@ -76,7 +76,7 @@ class Pipe:
             raise
 
     def fill(self) -> int:
-        """Take what the source has; 0 where that is nothing, for whatever reason."""
+        """Take what the source has; returns 0 if that is nothing, for whatever reason."""
         try:
             self.held = os.splice(self._source_fd, self._writer, PIPE_SIZE)
         except BlockingIOError:
@@ -89,8 +89,8 @@ class Pipe:
     def source_error(self) -> Optional[OSError]:
         """Once recv() has said that the source has ended: the error with which it did, if any.
 
-        splice() has taken it from the socket. It may be any errno if it is what kept packets from
-        the peer (tcp_write_err() in net/ipv4/tcp_timer.c); then the socket still tells it.
+        splice() has taken it from the socket. The error that kept packets from the peer may be any
+        errno (tcp_write_err() in net/ipv4/tcp_timer.c), but the socket still reports that one.
         """
         failure = self._failure
         if failure is None or not self.refused:
@@ -99,7 +99,7 @@ class Pipe:
         return failure if failure.errno == told else None
 
     def drain(self) -> int:
-        """Give the sink what it takes; 0 where that is nothing, for whatever reason but its loss.
+        """Give the sink what it takes; returns 0 if that is nothing, for whatever other reason.
 
         Raises OSError if the sink's connection is lost.
         """
@@ -116,7 +116,7 @@ class Pipe:
         return sent
 
     def read_into(self, view: memoryview) -> int:
-        """Take out what has room."""
+        """Take out as much as there is room for."""
         size = os.readv(self._reader, (view,))
         self.held -= size
         return size
@@ -128,7 +128,7 @@ class Pipe:
 
 
 def _enlarge(pipe: int) -> int:
-    """Make a pipe as large as it should be, if the kernel permits; returns how large it is."""
+    """Enlarge a pipe to PIPE_SIZE, if the kernel permits; returns its size."""
     try:
         return fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
     except OSError:

@@ -1,9 +1,9 @@
 """Connecting to the endpoint: to the first of its known addresses that answers.
 
-The common case is one connect() and at most one poll(), on a socket that is non-blocking from its
-making. A blocking connect() bounded by SO_SNDTIMEO would be no cheaper, and Python goes on without
-any bound once a signal has interrupted it. Only where that fails or takes more than a moment, the
-addresses race, and the client and the master are looked after meanwhile.
+The common case is one connect() and at most one poll(), on a socket that is non-blocking from the
+start. A blocking connect() with SO_SNDTIMEO would be no cheaper, and once a signal has interrupted
+it, Python goes on without any limit. If the first attempt fails or takes more than a moment, the
+addresses race, and the worker also watches the client and the master.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Upstream:
     """Makes connections to the one endpoint of this run."""
 
     def __init__(self, table: AddressTable, timeout: float) -> None:
-        """timeout: seconds after which a connection is given up, all addresses together."""
+        """timeout: seconds until connecting is given up, for all addresses together."""
         self._table = table
         self._timeout = timeout
         self._itself = SelfConnect(table.port)
@@ -40,7 +40,7 @@ class Upstream:
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
     ) -> Tuple[Socket, Address, bytes]:
-        """See AnyUpstream; the endpoint is never heard here."""
+        """See AnyUpstream; nothing is read from the endpoint here."""
         if presence is GONE:
             raise ClientGone
         began = time.monotonic()
@@ -90,11 +90,11 @@ class _Attempts:
         self._race = race
         self._waiting = waiting
         self._itself = itself
-        # By descriptor, the attempts under way, each with the place of its address.
+        # By descriptor: the attempts under way, each with the place of its address.
         self._begun: Dict[int, Tuple[socket.SocketType, int]] = {}
 
     def adopt(self, sock: Optional[socket.SocketType], code: int, began: float) -> None:
-        """Take over the attempt at the first address, made at that time and not successful yet."""
+        """Take over the attempt at the first address; it began then and has not succeeded yet."""
         place = self._race.next(began)
         assert place == 0
         self._sort(sock, code, place)
@@ -119,7 +119,7 @@ class _Attempts:
                     winner = self._answered(fd)
                     if winner:
                         return winner
-                # An answer that came late counts all the same.
+                # A late answer still counts.
                 if not events and over:
                     break
             raise race.failure()
@@ -144,7 +144,7 @@ class _Attempts:
         if sock and not code:
             if not self._itself.has_made(sock, address):
                 return sock, address
-            # Its end would keep the port for a minute from the server that is to listen there.
+            # After a clean end the server could not listen on that port for a minute.
             reset_on_close(sock)
             code = errno.ECONNREFUSED
         if sock:
@@ -154,7 +154,7 @@ class _Attempts:
 
 
 def _await_answer(sock: socket.SocketType, seconds: float) -> int:
-    """How an attempt under way ends: 0, an errno, or EINPROGRESS if it takes longer than that."""
+    """How an attempt under way ends: 0, an errno, or EINPROGRESS if it takes longer."""
     poll = select.poll()
     poll.register(sock, POLLOUT)
     for _, event in poll.poll(seconds * 1000):

@@ -1,14 +1,14 @@
-"""Connecting to a vsock port of a guest, or from within one of its parent.
+"""Connecting to a vsock port of a guest, or from a guest to one of its parent.
 
-What a non-blocking connect() does is in vsock_connect() in net/vmw_vsock/af_vsock.c. It gives up
-after 2 s (VSOCK_DEFAULT_CONNECT_TIMEOUT), and whatever becomes of it, the kernel keeps the socket's
-memory for that long. So that time is left as it is, since a longer one would let clients that come
-and go pile such sockets up; where --connect-timeout is longer, the kernel is asked once more.
+A non-blocking connect() (vsock_connect() in net/vmw_vsock/af_vsock.c) gives up after 2 s
+(VSOCK_DEFAULT_CONNECT_TIMEOUT). For that time the kernel keeps the socket's memory, whatever
+happens to the attempt. A longer time would let clients that come and go pile up such sockets, so
+it is left as it is. If --connect-timeout is longer, the proxy tries again.
 
-A blocking connect() keeps nothing, but where a signal interrupts it, Python takes it for connected.
+A blocking connect() keeps nothing, but if a signal interrupts it, Python takes it for connected.
 
-No socket of vsock can be connected to itself: while it connects, it answers nobody else, and finds
-its own request to be an error.
+A vsock socket cannot be connected to itself: while it connects it answers nobody else, and it takes
+its own request for an error.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from vsock_proxy.serving.waiting import ClientGone, Meanwhile, Waiting
 from vsock_proxy.settings import Endpoint
 
 NO_ANSWER = "no answer in time; it has not booted yet, or hangs, or nobody has that CID"
-# Where the backlog is full, the peer resets as well (virtio_transport_recv_listen() in
+# A peer with a full backlog resets too (virtio_transport_recv_listen() in
 # net/vmw_vsock/virtio_transport_common.c).
 NOBODY = "nothing listens on that port there, or too many clients wait there already"
 NO_WAY = "no vsock transport of this machine leads to that CID"
 FORBIDDEN = "a sandbox or a security module forbids it"
-# By errno, the cause as the scoreboard counts it, and what may be wrong.
+# By errno: the cause that the scoreboard counts, and what may be wrong.
 FAILURES: Dict[int, Tuple[int, str]] = {
     errno.ECONNRESET: (scoreboard.REFUSED, NOBODY),
     errno.ECONNREFUSED: (scoreboard.REFUSED, NOBODY),
-    # It has connected to itself.
+    # It tried to connect to itself.
     errno.EPROTO: (scoreboard.REFUSED, NOBODY),
     errno.ENODEV: (
         scoreboard.UNREACHABLE,
@@ -61,7 +61,7 @@ class VsockUpstream:
     """Makes connections to one port of one CID."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
-        """timeout: seconds after which a connection is given up."""
+        """timeout: seconds until connecting is given up."""
         self._endpoint = endpoint
         self._address = endpoint.cid, endpoint.port
         self._timeout = timeout
@@ -69,7 +69,7 @@ class VsockUpstream:
     def connect(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile
     ) -> Tuple[socket.SocketType, Endpoint, bytes]:
-        """See AnyUpstream; the endpoint is never heard here."""
+        """See AnyUpstream; nothing is read from the endpoint here."""
         if presence is GONE:
             raise ClientGone
         if not hasattr(socket, "AF_VSOCK"):

@@ -1,8 +1,8 @@
 """Waiting for the endpoint, with an eye on the client and the master.
 
-Most endpoints answer in a moment, and then nothing of this is done. Beyond that, a client that goes
-away ends the waiting, and the end of the master is acted on; both are part of the poll() by which
-the endpoint is waited for.
+Most endpoints answer in a moment; then nothing of this is done. After that moment, a client that
+goes away ends the wait, and the worker acts on the end of the master. The poll() that waits for the
+endpoint waits for both, too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Callable, List, Tuple
 
 from vsock_proxy.serving.presence import GONE, SPOKEN, Presence, presence_of
 
-# Seconds that connecting may take before anything else is looked after.
+# Seconds that connecting may take before the worker watches anything else.
 MOMENT = 0.05
-# vsock tells by no event that a client which half-closed goes away for good, so it is asked again
+# On vsock, no event reports that a client goes away for good after a half-close, so the worker asks
 # at this interval, in seconds.
 GONE_CHECK_INTERVAL = 1.0
 
@@ -30,10 +30,10 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True)
 class Meanwhile:
-    """What a worker sees to while it waits.
+    """What a worker watches while it waits.
 
     lifeline: readable once the master is gone.
-    on_lasting: called once when it has waited for more than a moment.
+    on_lasting: called once when the wait has taken more than a moment.
     on_orphaned: called once, after that, when the master is gone.
     """
 
@@ -43,18 +43,18 @@ class Meanwhile:
 
 
 class Waiting:
-    """The waiting for one connection.
+    """The wait for one connection.
 
-    poll: register here what is waited for.
+    poll: register here what to wait for.
     """
 
     def __init__(
         self, client: socket.SocketType, presence: Presence, meanwhile: Meanwhile, began: float
     ) -> None:
-        """presence: what was known of the client when it began, at that time.monotonic()."""
+        """presence: what was known of the client at `began`, a time.monotonic()."""
         self.poll = select.poll()
         self._client = client
-        # One that has left bytes is served, be it gone or not.
+        # A client that has left bytes is served even if it is gone.
         self._served_anyway = presence is SPOKEN
         self._meanwhile = meanwhile
         self._moment = began + MOMENT
@@ -62,7 +62,7 @@ class Waiting:
         self._asks = False
 
     def wait(self, until: float) -> Events:
-        """The events of what is waited for; none if it takes longer, or other things happened.
+        """The events of what `poll` waits for; none if it takes longer, or other things happened.
 
         until: when to return at the latest. Raises ClientGone.
         """
@@ -88,12 +88,12 @@ class Waiting:
         self._meanwhile.on_lasting()
 
     def _is_aside(self, fd: int) -> bool:
-        """See to an event of the client or of the master, if it is one."""
+        """Handle an event of the client or of the master, if it is one."""
         if fd == self._meanwhile.lifeline:
             self.poll.unregister(fd)
             self._meanwhile.on_orphaned()
         elif fd == self._client.fileno():
-            # Its events last, and to be told once is enough.
+            # Its events last, and one report is enough.
             self.poll.unregister(fd)
             self._asks = True
             self._look_at_client()

@@ -1,28 +1,28 @@
 """A worker: accepts one connection, connects, relays, says how it ended, and waits for the next.
 
 One at a time, so that a crash costs one connection and the number of workers is the limit. The
-worker sleeps in epoll_wait() with the shared listeners registered EPOLLEXCLUSIVE, so that a
-connection wakes one idle worker instead of all. Beside them wait the worker's own signals, and the
-lifeline, which ends with the master; who has lost its master accepts no more. Of several listeners
-that have clients each gets its turn, as the kernel would name the same one first again and again
-(ep_send_events() in fs/eventpoll.c).
+worker sleeps in epoll_wait(). The shared listeners are registered there with EPOLLEXCLUSIVE, so a
+connection wakes one idle worker instead of all. The same call waits for the worker's own signals
+and for the lifeline, which ends with the master. A worker without a master accepts no more. If
+several listeners have clients, the worker serves one client of each. The kernel alone would name
+the same listener first again and again (ep_send_events() in fs/eventpoll.c).
 
-On SIGHUP a worker takes its name anew, in the title once it waits: whether it is called by its
-service depends on whether there are others. It then looks at each listener too: a worker of a pool
-that this one replaces may have been woken for a client, and have died.
+On SIGHUP a worker updates its name: the name contains the service only if there are several. The
+title follows as soon as the worker waits. The worker also looks at each listener: a worker of the
+pool that this one replaces may have died after a client had woken it.
 
 On SIGTERM a worker closes its copies of the listeners at once, ends its connection in peace and
-goes; on SIGQUIT it ends it now, but only where it waits. When the master is gone in mid-connection,
-the kernel sends SIGTERM.
+exits. On SIGQUIT it ends the connection now, but only at a place where it waits. If the master dies
+during a connection, the kernel sends SIGTERM.
 
 A retired pool has a successor, whose workers wait on the same listeners. There SIGTERM must lose no
-client: one that comes wakes one worker and no other, even if a signal wakes that one too. Its
-epoll_wait() then tells of the listener all the same. So a worker that was told to end while it
-waited still accepts what epoll_wait() has told of, and closes its listeners only then.
+client. A client wakes only one worker, even if a signal wakes that worker too; its epoll_wait()
+then reports both. So a worker that gets SIGTERM while it waits still accepts the clients that
+epoll_wait() has reported. Only then it closes its listeners.
 
-From before the first byte on, closing a socket that has a reset is one, whoever closes it: the
-kernel too, when the worker dies. Only for a clean end the relay takes that back. A client that has
-to wait for its endpoint is closed so as well.
+Before the first byte moves, TCP sockets are set to send a reset when they are closed, even if the
+worker dies and the kernel closes them. The relay undoes this only for a clean end. It is set too
+for a client that has to wait for its endpoint.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ from vsock_proxy.serving.route import Route, Where
 from vsock_proxy.serving.transports import reset_on_close
 from vsock_proxy.serving.waiting import ClientGone, Meanwhile
 
-# After an accept() that failed, milliseconds until the next. Whatever the reason, the listener may
-# stay readable, and who does not pause for it spins.
+# Milliseconds between an accept() that failed and the next. The listener may stay readable, so a
+# worker that did not pause would spin.
 ACCEPT_PAUSE_MS = 200
 IDLE, CONNECTING, RELAYING, HALF_CLOSED = (
     int(state)
@@ -110,8 +110,8 @@ CUT = Outcome(End.CUT)
 class Duty:
     """What the workers of one pool have in common.
 
-    own: whether it is the pool of one service that has workers of its own; they are called by it.
-    measures: what is counted for each service; None where nobody asks for it.
+    own: whether these are the own workers of one service. Their names then contain it.
+    measures: what is counted for each service; None if nobody asks for it.
     """
 
     routes: Tuple[Route, ...]
@@ -121,7 +121,7 @@ class Duty:
     measures: Optional[Measures] = None
 
     def name_of(self, number: int) -> str:
-        """What a worker is called: `2`, or `8001/2` where there are several services."""
+        """The name of a worker: `2`, or `8001/2` if there are several services."""
         return worker_name(self.routes[0].name if self._is_named else None, number)
 
     def staff(self) -> Staff:
@@ -133,12 +133,12 @@ class Duty:
 
     @property
     def _is_named(self) -> bool:
-        """Whether workers are called by their service."""
+        """Whether the names of workers contain their service."""
         return self.own and self.board.several
 
 
 class Worker:
-    """What a worker process does. Made before the fork, so that all share what never changes."""
+    """What a worker process does. Made before the fork, so all workers share what never changes."""
 
     def __init__(self, signals: Signals, lifeline: Lifeline, untold: Untold) -> None:
         self._signals = signals
@@ -168,9 +168,9 @@ class Worker:
         self._tally: Optional[Tally] = None
 
     def run(self, duty: Duty, number: int, name: Callable[[], None]) -> None:
-        """Be the worker of that number until told to stop.
+        """Work as the worker with this number until a signal says to stop.
 
-        name: called whenever it may have another name, for the log.
+        name: called whenever the worker's name for the log may have changed.
         """
         name()
         self._name = name
@@ -188,7 +188,7 @@ class Worker:
                 if fd in routes:
                     self._serve(routes[fd])
                 else:
-                    # For those that came before _begin() was done.
+                    # Signals that came before _begin() was done.
                     for caught in signals.take():
                         self._interrupt(caught)
                         if caught == signal.SIGHUP and not self._stopping:
@@ -202,9 +202,9 @@ class Worker:
     def rehearse(self, duty: Duty) -> None:
         """In the master, before the first fork: do what every worker does first.
 
-        What the interpreter caches meanwhile is then shared.
+        All workers then share what the interpreter caches during it.
         """
-        # Meanwhile a signal must find the master, not a worker.
+        # A signal that comes now is for the master, not for a worker.
         block()
         self._begin(duty, 1).close()
         duty.board.vacate(1)
@@ -213,25 +213,25 @@ class Worker:
         self._shown = ""
 
     def _begin(self, duty: Duty, number: int) -> select.epoll:
-        """Everything that comes before waiting for the first connection."""
+        """Do everything that comes before the wait for the first connection."""
         self._duty, self._number = duty, number
         self._slot = duty.board.claim(number, os.getpid())
         self._relay.moved = self._slot[TOTAL_UP : TOTAL_DOWN + 1]
         self._turn_to(self._slot[ROUTE])
         epoll = select.epoll()
-        # In this order, which is that of telling what was there before: who is to end accepts none.
+        # epoll reports what is ready already in this order, so a worker that must end accepts none.
         epoll.register(self._signals.reader, select.EPOLLIN)
         epoll.register(self._lifeline.reader, select.EPOLLIN)
         for route in duty.routes:
             epoll.register(route.listener.sock, select.EPOLLIN | EPOLLEXCLUSIVE)
-        # Not before: a signal closes the listeners.
+        # Not earlier: a signal closes the listeners.
         self._signals.on_interrupt = self._interrupt
         self._rest()
         return epoll
 
     def _interrupt(self, number: int) -> None:
         if number == signal.SIGTERM and self._duty.board.retired and self._slot[STATE] == IDLE:
-            # Between accept() and this state's end, _serve() closes the listeners.
+            # A client may have been accepted already; then _serve() closes the listeners.
             self._stopping = True
         elif number in (signal.SIGTERM, signal.SIGQUIT):
             self._stop()
@@ -241,32 +241,32 @@ class Worker:
             self._interruption.want()
 
     def _stop(self) -> None:
-        # Closed here and not when the connection ends: a client that connects meanwhile must not
-        # wait for a worker that will never come.
+        # Closed here and not at the end of the connection: a client that connects in between must
+        # not wait for a worker that will never come.
         self._stopping = True
         for route in self._duty.routes:
             route.listener.close()
         self._slot[DRAINS] = True
         if self._duty.board.retired:
-            # It waits until nobody holds a listener of the pools that others replace.
+            # It waits until no worker holds a listener of a retired pool.
             self._duty.alarm.wake_master()
 
     def _half_closed(self) -> None:
         self._slot[STATE] = HALF_CLOSED
 
     def _connecting_lasts(self) -> None:
-        # If the worker dies meanwhile, the client must not take an end for an empty answer.
+        # If the worker dies now, the client must see a reset: an end would be an empty answer.
         reset_on_close(*self._sides)
         self._show(f"connecting [{self._client()} -> {self._route.endpoint}]")
 
     def _connection_lasts(self) -> None:
-        """Do for a connection what one that is over in a moment is spared."""
+        """Do what only a connection that lasts needs."""
         self._keepalive.begin(*self._sides)
         self._lifeline.signal_when_cut(signal.SIGTERM)
         self._show(f"[{self._client()} -> {self._address}]")
 
     def _client(self) -> str:
-        """Who is served, and of which service if there are several."""
+        """Who is served, and by which service if there are several."""
         name = peer_name(self._peer)
         return f"{self._route.name}: {name}" if self._duty.board.several else name
 
@@ -295,7 +295,7 @@ class Worker:
         board.set_busy(number, True)
         if board.all_busy():
             duty.alarm.raise_once()
-        # In this order: who reads what was measured learns by the first of the second.
+        # In this order: a reader of the measures sees by the first that the second is new.
         slot[CONNECTIONS] += 1
         if route is not self._route:
             self._turn_to(duty.routes.index(route))
@@ -313,7 +313,7 @@ class Worker:
             self._rest()
 
     def _turn_to(self, place: int) -> None:
-        """Serve the service at that place of the pool from now on."""
+        """From now on serve the pool's service at this place."""
         measures = self._duty.measures
         self._route = self._duty.routes[place]
         if measures is None:
@@ -325,7 +325,7 @@ class Worker:
         if self._stopping:
             return
         self._untold.count(NOT_ACCEPTED, code=error.errno or 0)
-        # Whatever tells to end, ends the pause too; the main loop then acts on it.
+        # A signal and the master's death end the pause too; the main loop then acts on them.
         pause = select.poll()
         pause.register(self._signals.reader, select.POLLIN)
         pause.register(self._lifeline.reader, select.POLLIN)
@@ -386,7 +386,7 @@ class Worker:
         self._relay_connection(client, upstream, address, said)
 
     def _refuse(self, client: Socket, cause: int, by_endpoint: bool = False) -> None:
-        # It must not take an end for an empty answer, where it can be told the difference.
+        # A reset where there is one: the client must not take an end for an empty answer.
         reset_on_close(client)
         client.close()
         self._slot[cause] += 1
@@ -423,8 +423,8 @@ class Worker:
 
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
-        # Where a worker dies before this, the master writes the line. Not after it: whoever reads
-        # the line may kill the worker for it.
+        # If a worker dies before this, the master writes the line. Not set after the line: whoever
+        # reads it may kill the worker for it, and it would come twice.
         slot[STATE] = IDLE
         if self._tally is not None:
             self._tally.ended(time.monotonic_ns() - slot[SINCE])
@@ -443,7 +443,7 @@ class Worker:
         slot[UP_BEFORE], slot[DOWN_BEFORE] = slot[TOTAL_UP], slot[TOTAL_DOWN]
 
     def _say(self, level: int, text: str, known: Dict[str, object]) -> None:
-        """Log what a guest can cause, at a bounded rate: the one line of the present connection."""
+        """Log the one line of this connection, at a bounded rate: a guest can cause it."""
         if not log.isEnabledFor(level):
             return
         now, slot = time.monotonic_ns(), self._slot
@@ -457,8 +457,8 @@ class Worker:
         known["bytes_down"] = slot[TOTAL_DOWN] - slot[DOWN_BEFORE]
         known["seconds"] = (now - slot[SINCE]) / NANOSECONDS
         text = (NAMED_OF_SEVERAL if self._duty.board.several else NAMED) + text
-        # As log.log() does in the end. That asks first who calls it and what the values are, for
-        # which a worker takes 60 KiB on CPython 3.11.
+        # As log.log() does in the end. But log.log() first looks up its caller and examines the
+        # values, which costs a worker 60 KiB on CPython 3.11.
         record = logging.LogRecord(log.name, level, "", 0, text, None, None)
         record.args = known
         log.handle(record)
