@@ -110,15 +110,16 @@ def test_a_check_within_the_sandbox_has_all_settings_of_the_sandbox(
     edit = tmp_path / "edit"
     not_for_a_check = "ExecStart=\nStandardError=null\nRuntimeDirectory=vm\n"
     edit.write_text(f"# /etc/x.conf\n[Unit]\nAfter=y\n[Service]\n{not_for_a_check}LimitNOFILE=9\n")
-    stand_ins = {"systemctl": f"cat {ALL} {edit}", "systemd-run": 'printf "%s\\n" "$@"'}
+    stand_ins = {"systemctl": f"cat {ALL} {edit}", "systemd-run": 'printf "%s\\n" "$@"; exit 78'}
     for name, body in stand_ins.items():
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-c", recipe()], env=environment, capture_output=True, text=True, check=True
+        ["sh", "-c", recipe()], env=environment, capture_output=True, text=True, check=False
     )
+    assert (done.returncode, done.stderr) == (os.EX_CONFIG, "")
     words = done.stdout.splitlines()
     assert words[-2:] == ["vsock-proxy", "--check"]
     properties = [word for word in words if word.startswith("--property=")]
