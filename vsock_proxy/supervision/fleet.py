@@ -1,10 +1,10 @@
-"""The services in force and their pools, and how others take their place on a reload.
+"""The services in force and their pools, and how a reload replaces them.
 
-What a reload brings is bound first; if that fails, nothing has changed. Then new pools start beside
-those that they replace. An old pool retires once each pool that has one of its listeners now has a
-worker that waits for clients. So at every moment somebody accepts from each listener that stays,
-and no client of it is refused: the master never closes it. And a pool whose workers do not come so
-far keeps no other from its place.
+A reload first binds the new listeners. If that fails, nothing has changed. Then new pools start
+beside the pools that they replace. An old pool retires once each new pool that has one of its
+listeners has a worker that waits for clients. So some worker always accepts from a listener that
+stays. No client of it is refused, because the master never closes it. A new pool whose workers do
+not start delays only the pools whose listeners it has.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from vsock_proxy.supervision.pool import Composition, Means, Pool, divide
 from vsock_proxy.supervision.service import Service, make_service
 from vsock_proxy.words import counted
 
-# Seconds that a worker has to end a connection at once before it is killed.
+# Seconds from the signal to end now until a worker is killed.
 END_NOW_TIMEOUT = 2.0
-# Seconds after which a reload counts as done, whatever keeps its pools from taking over.
+# Seconds after which a reload counts as done, even if old pools still serve.
 CHANGE_TIMEOUT = 5.0
 
 log = logging.getLogger(__name__)
@@ -48,22 +48,22 @@ class Fleet:
     """
 
     def __init__(self, workers: int, drain_timeout: float, passed: Passed, means: Means) -> None:
-        """workers: how many serve those services that share a pool."""
+        """workers: how many serve the services that share a pool."""
         self.services: List[Service] = []
         self.pools: List[Pool] = []
         self._workers = workers
         self._drain_timeout = drain_timeout
         self._passed = passed
         self._means = means
-        # Whose places others take: those that wait for that, those of which a worker may still have
-        # its listeners open, and all until their last worker has ended.
+        # Replaced pools: those that wait to retire; those with a worker that may still have its
+        # listeners open; and all of them, until their last worker has ended.
         self._to_retire: List[Pool] = []
         self._retiring: List[Pool] = []
         self._former: List[Pool] = []
-        # What those have done of which no worker is left.
+        # What the pools without a worker have done.
         self._ended = report.NOTHING
         self._before = Account()
-        # The listeners of services that are gone, until all pools retire that accept from them.
+        # Listeners of removed services, until all pools that accept from them retire.
         self._gone: List[Listener] = []
         self._patient_until = 0.0
 
@@ -74,12 +74,12 @@ class Fleet:
 
     @property
     def is_changing(self) -> bool:
-        """Whether a reload is still being put into force; no longer than CHANGE_TIMEOUT."""
+        """Whether a reload is not in force yet. After CHANGE_TIMEOUT it counts as in force."""
         return bool(self._to_retire or self._retiring) and time.monotonic() < self._patient_until
 
     @property
     def all_pools(self) -> List[Pool]:
-        """Those in force, then those that are ending."""
+        """The pools in force, then those that are ending."""
         return [*self.pools, *self._former]
 
     @property
@@ -94,17 +94,17 @@ class Fleet:
 
     @property
     def places(self) -> int:
-        """How many connections there can be, with those that replaced workers still have."""
+        """How many connections there can be, counting those of workers that are replaced."""
         return self.size + sum(pool.running for pool in self._former)
 
     @property
     def missing(self) -> int:
-        """How many of them are to be started."""
+        """How many workers are still to be started."""
         return sum(len(pool.missing) for pool in self.pools)
 
     @property
     def lookups(self) -> List[Lookup]:
-        """What a resolver is to do."""
+        """What a resolver has to look up."""
         return [
             Lookup(service.table, service.policy, service.settings.options.resolve_interval)
             for service in self.services
@@ -112,11 +112,11 @@ class Fleet:
         ]
 
     def put_into_force(self, judged: Sequence[Judged]) -> Changes:
-        """Serve these and nothing else, once their workers are started; returns what is new.
+        """Serve these and nothing else, once their workers have started; returns what is new.
 
         No resolver may run meanwhile: it would publish by the policies from before.
 
-        Raises UnavailableError if there can be no listener; then nothing has changed.
+        Raises UnavailableError if it cannot listen; then nothing has changed.
         """
         before = {service.listener.name: service for service in self.services}
         ensure_files(len(judged))
@@ -128,7 +128,7 @@ class Fleet:
         except OSError as error:
             raise UnavailableError(f"cannot serve: {error.strerror}{advice(error)}") from None
         self.services = services
-        # Nothing can fail any more: only now may the addresses of services that stay become fewer.
+        # Nothing can fail from here on. So only now may services that stay lose addresses.
         for service, one in zip(services, judged):
             service.publish(one)
         listeners = {service.listener for service in services}
@@ -139,12 +139,12 @@ class Fleet:
         for pool in self.pools:
             pool.tell_several(len(services) > 1)
         for pool in self._former:
-            # Where there were several before, its connections go on being told apart.
+            # Its connections keep the names of services if there were several before.
             pool.board.several |= len(services) > 1
         return compare(_asked(before.values()), _asked(services))
 
     def known(self) -> Known:
-        """The addresses that are known of the endpoints."""
+        """The known addresses of the endpoints."""
         return {question_of(one.settings): one.addresses for one in self.services}
 
     def table(self) -> List[report.Line]:
@@ -158,7 +158,7 @@ class Fleet:
         return self._ended.plus(row for pool in self.all_pools for row in pool.board.rows())
 
     def scene(self) -> Scene:
-        """What there is to see for whoever serves metrics, until services are put into force."""
+        """What the exporter shows, until other services are put into force."""
         return Scene(_views(self.pools), _views(self._former), self._before)
 
     @property
@@ -191,7 +191,7 @@ class Fleet:
             )
 
     def warn_of_short_pools(self) -> None:
-        """Say which have fewer workers than services, unless that has been said."""
+        """Warn once of each pool that has fewer workers than services."""
         for pool in self.pools:
             pool.warn_if_short()
 
@@ -205,7 +205,7 @@ class Fleet:
             pool.start_missing()
 
     def look(self) -> None:
-        """After anything has happened: retire what is replaced, forget what has ended."""
+        """Retire pools that are replaced, and forget those that have ended."""
         if self._to_retire:
             self._retire([pool for pool in self._to_retire if self._is_succeeded(pool)])
         for pool in self._former:
@@ -220,7 +220,7 @@ class Fleet:
             pool.forget()
 
     def _is_succeeded(self, old: Pool) -> bool:
-        """Whether others serve each of its listeners that stays."""
+        """Whether new pools serve each of its listeners that stays."""
         return all(pool.serves for pool in self._successors(old))
 
     def _successors(self, old: Pool) -> List[Pool]:
@@ -235,7 +235,7 @@ class Fleet:
             pool.retire()
             self._to_retire.remove(pool)
         self._retiring += pools
-        # One that goes is still accepted from while a pool has it that stays for another.
+        # A pool that still waits to retire accepts from all its listeners, also from removed ones.
         held = frozenset().union(*(pool.listeners for pool in self._to_retire))
         gone = [listener for listener in self._gone if listener not in held]
         self._gone = [listener for listener in self._gone if listener in held]
@@ -278,22 +278,22 @@ class Fleet:
 
     @property
     def _listeners(self) -> List[Listener]:
-        """All that the master has open."""
+        """All listeners that the master has open."""
         return [*(service.listener for service in self.services), *self._gone]
 
     @property
     def _sockets(self) -> Set[socket.socket]:
-        """Those of the listeners, and those that were passed and that no service asks for now."""
+        """The sockets of the listeners, and the passed ones that no service asks for now."""
         return {*(listener.sock for listener in self._listeners), *self._passed.sockets}
 
     def _make_services(
         self, judged: Sequence[Judged], before: Mapping[str, Service], undo: contextlib.ExitStack
     ) -> List[Service]:
-        """The services, each with what can be kept of the one from before that listens there too.
+        """Make the services. Each keeps what it can of the one that listened there before.
 
-        undo: what takes back what is new. Raises OSError or UnavailableError.
+        undo: takes back what is new. Raises OSError or UnavailableError.
         """
-        # What is still to go may come back.
+        # A removed listener that is still open may come back.
         going = {listener.name: listener for listener in self._gone}
         names = names_of([one.settings for one in judged])
         services = []
@@ -312,7 +312,7 @@ class Fleet:
         return services
 
     def _pool(self, composition: Composition, undo: contextlib.ExitStack) -> Pool:
-        """The one that there is, if nothing of it has changed, or a new one."""
+        """The pool that exists, if nothing of it has changed; else a new one."""
         for pool in self.pools:
             if pool.is_like(composition):
                 return pool
@@ -329,7 +329,7 @@ class Fleet:
         self._former += left
 
     def _let_go(self, before: Collection[Service]) -> None:
-        """Close what nothing needs any more of the services from before."""
+        """Close what the services from before had and nothing needs any more."""
         listeners = [service.listener for service in self.services]
         left = _tables(before, self.services)
         self._before = self._before.plus_lookups(
@@ -354,7 +354,7 @@ class Fleet:
 
 
 def _tables(services: Iterable[Service], kept: Iterable[Service]) -> List[AddressTable]:
-    """Those of some services that no other has."""
+    """The tables of some services that none of the kept ones has."""
     others = [service.table for service in kept]
     return [
         service.table
@@ -364,17 +364,17 @@ def _tables(services: Iterable[Service], kept: Iterable[Service]) -> List[Addres
 
 
 def _views(pools: Iterable[Pool]) -> List[PoolView]:
-    """What there is to see of them, if anything is counted."""
+    """What the exporter shows of them, if anything is counted."""
     return [pool.view for pool in pools if pool.view is not None]
 
 
 def _descriptors(sockets: Iterable[socket.socket]) -> List[int]:
-    """Of those that are not closed."""
+    """The descriptors of those that are open."""
     return [sock.fileno() for sock in sockets if sock.fileno() >= 0]
 
 
 def _asked(services: Iterable[Service]) -> Dict[str, Tuple[str, ServiceSettings]]:
-    """By where each listens, its name and what was asked for."""
+    """The name and the settings of each, by the place where it listens."""
     return {one.listener.name: (one.name, one.settings) for one in services}
 
 

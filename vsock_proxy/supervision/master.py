@@ -1,14 +1,15 @@
-"""The master: supervises what serves, and does what signals ask for.
+"""The master: supervises the other processes, and does what signals ask for.
 
-It never touches a connection. It sleeps in poll() until a signal comes, a child ends, an alarm is
-raised or something is due, so an idle proxy makes no system call at all.
+It never touches a connection. It sleeps in poll() until a signal comes, a child ends, a worker
+raises an alarm or a timer is due. So an idle proxy makes no system call at all.
 
-    SIGTERM, SIGINT   stop accepting, let live connections end, at most --drain-timeout
-    the same again    end everything now; SIGQUIT does that at once
+    SIGTERM, SIGINT   stop accepting; live connections have --drain-timeout to end
+    the same again    end everything now
+    SIGQUIT           end everything now
     SIGHUP            read the file again
     SIGUSR1           write the scoreboard to the log
 
-SIGTERM and SIGQUIT tell the workers what to do, and the lifeline does if the master dies.
+The master passes SIGTERM and SIGQUIT on to the workers. If it dies, the lifeline tells them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 class Attentive(Protocol):
-    """What is to be looked at when it says so. due: by time.monotonic(); None: not at all."""
+    """A part that the master calls at a time. due: by time.monotonic(); None: not at all."""
 
     @property
     def due(self) -> Optional[float]: ...
@@ -87,7 +88,7 @@ class Master:
             signal.SIGQUIT: self._end_now_by,
             signal.SIGTERM: self._end_by,
             signal.SIGINT: self._end_by,
-            # Children are looked after whatever it is that wakes.
+            # The master looks after its children whenever it wakes.
             signal.SIGCHLD: lambda number: None,
             signal.SIGHUP: self._reload_by,
             signal.SIGUSR1: self._show_by,
@@ -110,7 +111,7 @@ class Master:
             Means(
                 self._children,
                 self._timers,
-                # Made here once for all: what a child has to make, it has to keep for itself.
+                # Made once, here: memory that a child fills is not shared.
                 Worker(signals, self._lifeline, log_output.untold),
                 log_output,
                 alarm,
@@ -138,10 +139,10 @@ class Master:
         self._reloading = Reloading(
             settings, signals, self._poll, self._read_again, self._take_over, self._refuse
         )
-        # Of {region} and {domain}, as far as they were found out.
+        # The values of {region} and {domain} that are known.
         self._placeholders: Mapping[str, str] = {}
         self._is_to_reload = False
-        # Those of the last reload, until they are in force.
+        # The changes of the last reload, until they are in force.
         self._changes: Optional[Changes] = None
         self._draining = False
         self._fillers: Sequence[object] = ()
@@ -150,7 +151,7 @@ class Master:
     def run(self, wanted: Wanted, judged: Sequence[Judged]) -> int:
         """Serve, and return the exit code when all has ended.
 
-        Raises UnavailableError if there can be no listener.
+        Raises UnavailableError if it cannot listen.
         """
         self._put_into_force(wanted, judged)
         try:
@@ -162,8 +163,7 @@ class Master:
             self._fleet.close()
             self._exporting.end()
             raise
-        # Not before: a client may have been waiting for the first answer, and who watches is to see
-        # the end.
+        # Only now: clients may still wait for the first answer of DNS, and metrics show the end.
         self._resolving.end()
         self._exporting.end()
         self._teller.look(time.monotonic())
@@ -172,7 +172,7 @@ class Master:
         return self._exit_code
 
     def _prepare(self) -> None:
-        """Make what all children are to share; they do as long as nobody writes to it."""
+        """Fill the memory that all children share. It is shared until somebody writes to it."""
         self._fillers = share_with_children(self._fleet.rehearse, self._log.rehearse)
         set_master_title(self._fleet.title)
 
@@ -219,7 +219,7 @@ class Master:
                 one.look(now)
 
     def _go_on(self) -> None:
-        """See what has come about: all serve, a reload is over, another can begin."""
+        """Take the next step: say that all serve, finish a reload, begin another."""
         if self._draining:
             return
         fleet = self._fleet
@@ -239,7 +239,7 @@ class Master:
         if self._is_to_reload and not self._reloading.is_reading:
             self._is_to_reload = False
             self._reloading.ask(time.monotonic())
-        # Even if it could not be asked.
+        # Also if the reading could not start.
         if not self._reloading.is_reading:
             self._announcing.reloaded()
 
@@ -287,7 +287,7 @@ class Master:
     # A reload
 
     def _read_again(self, waiting: Optional[Wanted]) -> Tuple[Wanted, Tuple[Judged, ...]]:
-        """In the child that reads; its time is short, and it may hang."""
+        """Runs in the child that reads. It may hang, and its time is short."""
         self._leave_with_tables()
         self._lifeline.signal_when_cut(signal.SIGALRM)
         wanted = waiting or want(
@@ -301,13 +301,13 @@ class Master:
     def _take_over(self, wanted: Wanted, judged: Sequence[Judged]) -> None:
         try:
             changes = self._put_into_force(wanted, judged)
-            # What is new is shared by the children too.
+            # Children share what is new too.
             gc.freeze()
         finally:
             self._starting.start()
         if wanted.of_file:
             self._changes = changes
-        # Even if no worker does anything meanwhile.
+        # Wakes the master then, also if no worker does anything meanwhile.
         self._timers.after(CHANGE_TIMEOUT, lambda: None)
         self._passed.warn(wanted.services)
         set_master_title(self._fleet.title)
@@ -318,7 +318,7 @@ class Master:
         self._drain()
 
     def _put_into_force(self, wanted: Wanted, judged: Sequence[Judged]) -> Changes:
-        # It publishes by the policies from before.
+        # The resolver that runs publishes by the policies from before.
         self._resolving.end()
         changes = self._fleet.put_into_force(judged)
         self._resolving.is_needed = bool(self._fleet.lookups)
@@ -342,7 +342,7 @@ class Master:
         close_all([*self._fleet.foreign_to(()), *self._pipes, *self._copying.descriptors])
         self._log.name("metrics", self._exporter_counts.row(0))
         set_title("metrics")
-        # Imported late: nobody else has use for it.
+        # Imported late: no other process uses it.
         from vsock_proxy.observing.exporter import Exporter
 
         wake_master = Alarm(self._fleet.pools[0].board, self._alarm).wake_master
@@ -361,18 +361,18 @@ class Master:
 
     @property
     def _ends(self) -> List[int]:
-        """Those, and what is the exporter's."""
+        """The master's ends of pipes, and the exporter's descriptors."""
         return [*self._pipes, *self._exporting.descriptors]
 
     def _leave_with_tables(self) -> None:
-        """In a child that accepts nobody, but may look up addresses."""
+        """Runs in a child that accepts no connections, but may look up addresses."""
         close_all([*self._fleet.listening, *self._ends, *self._copying.descriptors])
 
     def _leave_for_copier(self) -> None:
         close_all([*self._fleet.foreign_to(()), *self._ends])
 
     def _buried(self, pid: int, status: int) -> None:
-        """A child that others have forked has ended."""
+        """A child has ended that Children did not fork."""
         self._reloading.buried(pid, status)
         if not self._draining:
             self._copying.buried(pid, status)

@@ -1,11 +1,11 @@
 """Some services and the workers that serve them.
 
-A service that says how many workers it wants has a pool of its own, in which nobody takes its
-places. The others share one.
+A service with workers of its own has its own pool, and no other service takes its places. The
+others share one pool.
 
-A pool never changes. Where a reload changes something of it, a new pool takes its place, with the
-same listeners as far as they stay; the old one retires as soon as others serve these: its workers
-end, those that have a connection with that.
+A pool never changes. If a reload changes something of it, a new pool replaces it and keeps the
+listeners that stay. The old pool retires as soon as others serve these listeners. Its idle workers
+then end at once, and each other worker ends with its connection.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Composition:
-    """What a pool is made of. own: whether it is that of one service with workers of its own."""
+    """What a pool is made of. own: whether it serves one service with workers of its own."""
 
     services: Tuple[Service, ...]
     workers: int
@@ -47,7 +47,7 @@ class Composition:
 
 
 def divide(services: Sequence[Service], workers: int) -> List[Composition]:
-    """The services among their pools. workers: how many serve those that share a pool."""
+    """Divide the services among pools. workers: how many serve those that share a pool."""
     sharing = tuple(service for service in services if service.settings.workers is None)
     pools = [Composition(sharing, workers, False)] if sharing else []
     for service in services:
@@ -60,9 +60,9 @@ def divide(services: Sequence[Service], workers: int) -> List[Composition]:
 class Means:
     """What all pools have in common.
 
-    alarm: where workers tell that all of them are busy.
-    serials: of the processes that become workers, each has the next.
-    measures: whether it is counted what they do for each service.
+    alarm: the pipe into which workers write when all of them are busy.
+    serials: each process that becomes a worker takes the next.
+    measures: whether workers count what they do for each service.
     foreign: the descriptors that a worker of these services may not hold.
     wanting: called when workers are missing.
     """
@@ -82,7 +82,7 @@ class Means:
 class Pool:
     """One pool, from its first worker to the end of its last.
 
-    view: what there is to see for whoever serves metrics, where somebody does.
+    view: what the exporter shows of it; None: there are no metrics.
     """
 
     def __init__(self, composition: Composition, means: Means) -> None:
@@ -101,16 +101,16 @@ class Pool:
         )
         self.watch = Watch(self.board, self._duty.routes[0].name if composition.own else None)
         self._pacer = Pacer()
-        # By their numbers, the pids of those that run.
+        # The pids of the workers that run, by their numbers.
         self._pids: Dict[int, int] = {}
         self._replaces = True
         self._has_lost = False
         self._has_warned = False
-        # For each worker, the cells in which it counts what it cannot say.
+        # Cells in which each worker counts the lines that it could not log.
         self._counts = means.log_output.untold.add(composition.workers)
 
     def is_like(self, other: Composition) -> bool:
-        """Whether a pool of that composition would be no other than this."""
+        """Whether a pool of that composition would be the same as this one."""
         own = self.composition
         return (own.workers, own.own, _asked(own)) == (other.workers, other.own, _asked(other))
 
@@ -131,28 +131,28 @@ class Pool:
 
     @property
     def has_let_go(self) -> bool:
-        """Whether each worker that is left has closed its listeners."""
+        """Whether all workers that still run have closed their listeners."""
         return all(self.board.row(number).drains for number in self._pids)
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was told to end, and all its workers have."""
+        """Whether it was told to end, and all its workers have ended."""
         return not self._replaces and not self._pids
 
     def take_loss(self) -> bool:
-        """Whether, since the last call, a worker has died who has no successor here.
+        """Whether a worker has died since the last call and this pool does not replace it.
 
-        The kernel may have woken it for a client, and nobody else.
+        The kernel may have woken only this worker for a client.
         """
         had_lost, self._has_lost = self._has_lost, False
         return had_lost
 
     def staff(self) -> report.Staff:
-        """Its workers, to be shown."""
+        """Its workers, as the report shows them."""
         return self._duty.staff()
 
     def forget(self) -> None:
-        """Once it has ended: give back what was counted for its workers."""
+        """Give back the cells in which its workers counted, once it has ended."""
         self._means.log_output.untold.drop(self._counts)
 
     def introduce(self) -> None:
@@ -175,7 +175,7 @@ class Pool:
         self.warn_if_short()
 
     def warn_if_short(self) -> None:
-        """Say once that it has fewer workers than services, if so."""
+        """Warn, once, if it has fewer workers than services."""
         services = len(self.composition.services)
         if self._has_warned or services <= self.size:
             return
@@ -197,15 +197,15 @@ class Pool:
 
     def start_missing(self) -> None:
         """Start the workers that are not there. Raises OSError if one cannot be started."""
-        # Before the fork, since each function that a worker runs costs it pages: 60 to 120 KiB less
-        # on CPython 3.13, 95 to 250 KiB less on 3.11.
+        # Called before the fork, because each function that a worker runs costs it pages. This
+        # saves each worker 60 to 120 KiB on CPython 3.13, and 95 to 250 KiB on 3.11.
         foreign = self._means.foreign(self.composition.services) if self.missing else []
         while self.missing:
             self._start(self.missing[0], foreign)
             del self.missing[0]
 
     def replace_no_more(self) -> None:
-        """Another pool takes over, or all is to end: a worker that ends has no successor."""
+        """Start no more workers: another pool takes over, or the proxy ends."""
         self._replaces = False
         self.missing.clear()
         self.watch.end(time.monotonic())
@@ -225,12 +225,12 @@ class Pool:
 
     def send(self, number: signal.Signals) -> None:
         """Send all workers a signal."""
-        # A pid stays that of our child, dead or not, until it was buried.
+        # Until a dead child is buried, no other process gets its pid.
         for pid in self._pids.values():
             os.kill(pid, number)
 
     def send_those_of(self, listeners: Iterable[Listener], number: signal.Signals) -> None:
-        """Send a signal to the workers that have a connection which came by one of these."""
+        """Send a signal to the workers whose connection came by one of these listeners."""
         places = [
             index
             for index, service in enumerate(self.composition.services)
@@ -291,7 +291,7 @@ class Pool:
 
 
 def _asked(composition: Composition) -> Tuple[ServiceSettings, ...]:
-    """By what pools are compared: what the operator has asked for."""
+    """What the operator has asked for: pools are compared by it."""
     return tuple(service.settings for service in composition.services)
 
 
