@@ -145,7 +145,10 @@ def python_prose(text: str) -> str:
         kind, words = tokenize.tok_name[token.type], token.string
         if kind == "COMMENT" or (kind in STRINGS and " " in words.strip()) or kind in DELIMITERS:
             delimiters = r"^#|^\w{0,2}[\"']+|[\"']+$"
-            _put(prose, token.start, re.sub(delimiters, lambda found: " " * len(found[0]), words))
+            words = re.sub(delimiters, lambda found: " " * len(found[0]), words)
+            # What an f-string computes; before Python 3.12 that is part of the token.
+            words = re.sub(r"\{[^{}]*\}", lambda found: HIDDEN * len(found[0]), words)
+            _put(prose, token.start, words)
     return "\n".join(prose)
 
 

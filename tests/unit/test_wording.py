@@ -64,6 +64,7 @@ def test_a_phrase_is_found_in_what_people_read(name: str, text: str, tmp_path: P
         ("page.md", "The option\n\n    be had\n\nand `be had`.\n"),
         ("page.md", "```\nbe had\n```\n"),
         ("module.py", "be = had = 1\nnames = ('be', 'had')\n"),
+        ("module.py", "be = f'this is {be} had and {color}'\n"),
         ("script", "be had\n"),
     ],
 )
