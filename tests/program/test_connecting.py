@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -17,7 +16,7 @@ from tests.support.clients import answers, end_of, is_refused
 from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import ID, Proxy
 from tests.support.servers import exchange, read_all, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 from vsock_proxy.settings import Endpoint
 
 GONE = "closed: it had gone before there was a connection"
@@ -220,8 +219,7 @@ def test_a_client_that_half_closed_waits_for_an_endpoint_that_is_slow(
             with proxy.connect() as client:
                 client.shutdown(socket.SHUT_WR)
                 proxy.wait_for_workers(1, CONNECTING)
-                # By then it has been asked once more whether it is there.
-                threading.Event().wait(1.2)
+                let_pass(1.2, why="the worker asks once more whether its client is there")
                 listener.accept()[0].close()
                 endpoint, _ = listener.accept()
                 with endpoint:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import threading
-import time
 from typing import List, Tuple
 
 import pytest
@@ -16,7 +15,7 @@ from tests.support.clients import answers
 from tests.support.pattern import BLOCK, BLOCKS, is_whole
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, read_exactly
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 FLOOD = int(20_000 / SLOWNESS)
 
@@ -110,7 +109,7 @@ def paced_pattern(connection: socket.socket) -> None:
     if connection.recv(1) == b"p":
         for _ in range(BLOCKS):
             connection.sendall(BLOCK)
-            time.sleep(0.01)
+            let_pass(0.01, why="the transfer lasts as long as the flood")
     connection.close()
 
 
@@ -125,7 +124,7 @@ def flood(proxy: Proxy, count: int) -> None:
             proxy.connect().close()
             done += 1
         except (ConnectionResetError, BlockingIOError):
-            threading.Event().wait(0.01)
+            let_pass(0.01, why="the proxy accepts some of the queue")
 
 
 def footprint(proxy: Proxy) -> Tuple[List[int], int]:

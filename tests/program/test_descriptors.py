@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import threading
 from typing import Callable, Iterator
 
 import pytest
@@ -16,7 +15,7 @@ from tests.support import board, processes
 from tests.support.clients import answers, end_of
 from tests.support.pattern import is_whole, send_pattern
 from tests.support.servers import exchange
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 TRACEBACK = "Traceback"
 
@@ -86,7 +85,7 @@ def test_a_lack_of_descriptors_costs_no_connection_and_no_cpu_time(
             queued.sendall(b"y")
             proxy.log.wait_for("cannot accept: Too many open files; going on")
             ticks = processes.processor_ticks(idle)
-            threading.Event().wait(1)
+            let_pass(1, why="a worker that tries without a pause would use all of it")
             assert processes.processor_ticks(idle) - ticks < 10 * SLOWNESS
             assert len(proxy.log.matching("cannot accept")) < 20
             assert exchange(live, b"z") == b"z"

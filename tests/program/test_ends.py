@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
@@ -25,7 +24,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, Server, read_all, read_exactly, silent
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 END, RESET = "end", "reset"
@@ -313,9 +312,8 @@ def test_an_endpoint_reset_is_seen_first_after_the_client_was_slow_too(
     size = 3_000_000
     sender = threading.Thread(target=dialogue.endpoint.sendall, args=(bytes(size),))
     sender.start()
-    # Time for the client's buffer to fill, so that the relay waits for the client alone.
     wait_until(lambda: dialogue._is_readable(dialogue.client), "data at the client")
-    time.sleep(0.2)
+    let_pass(0.2, why="the buffers fill, so that the relay waits for the client alone")
     read_exactly(dialogue.client, size)
     sender.join()
     dialogue.stop()

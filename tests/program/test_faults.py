@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 
 import pytest
@@ -18,7 +17,7 @@ from tests.support.clients import answers, end_of
 from tests.support.pattern import BLOCK, MIB, TRANSFER, is_whole, send_pattern
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, echo, read_all, read_exactly, silent
-from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, let_pass, wait_until
 
 # Workers that die or stand still
 
@@ -123,7 +122,7 @@ def answer_promptly(proxy: Proxy, seconds: float) -> None:
         began = time.monotonic()
         assert answers(proxy)
         assert time.monotonic() - began < AT_ONCE * SLOWNESS
-        threading.Event().wait(0.01)
+        let_pass(0.01, why="a client comes a hundred times a second")
 
 
 def test_a_worker_that_stood_still_in_mid_transfer_ends_it_whole(
@@ -226,7 +225,7 @@ def test_a_client_that_reads_nothing_costs_little_and_disturbs_nobody(
 def has_come_to_rest(proxy: Proxy, pid: int) -> bool:
     """Whether a worker moves nothing and does not spin about it."""
     before = processes.processor_ticks(pid), [row.down for row in board.ask(proxy)]
-    threading.Event().wait(0.2)
+    let_pass(0.2, why="what moves or spins would show it")
     return before == (processes.processor_ticks(pid), [row.down for row in board.ask(proxy)])
 
 

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence
 
@@ -22,7 +21,7 @@ from tests.support import processes
 from tests.support.program import PROJECT, Proxy, Transport
 from tests.support.root import Root, why_no_root
 from tests.support.servers import Server, exchange
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 pytestmark = pytest.mark.skipif(bool(why_no_root()), reason=why_no_root() or "can be")
 # Modules in C that an image may lack: those that need a library of their own, and those for what
@@ -133,8 +132,7 @@ def test_without_standard_descriptors_it_serves_and_rests_when_idle(
     wait_until(lambda: len(proxy.children()) == WORKERS, "all run")
     pids = [proxy.pid, *proxy.children()]
     wakings = sum(map(processes.context_switches, pids))
-    time.sleep(1)
-    # The lines that cannot be written are tried again, twice in this time.
+    let_pass(1, why="lines that cannot be written are tried again twice, and no more")
     assert sum(map(processes.context_switches, pids)) - wakings <= 5
 
 

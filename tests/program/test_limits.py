@@ -16,7 +16,7 @@ from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.relaying import Kinds, Relayed, on
 from tests.support.servers import Handler, echo, exchange, silent
-from tests.support.timing import SLOWNESS, is_within, wait_until
+from tests.support.timing import SLOWNESS, is_within, let_pass, wait_until
 from vsock_proxy.serving.outcome import End
 from vsock_proxy.serving.relay import Relay
 
@@ -48,7 +48,9 @@ def read_slowly(sock: socket.socket, total: int, rate: int) -> int:
         if not part:
             break
         count += len(part)
-        time.sleep(max(0.0, began + count / rate - time.monotonic()))
+        let_pass(
+            max(0.0, began + count / rate - time.monotonic()), why="the side reads at this rate"
+        )
     return count
 
 
@@ -137,7 +139,7 @@ def test_a_slow_reader_that_stops_for_good_is_ended_a_limit_later(side: str, joi
             sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
         threading.Thread(target=_send_all, args=(source, bytes(8 * MIB)), daemon=True).start()
         for _ in range(4):
-            time.sleep(0.3)
+            let_pass(0.3, why="the side reads slowly")
             # More than one packet, so that the kernel tells.
             for _ in range(8):
                 sink.recv(32 * KIB)
@@ -168,9 +170,9 @@ def test_a_connection_in_which_nothing_moves_costs_no_processor_time(
             exchange(client, b"x")
         (worker,) = proxy.wait_for_workers(1, " -> ")
         wait_until(lambda: processes.state(worker) == "S", "it sleeps")
-        threading.Event().wait(0.1)
+        let_pass(0.1, why="what the worker did last is done")
         before = processes.context_switches(worker)
-        threading.Event().wait(1)
+        let_pass(1, why="nothing may wake the worker")
         assert processes.context_switches(worker) - before <= 1
 
 

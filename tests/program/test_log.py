@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import termios
-import time
 from pathlib import Path
 from typing import Callable, Iterator, List, Sequence
 
@@ -23,7 +22,7 @@ from tests.support.logs import Sink
 from tests.support.namespaces import needs_namespace
 from tests.support.program import PROJECT, Proxy, command
 from tests.support.servers import exchange
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 
@@ -137,7 +136,7 @@ def come_to_rest(proxy: Proxy) -> None:
 
 def sleeps(pid: int) -> bool:
     before = processes.context_switches(pid)
-    time.sleep(0.3 * SLOWNESS)
+    let_pass(0.3 * SLOWNESS, why="a process that does not sleep would run meanwhile")
     return processes.state(pid) == "S" and processes.context_switches(pid) == before
 
 
@@ -152,7 +151,7 @@ def test_a_log_that_nobody_reads_wakes_nobody(
     pids = [proxy.pid, *proxy.wait_for_workers(2, "idle")]
     come_to_rest(proxy)
     before = [processes.context_switches(pid) for pid in pids]
-    time.sleep(2.5)
+    let_pass(2.5, why="no process may wake meanwhile")
     assert [processes.context_switches(pid) for pid in pids] == before
 
 
@@ -184,7 +183,7 @@ def test_a_log_whose_reader_is_gone_costs_nothing_but_the_log(
     assert all(answers(proxy) for _ in range(10))
     pids = [proxy.pid, *proxy.workers()]
     before = [processes.context_switches(pid) for pid in pids]
-    time.sleep(1)
+    let_pass(1, why="nobody may try again and again to write")
     after = [processes.context_switches(pid) for pid in pids]
     assert sum(after) - sum(before) < 20
     proxy.send(signal.SIGTERM)
@@ -215,7 +214,7 @@ def test_a_full_device_is_no_trouble_but_for_the_log(
         proxy.wait_for_workers(2, "idle")
         assert all(answers(proxy) for _ in range(10))
         before = processes.context_switches(proxy.pid)
-        time.sleep(1)
+        let_pass(1, why="the master may not try again and again to write")
         assert processes.context_switches(proxy.pid) - before < 10
         proxy.send(signal.SIGTERM)
         assert proxy.wait(timeout=3) == os.EX_OK
@@ -269,7 +268,7 @@ def test_nobody_waits_for_a_stderr_that_cannot_be_opened_anew(
         for _ in range(100):
             assert answers(proxy)
         proxy.send(signal.SIGUSR1)
-        time.sleep(0.5)
+        let_pass(0.5, why="the table is written, which nobody can read")
     flags = fcntl.fcntl(sink.writer, fcntl.F_GETFL)
     assert not flags & os.O_NONBLOCK
     proxy.read_log_from(sink.stream())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +13,7 @@ from tests.support import board
 from tests.support.clients import answers
 from tests.support.program import Proxy
 from tests.support.servers import exchange
-from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, let_pass, wait_until
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
@@ -31,7 +30,7 @@ def test_one_warning_tells_that_all_workers_are_busy_for_a_second(
             assert "-w" in line
             assert 0.9 < time.monotonic() - began < 1 + AT_ONCE * SLOWNESS
         else:
-            threading.Event().wait(1.5)
+            let_pass(1.5, why="a second warning may not come, though all are busy for so long")
         for client in clients:
             client.close()
         board.wait_until_idle(proxy, 2)
@@ -47,9 +46,9 @@ def test_all_workers_being_busy_for_a_moment_is_no_warning(
     for _ in range(4):
         with proxy.connect() as client:
             exchange(client, b"x")
-            threading.Event().wait(0.3)
+            let_pass(0.3, why="all are busy for a moment")
         board.wait_until_idle(proxy, 1)
-        threading.Event().wait(0.3)
+        let_pass(0.3, why="none is busy for a moment")
     assert not proxy.log.matching("workers are busy")
 
 

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 from http.client import HTTPException
 from pathlib import Path
@@ -34,7 +33,7 @@ from tests.support.scraping import (
 )
 from tests.support.servers import exchange
 from tests.support.services import ServicesFile, echo_once, letter, letter_at, service
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 from vsock_proxy.observing.saturation import LOOK_INTERVAL
 
 
@@ -163,7 +162,7 @@ def test_the_time_is_counted_in_which_all_workers_are_busy(
 
 def _stays(address: Address, name: str) -> bool:
     before = scrape(address).value(name, pool="shared")
-    time.sleep(LOOK_INTERVAL)
+    let_pass(LOOK_INTERVAL, why="the master looks once more")
     return before == scrape(address).value(name, pool="shared")
 
 

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from typing import Callable, List
 
@@ -16,7 +15,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.pattern import is_whole, send_pattern
 from tests.support.servers import exchange, read_exactly, silent
-from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, at_full_length, is_within, let_pass, wait_until
 from vsock_proxy.process.signals import Interrupted, Signals
 
 
@@ -64,7 +63,7 @@ def test_sigterm_at_any_moment_of_the_start_is_obeyed(
     start_proxy: StartProxy, start_server: StartServer, milliseconds: int
 ) -> None:
     proxy = start_proxy(start_server(), ready=False)
-    threading.Event().wait(milliseconds / 1000)
+    let_pass(milliseconds / 1000, why="the signal comes at this moment of the start")
     proxy.send(signal.SIGTERM)
     # Before there is anything to end in peace, the signal itself ends it.
     assert proxy.wait(timeout=2) in (os.EX_OK, -signal.SIGTERM)
@@ -168,8 +167,7 @@ def test_a_sigterm_to_the_group_during_another_signal_replaces_no_worker(
     proxy = start_proxy(start_server(), workers=8, wrapper=["setsid"])
     proxy.wait_for_workers(8, "idle")
     os.killpg(proxy.pid, signal.SIGHUP)
-    # There is no event to wait for: the master is to be in the middle of it.
-    time.sleep(pause)
+    let_pass(pause, why="the master is in the middle of obeying the first")
     os.killpg(proxy.pid, signal.SIGTERM)
     assert proxy.wait() == os.EX_OK
     proxy.log.join()

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import List
 
@@ -21,7 +20,7 @@ from tests.support.namespaces import needs_namespace
 from tests.support.program import ID
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 from tests.support.transports import Hybrid
 
 WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
@@ -241,8 +240,7 @@ def test_with_too_few_workers_it_serves_and_one_line_says_how_many_lack(
     proxy = start_proxy(start_server(), workers=20, wrapper=limited_to(3))
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
-    # Trying again is no reason to say it again.
-    threading.Event().wait(2.5)
+    let_pass(2.5, why="the master tries again, which is no reason to say it again")
     lines = proxy.log.matching(" (error|warning) ")
     assert len(lines) == 1
     assert "cannot start 18 of 20 workers: Resource temporarily unavailable" in lines[0]

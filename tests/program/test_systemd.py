@@ -18,7 +18,7 @@ from tests.support import processes
 from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
-from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, let_pass, wait_until
 from tests.support.transports import Hybrid, Tcp
 from vsock_proxy.observing.report import Totals
 from vsock_proxy.supervision.systemd import SHORTEST_INTERVAL, Notifier, inherited_sockets, summary
@@ -188,7 +188,7 @@ def test_the_master_feeds_the_watchdog_only_while_it_is_not_stopped(
     wait_until(lambda: processes.state(proxy.pid) == "T", "the master is stopped")
     while not systemd.is_empty():
         systemd.receive()
-    time.sleep(2 * WATCHDOG_USEC / 1e6)  # it is the absence of news that is to be seen
+    let_pass(2 * WATCHDOG_USEC / 1e6, why="no news may come from a master that is stopped")
     assert systemd.is_empty()
     proxy.send(signal.SIGCONT)
     systemd.wait_for("^WATCHDOG=1$")

@@ -15,6 +15,7 @@ from typing import Iterator, Tuple
 
 from tests.soak.tally import Tally
 from tests.support.servers import CHUNK
+from tests.support.timing import let_pass
 
 HEADER = struct.Struct("!BQ")
 # The size that a client announces if it may leave at any time.
@@ -94,5 +95,5 @@ def _slowly(connection: socket.socket) -> Iterator[bytes]:
         if not part:
             return
         yield part
-        time.sleep(SLOW_PAUSE)
+        let_pass(SLOW_PAUSE, why="the endpoint sends slowly")
     yield from _at_once(connection)

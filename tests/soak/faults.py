@@ -15,6 +15,7 @@ from tests.soak.world import HERE, NAME, THERE, World
 from tests.support import board, processes
 from tests.support.dns import Mood
 from tests.support.program import Proxy
+from tests.support.timing import let_pass
 
 PAUSE_BETWEEN = 0.5
 PORT_RANGE = "net.ipv4.ip_local_port_range"
@@ -48,7 +49,7 @@ class Faults:
         fault = self._chance.choice(self._known)
         self._tally.faults[fault.__name__] += 1
         fault()
-        time.sleep(PAUSE_BETWEEN * self._chance.random())
+        let_pass(PAUSE_BETWEEN * self._chance.random(), why="between faults all goes well")
 
     def leave_log_unread(self) -> None:
         """Read no line of the log for a while, in which other faults happen; all must be served."""
@@ -59,7 +60,7 @@ class Faults:
             while time.monotonic() < until:
                 self._proxy.send(signal.SIGUSR1)
                 self._chance.choice((self.kill_a_worker, self.reload, self.reload_a_bad_file))()
-                time.sleep(PAUSE_BETWEEN)
+                let_pass(PAUSE_BETWEEN, why="lines of this fault are written")
             served = sum(self._tally.results.values()) - before
         if not served:
             self._tally.unexplained("nobody was served while the log was not read")
@@ -82,7 +83,7 @@ class Faults:
         pid = self._a_worker()
         if pid:
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.5)
+            let_pass(0.5, why="the other workers go on meanwhile")
             os.kill(pid, signal.SIGCONT)
 
     def exhaust_descriptors(self) -> None:
@@ -93,7 +94,7 @@ class Faults:
         with self._tally.outage():
             for pid in chosen:
                 limit_files(pid, processes.open_files(pid) + self._chance.randrange(2), hard)
-            time.sleep(0.3)
+            let_pass(0.3, why="clients come while there are no descriptors")
             for pid in chosen:
                 limit_files(pid, 64, hard)
 
@@ -112,7 +113,7 @@ class Faults:
     def reload_a_bad_file(self) -> None:
         self._world.allowlist.write_bytes(self._chance.randbytes(100))
         self._proxy.send(signal.SIGHUP)
-        time.sleep(0.1)
+        let_pass(0.1, why="the master reads the bad file")
         self._world.write_allowlist()
 
     def reload_a_fifo(self) -> None:
@@ -133,24 +134,24 @@ class Faults:
 
     def endpoint_goes_and_returns(self) -> None:
         with self._without_endpoint():
-            time.sleep(self._chance.random())
+            let_pass(self._chance.random(), why="clients come while nobody listens")
 
     def endpoint_is_oneself(self) -> None:
         """Nobody listens at the endpoint's port, which connections out of here may have too."""
         with self._without_endpoint(), self._ports(f"{self._world.port} {self._world.port + 1}"):
-            time.sleep(0.5)
+            let_pass(0.5, why="clients come while nobody listens")
 
     def dns_fails(self) -> None:
         assert self._world.dns
         self._world.dns.mood = self._chance.choice((Mood.NXDOMAIN, Mood.SERVFAIL, Mood.SILENT))
-        time.sleep(0.5)
+        let_pass(0.5, why="names are looked up meanwhile")
         self._world.dns.mood = Mood.ANSWERING
 
     def dns_lies(self) -> None:
         assert self._world.dns
         others = self._chance.choice(((), (THERE, HERE), (HERE,)))
         self._world.dns.set(NAME, "169.254.169.254", *others)
-        time.sleep(0.5)
+        let_pass(0.5, why="names are looked up meanwhile")
         self._world.dns.set(NAME, HERE)
 
     @contextlib.contextmanager

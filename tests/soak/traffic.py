@@ -14,6 +14,7 @@ from tests.soak.endpoint import ANSWER, HEADER, UNKNOWN, URGENT, Wish
 from tests.soak.tally import Tally
 from tests.soak.world import WORKERS, World
 from tests.support.servers import CHUNK
+from tests.support.timing import let_pass
 
 CLIENTS = 12
 SMALL = bytes(byte & 0x7F for byte in range(256))
@@ -166,7 +167,7 @@ def exchange_all(
     received = bytearray()
     slow_until = time.monotonic() + (SLOW_SECONDS if slowly else 0)
     try:
-        time.sleep(pause)
+        let_pass(pause, why="the client does not read for a while")
         while True:
             slow = time.monotonic() < slow_until
             part = client.recv(SLOW_BYTES if slow else CHUNK)
@@ -174,7 +175,7 @@ def exchange_all(
                 break
             received += part
             if slow:
-                time.sleep(SLOW_PAUSE)
+                let_pass(SLOW_PAUSE, why="the client reads slowly")
     except (ConnectionResetError, BrokenPipeError):
         pass
     with contextlib.suppress(OSError):

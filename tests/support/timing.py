@@ -32,6 +32,12 @@ def wait_until(condition: Callable[[], Optional[T]], what: str, timeout: float =
         time.sleep(POLL_INTERVAL)
 
 
+def let_pass(seconds: float, why: str) -> None:
+    """Wait where there is no event to wait for: why says what happens meanwhile, or must not."""
+    assert why
+    time.sleep(seconds)
+
+
 def is_within(seconds: float, take: Callable[[], float]) -> bool:
     """Whether something takes at most so long (times the slowness) in one of a few tries.
 

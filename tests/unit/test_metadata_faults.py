@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.support.servers import Handler
-from tests.support.timing import SLOWNESS
+from tests.support.timing import SLOWNESS, let_pass
 from vsock_proxy.config import metadata
 from vsock_proxy.config.metadata import look_up, look_up_apart
 from vsock_proxy.errors import TryAgainError
@@ -43,7 +43,7 @@ def again_and_again(data: bytes, pause: float = 0.0) -> Callable[[socket.socket]
     def send(connection: socket.socket) -> None:
         while True:
             connection.sendall(data)
-            time.sleep(pause)
+            let_pass(pause, why="the service is slow")
 
     return send
 
@@ -168,7 +168,7 @@ def test_what_is_no_answer_is_told_in_one_short_line(
 def test_a_search_that_hangs_in_a_lookup_is_ended(
     signals: Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metadata, "look_up", lambda *asked: time.sleep(60))
+    monkeypatch.setattr(metadata, "look_up", lambda *asked: let_pass(60, why="it hangs"))
     monkeypatch.setattr(metadata, "GRACE", 0.2)
     began = time.monotonic()
     with pytest.raises(TryAgainError, match=r"within 0\.3 s"):

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 
-from tests.support.timing import SLOWNESS
+from tests.support.timing import SLOWNESS, let_pass
 from vsock_proxy.config.allowlist import Allowlist, Entry
 from vsock_proxy.endpoint.addresses import make_address
 from vsock_proxy.endpoint.policy import NotPermitted
@@ -111,7 +111,7 @@ def fail() -> Any:
 
 
 def hang() -> Any:
-    time.sleep(60)
+    let_pass(60, why="it hangs")
 
 
 def test_what_was_read_is_taken_over(master: Master) -> None:

@@ -16,7 +16,7 @@ from tests.support import processes
 from tests.support.dns import Mood, NameServer
 from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.resolving import Resolving, Service
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 from vsock_proxy.config.allowlist import Allowlist
 from vsock_proxy.endpoint.addresses import AddressTable
 from vsock_proxy.endpoint.policy import Policy
@@ -152,12 +152,12 @@ def test_between_lookups_no_thread_wakes(start: Start, dns: NameServer) -> None:
 
     def settled() -> bool:
         before = threads_switches(pid)
-        time.sleep(0.5)
+        let_pass(0.5, why="a thread that does not sleep would run meanwhile")
         return threads_switches(pid) == before
 
     wait_until(settled, "all sleep")
     before = threads_switches(pid)
-    time.sleep(1.5)
+    let_pass(1.5, why="no thread may run meanwhile")
     assert threads_switches(pid) == before
 
 

@@ -20,7 +20,7 @@ from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.services import ServicesFile, letter, letter_at, pool_of, service
-from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, let_pass, wait_until
 
 # How often the pool is measured with the disturbance and without it, in turn.
 TURNS = 30 if SLOWNESS == 1 else FEWEST_TURNS
@@ -157,7 +157,7 @@ def test_workers_that_die_at_once_delay_no_replacement_in_another_pool(
         took = [seconds_until_replaced(proxy, good, title) for _ in range(5)]
         # Others who use this machine do not spoil most of them.
         assert sorted(took)[2] < 0.5 * SLOWNESS, took
-        threading.Event().wait(1.0)
+        let_pass(1.0, why="workers go on dying, of which no more than ten a second may be replaced")
         # At most ten a second, and those of a burst that had begun before.
         count = len(proxy.log.matching(ended)) - before
         assert 0 < count <= 10 * (time.monotonic() - began) + 10

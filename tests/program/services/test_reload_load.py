@@ -12,7 +12,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support.crowd import Crowd, End, answering
 from tests.support.program import Transport
 from tests.support.services import ServicesFile, pool_of, service
-from tests.support.timing import SLOWNESS, wait_until
+from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 RELOADS = 20
 RATE = 100 / SLOWNESS
@@ -59,14 +59,14 @@ def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(
     # When which endpoint of the service that changes came into force.
     in_force = [(0.0, b"A")]
     with Crowd(proxy.connect, ports, RATE) as crowd:
-        time.sleep(BETWEEN)
+        let_pass(BETWEEN, why="clients come before the first reload too")
         began = time.monotonic()
         for number in range(RELOADS):
             changes_of_a_round[number % len(changes_of_a_round)]()
             services_file.reload(proxy, *services.values())
             name = b"A" if services[changes]["port"] == first.port else b"B"
             in_force.append((time.monotonic(), name))
-            time.sleep(BETWEEN)
+            let_pass(BETWEEN, why="clients come between two reloads")
         seconds = time.monotonic() - began
     for port in ports:
         ends = Counter(client.end for client in crowd.of(port))

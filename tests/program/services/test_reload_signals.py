@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 
 import pytest
 
@@ -14,7 +13,7 @@ from tests.support import processes
 from tests.support.clients import is_refused
 from tests.support.program import Proxy, Transport
 from tests.support.services import READER, ServicesFile, all_idle, letter, letter_at, say, service
-from tests.support.timing import wait_until
+from tests.support.timing import let_pass, wait_until
 
 
 def parses(proxy: Proxy) -> bool:
@@ -92,8 +91,7 @@ def test_after_a_storm_of_reloads_the_last_file_is_in_force(
     for number in range(40):
         services_file.write(variants[number % 4])
         proxy.send(signal.SIGHUP)
-        # At a moment that is another one each time.
-        threading.Event().wait(number % 7 * 0.003)
+        let_pass(number % 7 * 0.003, why="the next reload comes at another moment each time")
         assert letter_at(proxy, one) == b"A"
     services_file.write([service(one, server), service(three, other, workers=1)])
     proxy.send(signal.SIGHUP)
@@ -125,7 +123,7 @@ def test_the_end_during_a_reload_is_obeyed_and_leaves_no_process(
         [service(ports[0], new), *(service(port, new, workers=3) for port in ports[1:])]
     )
     proxy.send(signal.SIGHUP)
-    threading.Event().wait(milliseconds / 1000)
+    let_pass(milliseconds / 1000, why="the end comes at this moment of the reload")
     seen |= set(proxy.children())
     proxy.send(number)
     seen |= set(proxy.children())
@@ -173,8 +171,7 @@ def test_a_worker_of_a_pool_that_is_replaced_may_die_at_any_time(
         endpoint, name = servers[number % 2], b"AB"[number % 2 : number % 2 + 1]
         services_file.write([service(one, endpoint), service(two, endpoint, workers=2)])
         proxy.send(signal.SIGHUP)
-        # At a moment that is another one each time.
-        threading.Event().wait(number * 0.005)
+        let_pass(number * 0.005, why="the workers die at another moment each time")
         killed = proxy.workers()[:2]
         for pid in killed:
             with contextlib.suppress(ProcessLookupError):
@@ -237,7 +234,7 @@ def test_nothing_is_left_if_the_master_is_killed_during_a_reload(
         services_file.write(service(port, new, workers=2) for port in ports)
         seen = set(proxy.children())
         proxy.send(signal.SIGHUP)
-        threading.Event().wait(milliseconds / 1000)
+        let_pass(milliseconds / 1000, why="the end comes at this moment of the reload")
         seen |= set(proxy.children())
         proxy.send(signal.SIGKILL)
         proxy.wait()

@@ -15,7 +15,7 @@ import pytest
 from tests.support.relaying import EACH_PAIR, PAIRS, Kinds, Relayed, on, tcp_pair
 from tests.support.servers import read_all, read_exactly
 from tests.support.sides import CLIENT, SIDES, closed_by, fill, half_close, sides
-from tests.support.timing import SLOWNESS
+from tests.support.timing import SLOWNESS, let_pass
 from tests.unit.relay.conftest import Join
 from vsock_proxy.serving.direction import BUFFER_SIZE
 from vsock_proxy.serving.outcome import End
@@ -168,7 +168,7 @@ def test_bytes_after_a_half_close_keep_the_connection(side: str, join: Join) -> 
     one, other = sides(relayed, side)
     half_close(one)
     for _ in range(10):
-        threading.Event().wait(0.1)
+        let_pass(0.1, why="less than the limit, which each byte begins anew")
         other.sendall(b"x")
     other.close()
     assert read_all(one) == b"x" * 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
 from typing import List
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.relaying import EACH_PAIR, Kinds, Relayed, on
-from tests.support.timing import SLOWNESS, at_full_length
+from tests.support.timing import SLOWNESS, at_full_length, let_pass
 from vsock_proxy.serving.direction import BULK_READ
 from vsock_proxy.serving.relay import Relay
 
@@ -79,7 +78,7 @@ def _write(sock: socket.socket, script: List[tuple[int, float]], data: bytes) ->
         sock.sendall(data[at : at + length])
         at += length
         if pause:
-            time.sleep(pause)
+            let_pass(pause, why="the side sends in pieces")
     sock.shutdown(socket.SHUT_WR)
 
 
@@ -91,4 +90,4 @@ def _read(sock: socket.socket, size: int, pause: float) -> bytes:
             return b"".join(parts)
         parts.append(part)
         if pause and len(parts) < 100:
-            time.sleep(pause)
+            let_pass(pause, why="the side reads slowly")
