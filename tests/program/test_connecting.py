@@ -302,12 +302,7 @@ def test_a_port_of_this_machine_where_nobody_listens_refuses(
     assert not any(answers(proxy) for _ in range(100))
     proxy.log.wait_for("cannot connect to .*: Connection refused")
     # A client is closed a moment before it is counted.
-    wait_until(lambda: "100 failed (100 refused" in totals_of(proxy), "all are counted")
-
-
-def totals_of(proxy: Proxy) -> str:
-    board.ask(proxy)
-    return board.totals(proxy)
+    wait_until(lambda: "100 failed (100 refused" in board.totals_now(proxy), "all are counted")
 
 
 @needs_namespace

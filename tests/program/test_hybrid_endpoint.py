@@ -20,7 +20,6 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import answers, end_of, failure
-from tests.support.program import Proxy
 from tests.support.servers import Handler, UnixServer, exchange, read_all, read_exactly, silent
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.vmm import CloudHypervisor, Firecracker
@@ -380,13 +379,9 @@ def test_what_fails_is_counted_by_its_cause(
     start_vmm()
     failure(proxy)
     wait_until(
-        lambda: "2 failed (1 refused, 0 timed out, 1 unreachable," in totals(proxy), "both count"
+        lambda: "2 failed (1 refused, 0 timed out, 1 unreachable," in board.totals_now(proxy),
+        "both count",
     )
-
-
-def totals(proxy: Proxy) -> str:
-    board.ask(proxy)
-    return board.totals(proxy)
 
 
 def test_nothing_is_left_open_by_connections_that_fail(

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.asleep import guest_asleep
-from tests.support.clients import answers, end_of
+from tests.support.clients import answers, end_of, failure
 from tests.support.program import Proxy
 from tests.support.servers import exchange, read_all, silent
 from tests.support.timing import SLOWNESS, wait_until
@@ -36,13 +36,6 @@ def sleeping_guest() -> Iterator[int]:
     """The CID of a guest that is there but does not answer, as before it has booted."""
     with guest_asleep() as cid:
         yield cid
-
-
-def failure(proxy: Proxy) -> str:
-    """Why a client is closed."""
-    with proxy.connect() as client:
-        assert end_of(client) == b""
-    return proxy.log.wait_for(" closed: cannot connect to ")[-1].split("cannot connect to ")[1]
 
 
 def test_a_server_on_vsock_is_reached(
@@ -98,7 +91,7 @@ def test_an_end_of_the_server_is_passed_on_and_the_client_still_heard(
 def test_a_port_on_which_nobody_listens_is_explained(start_proxy: StartProxy) -> None:
     proxy = start_proxy(("vsock:1", 4_000_000_000))
     assert failure(proxy) == f"vsock:1:4000000000: Connection reset by peer; {NOBODY}"
-    wait_until(lambda: "1 failed (1 refused," in totals(proxy), "it counts")
+    wait_until(lambda: "1 failed (1 refused," in board.totals_now(proxy), "it counts")
 
 
 def test_a_server_whose_backlog_is_full_is_explained(start_proxy: StartProxy) -> None:
@@ -112,11 +105,6 @@ def test_a_server_whose_backlog_is_full_is_explained(start_proxy: StartProxy) ->
         )
 
 
-def totals(proxy: Proxy) -> str:
-    board.ask(proxy)
-    return board.totals(proxy)
-
-
 def test_a_guest_that_is_not_there_is_explained(
     sleeping_guest: int, start_proxy: StartProxy
 ) -> None:
@@ -125,7 +113,7 @@ def test_a_guest_that_is_not_there_is_explained(
         f"vsock:{NO_GUEST}:5000: No such device; there is no guest with that CID now, or a module "
         "is not loaded (modprobe vhost_vsock, or vsock_loopback for CID 1)"
     )
-    wait_until(lambda: "1 unreachable," in totals(proxy), "it counts")
+    wait_until(lambda: "1 unreachable," in board.totals_now(proxy), "it counts")
 
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0], ids=["less than the kernel's", "more than that"])
@@ -143,7 +131,7 @@ def test_a_guest_that_does_not_answer_is_given_up_after_the_timeout(
         f"vsock:{sleeping_guest}:5000: no answer in time; it has not booted yet, or hangs, or "
         "nobody has that CID"
     )
-    wait_until(lambda: "1 timed out," in totals(proxy), "it counts")
+    wait_until(lambda: "1 timed out," in board.totals_now(proxy), "it counts")
 
 
 def failure_line(proxy: Proxy) -> str:

@@ -89,3 +89,9 @@ def _row(cells: Dict[str, str]) -> Row:
 def totals(proxy: Proxy) -> str:
     """The line below the table, of the last time that it was asked for."""
     return proxy.log.matching(TOTALS)[-1]
+
+
+def totals_now(proxy: Proxy) -> str:
+    """The line below the table, of now."""
+    ask(proxy)
+    return totals(proxy)

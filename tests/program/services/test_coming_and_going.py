@@ -11,134 +11,106 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene, either_pool
 from tests.support import board, processes
 from tests.support.clients import end_of, is_refused
-from tests.support.program import ID, Transport
+from tests.support.program import ID
 from tests.support.servers import exchange, silent
-from tests.support.services import ServicesFile, all_idle, letter, letter_at, pool_of, say, service
+from tests.support.services import all_idle, letter, letter_at, pool_of, say, service
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
 
 
-def test_a_service_that_was_added_is_served(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two, three = transport.ports(3)
-    server = start_server(letter(b"A"))
+def test_a_service_that_was_added_is_served(scene: Scene) -> None:
+    one, two, three = scene.ports(3)
+    server = scene.server(letter(b"A"))
     services = [service(one, server)]
-    proxy = start_services(*services, workers=2)
+    proxy = scene.start(*services, workers=2)
     services += [
-        service(two, start_server(letter(b"B"))),
-        service(three, start_server(letter(b"C")), workers=1),
+        service(two, scene.server(letter(b"B"))),
+        service(three, scene.server(letter(b"C")), workers=1),
     ]
     assert is_refused(proxy, two)
-    services_file.reload(proxy, *services)
+    scene.reload(proxy, *services)
     assert [letter_at(proxy, port) for port in (one, two, three)] == [b"A", b"B", b"C"]
     assert processes.title(proxy.pid) == "vsock-proxy: master, 3 services"
 
 
 @pytest.mark.tcp_too
-@pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
+@either_pool
 def test_a_removed_service_refuses_new_clients_and_keeps_its_connections(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-    own: bool,
+    scene: Scene, own: bool
 ) -> None:
-    one, two, three = transport.ports(3)
-    server = start_server(letter(b"A"))
+    one, two, three = scene.ports(3)
+    server = scene.server(letter(b"A"))
     keys = {"workers": 2} if own else {}
     services = [service(one, server), service(two, server), service(three, server, **keys)]
-    proxy = start_services(*services, workers=2)
+    proxy = scene.start(*services, workers=2)
     with proxy.connect(three) as live:
         assert say(live) == b"A"
-        services_file.reload(proxy, *services[:2])
+        scene.reload(proxy, *services[:2])
         wait_until(lambda: is_refused(proxy, three), "new clients are refused")
-        if isinstance(transport, Hybrid):
-            assert not transport.path_of(three).exists()
+        if isinstance(scene.transport, Hybrid):
+            assert not scene.transport.path_of(three).exists()
         assert say(live) == b"A"
         assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
     all_idle(proxy, 2)
     assert processes.title(proxy.pid) == "vsock-proxy: master, 2 services"
 
 
-def test_no_process_of_another_service_keeps_the_port_of_one_that_is_gone(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    ports = transport.ports(4)
-    server = start_server(letter(b"A"))
+def test_no_process_of_another_service_keeps_the_port_of_one_that_is_gone(scene: Scene) -> None:
+    ports = scene.ports(4)
+    server = scene.server(letter(b"A"))
     # By name, so that there is a resolver too.
     endpoint = ("localhost", server.port)
     shared = [service(port, endpoint, family="ipv4") for port in ports[:2]]
     own = [service(port, endpoint, family="ipv4", workers=2) for port in ports[2:]]
-    proxy = start_services(*shared, *own, workers=2)
+    proxy = scene.start(*shared, *own, workers=2)
     with proxy.connect(ports[0]) as one, proxy.connect(ports[2]) as other:
         assert (say(one), say(other)) == (b"A", b"A")
-        services_file.reload(proxy, shared[0], own[0])
+        scene.reload(proxy, shared[0], own[0])
         for port in (ports[1], ports[3]):
             wait_until(lambda port=port: is_refused(proxy, port), "it is gone")  # type: ignore[misc]
             # So another program may have it now.
-            transport.occupy(port).close()
+            scene.transport.occupy(port).close()
         assert (say(one), say(other)) == (b"A", b"A")
 
 
-def test_a_client_that_waits_for_a_removed_service_is_closed(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two, three = transport.ports(3)
-    server = start_server(silent)
+def test_a_client_that_waits_for_a_removed_service_is_closed(scene: Scene) -> None:
+    one, two, three = scene.ports(3)
+    server = scene.server(silent)
     services = [service(one, server), service(two, server), service(three, server, workers=1)]
-    proxy = start_services(*services, workers=1)
+    proxy = scene.start(*services, workers=1)
     with proxy.connect(three), proxy.connect(three) as waits:
         server.wait_for_connections(1)
-        services_file.reload(proxy, *services[:2])
+        scene.reload(proxy, *services[:2])
         assert end_of(waits) == b""
 
 
-def test_a_connection_of_a_removed_service_keeps_the_name_of_the_service(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
-    proxy = start_services(service(one, server), service(two, server))
+def test_a_connection_of_a_removed_service_keeps_the_name_of_the_service(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
+    proxy = scene.start(service(one, server), service(two, server))
     with proxy.connect(two) as live:
         assert say(live) == b"A"
-        services_file.reload(proxy, service(one, server))
+        scene.reload(proxy, service(one, server))
     proxy.log.wait_for(rf"info worker \d: {ID}{two}: .* ended: 1 bytes up")
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["the common pool", "a pool of its own"])
+@either_pool
 def test_the_connections_of_a_service_that_is_gone_have_the_drain_timeout(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-    own: bool,
+    scene: Scene, own: bool
 ) -> None:
-    stays, goes = transport.ports(2)
-    server = start_server(letter(b"A"))
+    stays, goes = scene.ports(2)
+    server = scene.server(letter(b"A"))
     keys = {"workers": 2} if own else {}
     services = [service(stays, server), service(goes, server, **keys)]
     limit = 0.5 * SLOWNESS
-    proxy = start_services(*services, workers=2, options=["--drain-timeout", str(limit)])
+    proxy = scene.start(*services, workers=2, options=["--drain-timeout", str(limit)])
     with proxy.connect(stays) as live, proxy.connect(goes) as cut:
         assert (say(live), say(cut)) == (b"A", b"A")
         began = time.monotonic()
-        services_file.reload(proxy, services[0])
+        scene.reload(proxy, services[0])
         assert say(cut) == b"A"
         assert end_of(cut) == b""
         assert time.monotonic() - began >= limit
@@ -150,78 +122,58 @@ def test_the_connections_of_a_service_that_is_gone_have_the_drain_timeout(
     all_idle(proxy, 2)
 
 
-def test_a_service_that_is_back_is_served_while_old_connections_drain(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
+def test_a_service_that_is_back_is_served_while_old_connections_drain(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
     services = [service(one, server), service(two, server, workers=1)]
-    proxy = start_services(*services, workers=1)
+    proxy = scene.start(*services, workers=1)
     with proxy.connect(two) as live:
         assert say(live) == b"A"
-        services_file.reload(proxy, services[0])
+        scene.reload(proxy, services[0])
         wait_until(lambda: is_refused(proxy, two), "it is gone")
-        services_file.reload(proxy, *services)
+        scene.reload(proxy, *services)
         assert letter_at(proxy, two) == b"A"
         assert say(live) == b"A"
     all_idle(proxy, 2)
 
 
-def test_a_service_moves_into_a_pool_of_its_own_and_back(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    stays, moves = transport.ports(2)
-    server = start_server(letter(b"A"))
+def test_a_service_moves_into_a_pool_of_its_own_and_back(scene: Scene) -> None:
+    stays, moves = scene.ports(2)
+    server = scene.server(letter(b"A"))
     common = [service(stays, server), service(moves, server)]
     own = [service(stays, server), service(moves, server, workers=3)]
-    proxy = start_services(*common, workers=2)
+    proxy = scene.start(*common, workers=2)
     with proxy.connect(moves) as first, proxy.connect(stays) as other:
         assert (say(first), say(other)) == (b"A", b"A")
-        services_file.reload(proxy, *own)
+        scene.reload(proxy, *own)
         wait_until(lambda: len(pool_of(proxy, moves)) == 3, "a pool of its own")
         with proxy.connect(moves) as second:
             assert say(second) == b"A"
-            services_file.reload(proxy, *common)
+            scene.reload(proxy, *common)
             assert [letter_at(proxy, port) for port in (stays, moves)] == [b"A", b"A"]
             assert (say(first), say(second), say(other)) == (b"A", b"A", b"A")
     all_idle(proxy, 2)
     assert pool_of(proxy, moves) == []
 
 
-def test_the_common_pool_goes_and_comes_back_with_its_services(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
+def test_the_common_pool_goes_and_comes_back_with_its_services(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
     both = [service(one, server), service(two, server, workers=1)]
-    proxy = start_services(*both, workers=2)
-    services_file.reload(proxy, both[1])
+    proxy = scene.start(*both, workers=2)
+    scene.reload(proxy, both[1])
     all_idle(proxy, 1)
     wait_until(lambda: is_refused(proxy, one), "it is gone")
-    services_file.reload(proxy, *both)
+    scene.reload(proxy, *both)
     all_idle(proxy, 3)
     assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
 
 
-def test_every_service_may_be_another_one(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two, three, four = transport.ports(4)
-    server = start_server(letter(b"A"))
-    proxy = start_services(service(one, server), service(two, server, workers=1), workers=1)
-    services_file.reload(proxy, service(three, server), service(four, server, workers=1))
+def test_every_service_may_be_another_one(scene: Scene) -> None:
+    one, two, three, four = scene.ports(4)
+    server = scene.server(letter(b"A"))
+    proxy = scene.start(service(one, server), service(two, server, workers=1), workers=1)
+    scene.reload(proxy, service(three, server), service(four, server, workers=1))
     assert [letter_at(proxy, port) for port in (three, four)] == [b"A", b"A"]
     for port in (one, two):
         wait_until(lambda port=port: is_refused(proxy, port), "it is gone")  # type: ignore[misc]
@@ -229,21 +181,14 @@ def test_every_service_may_be_another_one(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server()
-    proxy = start_services(service(one, server), service(two, server, workers=1), workers=1)
+def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server()
+    proxy = scene.start(service(one, server), service(two, server, workers=1), workers=1)
     with proxy.connect(two) as live:
         exchange(live, b"12345")
         (old,) = proxy.wait_for_workers(1, " -> ")
-        services_file.reload(
-            proxy, service(one, server), service(two, server, workers=1, idle_timeout=900)
-        )
+        scene.reload(proxy, service(one, server), service(two, server, workers=1, idle_timeout=900))
         wait_until(lambda: set(pool_of(proxy, two)) - {old}, "a new worker")
         os.kill(old, signal.SIGKILL)
         (line,) = proxy.log.wait_for(" ended: .* worker died")
@@ -255,21 +200,16 @@ def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_totals_outlive_a_pool(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server()
+def test_totals_outlive_a_pool(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server()
     services = [service(one, server), service(two, server, workers=1)]
-    proxy = start_services(*services, workers=1)
+    proxy = scene.start(*services, workers=1)
     for port in (one, two):
         with proxy.connect(port) as client:
             exchange(client, b"12345")
     proxy.log.wait_for(" ended: ", count=2)
-    services_file.reload(proxy, service(one, server, idle_timeout=900))
+    scene.reload(proxy, service(one, server, idle_timeout=900))
     with proxy.connect(one) as client:
         exchange(client, b"12345")
     proxy.log.wait_for(" ended: ", count=3)
@@ -284,18 +224,14 @@ def test_totals_outlive_a_pool(
 
 @pytest.mark.hybrid_only  # a path is no part of vsock
 def test_a_service_whose_path_is_another_is_another_service(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Hybrid,
-    services_file: ServicesFile,
-    tmp_path: Path,
+    scene: Scene, transport: Hybrid, tmp_path: Path
 ) -> None:
     one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
-    proxy = start_services(service(one, server), service(two, server), workers=2)
+    server = scene.server(letter(b"A"))
+    proxy = scene.start(service(one, server), service(two, server), workers=2)
     with proxy.connect(two) as live:
         assert say(live) == b"A"
-        services_file.reload(
+        scene.reload(
             proxy, service(one, server), service(two, server, uds_path=str(tmp_path / "other"))
         )
         with socket.socket(socket.AF_UNIX) as client:
@@ -308,21 +244,17 @@ def test_a_service_whose_path_is_another_is_another_service(
 
 @pytest.mark.hybrid_only  # a path is no part of vsock
 def test_services_on_the_same_port_of_two_paths_have_their_path_as_name(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Hybrid,
-    services_file: ServicesFile,
-    tmp_path: Path,
+    scene: Scene, transport: Hybrid, tmp_path: Path
 ) -> None:
     one, two = transport.ports(2)
-    first, second = start_server(letter(b"A")), start_server(letter(b"B"))
+    first, second = scene.server(letter(b"A")), scene.server(letter(b"B"))
     other = tmp_path / f"other_{one}"
     services = [
         service(one, first),
         service(one, second, uds_path=str(tmp_path / "other"), workers=1),
         service(two, first),
     ]
-    proxy = start_services(*services, workers=1)
+    proxy = scene.start(*services, workers=1)
     for _ in range(2):
         assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
         with socket.socket(socket.AF_UNIX) as client:
@@ -330,4 +262,4 @@ def test_services_on_the_same_port_of_two_paths_have_their_path_as_name(
             assert say(client) == b"B"
             proxy.wait_for_workers(1, f"worker {other}/1 [{other}: ")
         services[1] = {**services[1], "idle_timeout": 900}
-        services_file.reload(proxy, *services)
+        scene.reload(proxy, *services)

@@ -12,6 +12,7 @@ from typing import Callable, Iterator, List
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import end_of
 from tests.support.comparing import FEWEST_TURNS, Turn, compare
@@ -55,14 +56,14 @@ def times(proxy: Proxy, port: int, count: int) -> List[float]:
 @pytest.mark.alone
 @pytest.mark.parametrize("own", [False, True], ids=["beside the common pool", "beside its own"])
 def test_an_endpoint_that_holds_a_whole_pool_does_not_slow_another_pool(
-    start_services: StartProxy, start_server: StartServer, transport: Transport, own: bool
+    scene: Scene, own: bool
 ) -> None:
-    hangs, good = transport.ports(2)
-    held = start_server(silent)
+    hangs, good = scene.ports(2)
+    held = scene.server(silent)
     keys = {"workers": 4} if own else {}
-    proxy = start_services(
+    proxy = scene.start(
         service(hangs, held, **keys),
-        service(good, start_server(letter(b"A")), workers=4),
+        service(good, scene.server(letter(b"A")), workers=4),
         workers=4,
         options=["--log-level", "warning"],
         ready=False,
@@ -92,13 +93,11 @@ def all_held(proxy: Proxy, port: int) -> Iterator[None]:
         wait_until(lambda: len(proxy.workers("idle")) == 8, "all are free again")
 
 
-def test_an_endpoint_that_hangs_delays_no_replacement_in_another_pool(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    hangs, good = transport.ports(2)
-    held = start_server(silent)
-    proxy = start_services(
-        service(hangs, held), service(good, start_server(letter(b"A")), workers=1), workers=2
+def test_an_endpoint_that_hangs_delays_no_replacement_in_another_pool(scene: Scene) -> None:
+    hangs, good = scene.ports(2)
+    held = scene.server(silent)
+    proxy = scene.start(
+        service(hangs, held), service(good, scene.server(letter(b"A")), workers=1), workers=2
     )
     clients = [proxy.connect(hangs) for _ in range(4)]
     held.wait_for_connections(2)
@@ -140,14 +139,12 @@ class Killer:
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("own", [False, True], ids=["of the common pool", "of another service"])
 def test_workers_that_die_at_once_delay_no_replacement_in_another_pool(
-    start_services: StartProxy, start_server: StartServer, transport: Transport, own: bool
+    scene: Scene, own: bool
 ) -> None:
-    bad, good = transport.ports(2)
-    server = start_server(letter(b"A"))
+    bad, good = scene.ports(2)
+    server = scene.server(letter(b"A"))
     keys = {"workers": 1} if own else {}
-    proxy = start_services(
-        service(bad, server, workers=8), service(good, server, **keys), workers=1
-    )
+    proxy = scene.start(service(bad, server, workers=8), service(good, server, **keys), workers=1)
     wait_until(lambda: len(proxy.workers("idle")) == 9, "all are there")
     title = f"worker {good}/" if own else "worker 1 "
     ended = rf"worker {bad}/\d ended, signal 9"

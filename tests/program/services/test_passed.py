@@ -10,12 +10,12 @@ from typing import List, Tuple
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import end_of, is_refused
 from tests.support.program import Transport
 from tests.support.servers import echo
-from tests.support.services import ServicesFile, letter, letter_at, pool_of, say, service
+from tests.support.services import letter, letter_at, pool_of, say, service
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import Hybrid
@@ -32,28 +32,24 @@ def _socket(transport: Transport, port: int) -> Tuple[str, Path | str]:
     return "vsock-listener", str(port)
 
 
-def test_each_passed_socket_goes_to_the_service_of_its_address(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two, three = transport.ports(3)
-    proxy = start_services(
-        service(one, start_server(letter(b"A"))),
-        service(two, start_server(letter(b"B")), workers=1),
-        service(three, start_server(letter(b"C"))),
-        wrapper=held(transport, three, two),
+def test_each_passed_socket_goes_to_the_service_of_its_address(scene: Scene) -> None:
+    one, two, three = scene.ports(3)
+    proxy = scene.start(
+        service(one, scene.server(letter(b"A"))),
+        service(two, scene.server(letter(b"B")), workers=1),
+        service(three, scene.server(letter(b"C"))),
+        wrapper=held(scene.transport, three, two),
     )
     assert [letter_at(proxy, port) for port in (one, two, three)] == [b"A", b"B", b"C"]
 
 
-def test_a_socket_that_no_service_of_the_file_asks_for_is_exit_code_69(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two, three = transport.ports(3)
-    server = start_server()
-    proxy = start_services(
+def test_a_socket_that_no_service_of_the_file_asks_for_is_exit_code_69(scene: Scene) -> None:
+    one, two, three = scene.ports(3)
+    server = scene.server()
+    proxy = scene.start(
         service(one, server),
         service(two, server),
-        wrapper=held(transport, two, three),
+        wrapper=held(scene.transport, two, three),
         ready=False,
     )
     assert proxy.wait() == os.EX_UNAVAILABLE
@@ -62,45 +58,35 @@ def test_a_socket_that_no_service_of_the_file_asks_for_is_exit_code_69(
     assert f"{three}, but no service listens there" in line
 
 
-def test_a_client_of_a_passed_socket_is_served_once_its_service_is_back(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    stays, goes = (service(port, start_server(letter(b"A"))) for port in (one, two))
-    proxy = start_services(stays, goes, wrapper=held(transport, one, two))
-    services_file.reload(proxy, stays)
+def test_a_client_of_a_passed_socket_is_served_once_its_service_is_back(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    stays, goes = (service(port, scene.server(letter(b"A"))) for port in (one, two))
+    proxy = scene.start(stays, goes, wrapper=held(scene.transport, one, two))
+    scene.reload(proxy, stays)
     proxy.log.wait_for(rf"warning master: systemd holds .*{two}, but no service listens there now")
     with proxy.connect(two) as waits:
         waits.sendall(b"?")
         # One that changes nothing does not give the socket up.
-        services_file.reload(proxy)
-        services_file.reload(proxy, stays, goes)
+        scene.reload(proxy)
+        scene.reload(proxy, stays, goes)
         assert waits.recv(1) == b"A"
     assert letter_at(proxy, two) == b"A"
 
 
-def test_a_connection_of_a_service_that_is_back_outlives_older_ones(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    stays, goes = (service(port, start_server(letter(b"A"))) for port in (one, two))
-    proxy = start_services(
-        stays, goes, wrapper=held(transport, two), options=["--drain-timeout", str(SLOWNESS)]
+def test_a_connection_of_a_service_that_is_back_outlives_older_ones(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    stays, goes = (service(port, scene.server(letter(b"A"))) for port in (one, two))
+    proxy = scene.start(
+        stays, goes, wrapper=held(scene.transport, two), options=["--drain-timeout", str(SLOWNESS)]
     )
     before = proxy.connect(two)
     assert say(before) == b"A"
-    services_file.reload(proxy, stays)
-    services_file.reload(proxy, stays, goes)
+    scene.reload(proxy, stays)
+    scene.reload(proxy, stays, goes)
     with proxy.connect(two) as after:
         assert say(after) == b"A"
         # Its worker is then to end with it, as that of the connection from before.
-        services_file.reload(proxy, stays, {**goes, "idle_timeout": 900})
+        scene.reload(proxy, stays, {**goes, "idle_timeout": 900})
         assert end_of(before) == b""
         # It would end in the same moment.
         assert not select.select([after], [], [], 0.2 * SLOWNESS)[0]
@@ -108,16 +94,11 @@ def test_a_connection_of_a_service_that_is_back_outlives_older_ones(
     before.close()
 
 
-def test_a_removed_service_with_a_bound_socket_refuses_its_clients(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    stays, goes = (service(port, start_server(letter(b"A"))) for port in (one, two))
-    proxy = start_services(stays, goes, wrapper=held(transport, one))
-    services_file.reload(proxy, stays)
+def test_a_removed_service_with_a_bound_socket_refuses_its_clients(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    stays, goes = (service(port, scene.server(letter(b"A"))) for port in (one, two))
+    proxy = scene.start(stays, goes, wrapper=held(scene.transport, one))
+    scene.reload(proxy, stays)
     assert is_refused(proxy, two)
     assert not proxy.log.matching("systemd holds")
     assert letter_at(proxy, one) == b"A"
@@ -125,17 +106,14 @@ def test_a_removed_service_with_a_bound_socket_refuses_its_clients(
 
 @pytest.mark.hybrid_only  # /proc/net/unix tells which socket a path is
 def test_no_worker_holds_a_passed_socket_of_another_pool_or_of_no_service(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Hybrid,
-    services_file: ServicesFile,
+    scene: Scene, transport: Hybrid
 ) -> None:
     one, two, three = ports = transport.ports(3)
-    server = start_server(echo)
+    server = scene.server(echo)
     services = [service(port, server, workers=1) for port in ports]
-    proxy = start_services(*services, wrapper=held(transport, *ports))
+    proxy = scene.start(*services, wrapper=held(transport, *ports))
     sockets = {port: socket_of(transport.path_of(port)) for port in ports}
-    services_file.reload(proxy, services[0], {**services[1], "idle_timeout": 5})
+    scene.reload(proxy, services[0], {**services[1], "idle_timeout": 5})
     # Those of the pools from before may take a moment to end.
     proxy.wait_for_workers(2)
     for port in (one, two):
@@ -154,13 +132,11 @@ def socket_of(path: Path) -> str:
     return f"socket:[{inode}]"
 
 
-def test_a_drain_serves_nobody_who_comes_later_to_a_passed_socket(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
-    proxy = start_services(
-        service(one, server), service(two, server), wrapper=held(transport, one, two)
+def test_a_drain_serves_nobody_who_comes_later_to_a_passed_socket(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
+    proxy = scene.start(
+        service(one, server), service(two, server), wrapper=held(scene.transport, one, two)
     )
     with proxy.connect(one) as live:
         assert say(live) == b"A"

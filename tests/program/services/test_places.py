@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import board
 from tests.support.clients import end_of
 from tests.support.program import Transport
@@ -16,14 +17,11 @@ from tests.support.services import ServicesFile, letter, letter_at, say, service
 
 
 def test_a_pool_serves_guests_and_tcp_endpoints_in_turn(
-    start_services: StartProxy,
-    start_server: StartServer,
-    start_vmm: StartServer,
-    transport: Transport,
+    scene: Scene, start_vmm: StartServer
 ) -> None:
-    one, two = transport.ports(2)
-    tcp, guest = start_server(letter(b"T")), start_vmm(letter(b"G"))
-    proxy = start_services(service(one, tcp), service(two, guest), workers=1)
+    one, two = scene.ports(2)
+    tcp, guest = scene.server(letter(b"T")), start_vmm(letter(b"G"))
+    proxy = scene.start(service(one, tcp), service(two, guest), workers=1)
     for _ in range(5):
         assert letter_at(proxy, one) == b"T"
         assert letter_at(proxy, two) == b"G"
@@ -36,14 +34,11 @@ def test_a_pool_serves_guests_and_tcp_endpoints_in_turn(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_options_of_lookups_are_no_fault_beside_a_service_that_has_none(
-    start_services: StartProxy,
-    start_server: StartServer,
-    start_vmm: StartServer,
-    transport: Transport,
+    scene: Scene, start_vmm: StartServer
 ) -> None:
-    one, two = transport.ports(2)
-    proxy = start_services(
-        service(one, start_server(letter(b"T"))),
+    one, two = scene.ports(2)
+    proxy = scene.start(
+        service(one, scene.server(letter(b"T"))),
         service(two, start_vmm(letter(b"G"))),
         options=["-4", "--resolve-interval", "9"],
     )
@@ -51,19 +46,15 @@ def test_options_of_lookups_are_no_fault_beside_a_service_that_has_none(
 
 
 def test_a_reload_leads_a_port_from_tcp_to_a_guest_and_back(
-    start_services: StartProxy,
-    start_server: StartServer,
-    start_vmm: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
+    scene: Scene, start_vmm: StartServer
 ) -> None:
-    one, two = transport.ports(2)
-    tcp, guest = start_server(letter(b"T")), start_vmm(letter(b"G"))
-    proxy = start_services(service(one, tcp), service(two, tcp))
+    one, two = scene.ports(2)
+    tcp, guest = scene.server(letter(b"T")), start_vmm(letter(b"G"))
+    proxy = scene.start(service(one, tcp), service(two, tcp))
     with proxy.connect(one) as live:
         assert say(live) == b"T"
         for endpoint, name in ((guest, b"G"), (tcp, b"T"), (guest, b"G")):
-            services_file.reload(proxy, service(one, endpoint), service(two, tcp))
+            scene.reload(proxy, service(one, endpoint), service(two, tcp))
             assert letter_at(proxy, one) == name
         assert say(live) == b"T"
 
@@ -113,16 +104,11 @@ def test_the_guest_of_the_command_line_drains_once_the_list_omits_it(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_guest_that_is_not_started_yet_harms_no_other_service(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    tmp_path: Path,
+    scene: Scene, tmp_path: Path
 ) -> None:
-    one, two = transport.ports(2)
+    one, two = scene.ports(2)
     nobody = (f"unix:{tmp_path}/vm", 5000)
-    proxy = start_services(
-        service(one, nobody, workers=1), service(two, start_server(letter(b"T")))
-    )
+    proxy = scene.start(service(one, nobody, workers=1), service(two, scene.server(letter(b"T"))))
     with proxy.connect(one) as client:
         assert end_of(client) == b""
     line = proxy.log.wait_for(f" {one}: .* closed: cannot connect to {nobody[0]}:5000: ")[0]

@@ -10,10 +10,9 @@ from typing import List
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import end_of, is_refused
-from tests.support.program import Transport
 from tests.support.servers import exchange, silent
 from tests.support.services import (
     common_pool,
@@ -28,25 +27,21 @@ from tests.support.timing import wait_until
 
 
 @pytest.mark.tcp_too
-def test_each_port_leads_to_its_own_endpoint(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    ports = transport.ports(5)
+def test_each_port_leads_to_its_own_endpoint(scene: Scene) -> None:
+    ports = scene.ports(5)
     letters = [bytes([code]) for code in b"ABCDE"]
-    proxy = start_services(
-        *(service(port, start_server(letter(name))) for port, name in zip(ports, letters)),
+    proxy = scene.start(
+        *(service(port, scene.server(letter(name))) for port, name in zip(ports, letters)),
         workers=2,
     )
     for _ in range(5):
         assert [letter_at(proxy, port) for port in ports] == letters
 
 
-def test_a_service_with_workers_has_its_own_pool_and_the_others_share_one(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two, three, four = transport.ports(4)
-    server = start_server()
-    proxy = start_services(
+def test_a_service_with_workers_has_its_own_pool_and_the_others_share_one(scene: Scene) -> None:
+    one, two, three, four = scene.ports(4)
+    server = scene.server()
+    proxy = scene.start(
         service(one, server),
         service(two, server, workers=2),
         service(three, server, workers=1),
@@ -60,23 +55,19 @@ def test_a_service_with_workers_has_its_own_pool_and_the_others_share_one(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_services_that_all_have_workers_of_their_own_leave_no_common_pool(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server()
-    proxy = start_services(service(one, server, workers=2), service(two, server, workers=3))
+def test_services_that_all_have_workers_of_their_own_leave_no_common_pool(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server()
+    proxy = scene.start(service(one, server, workers=2), service(two, server, workers=3))
     proxy.wait_for_workers(5, "idle")
     assert common_pool(proxy) == []
 
 
-def test_nobody_can_take_the_places_of_a_service_with_workers_of_its_own(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    shared, own = transport.ports(2)
-    held = start_server(silent)
-    proxy = start_services(
-        service(shared, held), service(own, start_server(letter(b"A")), workers=1), workers=2
+def test_nobody_can_take_the_places_of_a_service_with_workers_of_its_own(scene: Scene) -> None:
+    shared, own = scene.ports(2)
+    held = scene.server(silent)
+    proxy = scene.start(
+        service(shared, held), service(own, scene.server(letter(b"A")), workers=1), workers=2
     )
     clients = [proxy.connect(shared) for _ in range(20)]
     held.wait_for_connections(2)
@@ -87,12 +78,10 @@ def test_nobody_can_take_the_places_of_a_service_with_workers_of_its_own(
         client.close()
 
 
-def test_one_service_may_have_all_places_of_the_common_pool(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two = transport.ports(2)
-    held, server = start_server(silent), start_server(letter(b"B"))
-    proxy = start_services(service(one, held), service(two, server), workers=3)
+def test_one_service_may_have_all_places_of_the_common_pool(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    held, server = scene.server(silent), scene.server(letter(b"B"))
+    proxy = scene.start(service(one, held), service(two, server), workers=3)
     clients = [proxy.connect(one) for _ in range(3)]
     held.wait_for_connections(3)
     with proxy.connect(two) as waits:
@@ -105,13 +94,9 @@ def test_one_service_may_have_all_places_of_the_common_pool(
         client.close()
 
 
-def test_no_listener_of_a_pool_starves_while_another_is_always_busy(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    ports = transport.ports(4)
-    proxy = start_services(
-        *(service(port, start_server(letter(b"A"))) for port in ports), workers=1
-    )
+def test_no_listener_of_a_pool_starves_while_another_is_always_busy(scene: Scene) -> None:
+    ports = scene.ports(4)
+    proxy = scene.start(*(service(port, scene.server(letter(b"A"))) for port in ports), workers=1)
     # The first has many clients waiting by the time that the others have one.
     holder = proxy.connect(ports[0])
     assert say(holder) == b"A"
@@ -130,12 +115,10 @@ def test_no_listener_of_a_pool_starves_while_another_is_always_busy(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_the_options_of_the_command_line_are_the_defaults_of_each_service(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(silent)
-    proxy = start_services(
+def test_the_options_of_the_command_line_are_the_defaults_of_each_service(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(silent)
+    proxy = scene.start(
         service(one, server),
         service(two, server, idle_timeout=0),
         options=["--idle-timeout", "0.3"],
@@ -149,13 +132,11 @@ def test_the_options_of_the_command_line_are_the_defaults_of_each_service(
 
 
 @pytest.mark.hybrid_only  # the one service that listens on a Unix socket needs no other transport
-def test_a_service_may_have_a_path_of_its_own(
-    start_services: StartProxy, start_server: StartServer, tmp_path: Path, transport: Transport
-) -> None:
-    one, two = transport.ports(2)
-    proxy = start_services(
-        service(one, start_server(letter(b"A"))),
-        service(two, start_server(letter(b"B")), uds_path=str(tmp_path / "other")),
+def test_a_service_may_have_a_path_of_its_own(scene: Scene, tmp_path: Path) -> None:
+    one, two = scene.ports(2)
+    proxy = scene.start(
+        service(one, scene.server(letter(b"A"))),
+        service(two, scene.server(letter(b"B")), uds_path=str(tmp_path / "other")),
     )
     assert letter_at(proxy, one) == b"A"
     with socket.socket(socket.AF_UNIX) as client:
@@ -163,12 +144,10 @@ def test_a_service_may_have_a_path_of_its_own(
         assert say(client) == b"B"
 
 
-def test_sigterm_closes_all_services_and_lets_live_connections_end(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    ports = transport.ports(3)
-    server = start_server()
-    proxy = start_services(
+def test_sigterm_closes_all_services_and_lets_live_connections_end(scene: Scene) -> None:
+    ports = scene.ports(3)
+    server = scene.server()
+    proxy = scene.start(
         *(service(port, server) for port in ports[:2]), service(ports[2], server, workers=2)
     )
     clients = [proxy.connect(port) for port in ports]
@@ -185,13 +164,11 @@ def test_sigterm_closes_all_services_and_lets_live_connections_end(
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
-def test_a_killed_master_leaves_free_ports_and_live_connections(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    ports = transport.ports(3)
-    services = [service(port, start_server()) for port in ports]
+def test_a_killed_master_leaves_free_ports_and_live_connections(scene: Scene) -> None:
+    ports = scene.ports(3)
+    services = [service(port, scene.server()) for port in ports]
     services[2]["workers"] = 2
-    proxy = start_services(*services)
+    proxy = scene.start(*services)
     pids = proxy.children()
     with proxy.connect(ports[0]) as live, proxy.connect(ports[2]) as other:
         exchange(live, b"before")
@@ -201,7 +178,7 @@ def test_a_killed_master_leaves_free_ports_and_live_connections(
         proxy.wait()
         for port in ports:
             wait_until(lambda port=port: is_refused(proxy, port), "the port is free")  # type: ignore[misc]
-        again = start_services(*services)
+        again = scene.start(*services)
         assert exchange(live, b"after") == b"after"
         assert exchange(other, b"after") == b"after"
         for port in ports:
@@ -210,12 +187,10 @@ def test_a_killed_master_leaves_free_ports_and_live_connections(
     wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left")
 
 
-def test_an_idle_proxy_of_many_services_makes_no_system_call(
-    start_services: StartProxy, start_server: StartServer, transport: Transport
-) -> None:
-    ports = transport.ports(5)
-    server = start_server()
-    proxy = start_services(
+def test_an_idle_proxy_of_many_services_makes_no_system_call(scene: Scene) -> None:
+    ports = scene.ports(5)
+    server = scene.server()
+    proxy = scene.start(
         *(service(port, server) for port in ports[:3]),
         *(service(port, server, workers=1) for port in ports[3:]),
         workers=2,

@@ -13,12 +13,11 @@ from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import is_refused
 from tests.support.limited import lift_limit, limited_to
 from tests.support.namespaces import needs_namespace
-from tests.support.program import Transport
 from tests.support.services import (
     READER,
     Service,
@@ -113,25 +112,20 @@ FAULTS: Dict[str, Tuple[Fault, str]] = {
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize(("fault", "beginning"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-    fault: Fault,
-    beginning: str,
+    scene: Scene, fault: Fault, beginning: str
 ) -> None:
-    one, two = transport.ports(2)
+    one, two = scene.ports(2)
     services = [
-        service(one, start_server(letter(b"A"))),
-        service(two, start_server(letter(b"B")), workers=1),
+        service(one, scene.server(letter(b"A"))),
+        service(two, scene.server(letter(b"B")), workers=1),
     ]
-    proxy = start_services(*services, workers=1)
+    proxy = scene.start(*services, workers=1)
     before = all_idle(proxy, 2)
     with proxy.connect(two) as live:
         assert say(live) == b"B"
-        fault(services_file, services)
-        line = services_file.reload_in_vain(proxy)
-        beginning = beginning.replace("FILE", str(services_file.path)).replace("PORT", str(two))
+        fault(scene.file, services)
+        line = scene.file.reload_in_vain(proxy)
+        beginning = beginning.replace("FILE", str(scene.file.path)).replace("PORT", str(two))
         assert line.partition(" error master: ")[2].startswith(beginning)
         # The command line is not read again.
         assert "--config" not in line
@@ -140,59 +134,49 @@ def test_a_file_with_a_fault_is_one_error_line_and_changes_nothing(
     assert len(proxy.log.matching(" error ")) == 1
     assert all_idle(proxy, 2) == before
     assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"B"]
-    if services_file.path.is_dir():
-        services_file.path.rmdir()
-    services_file.write(services)
-    services_file.reload(proxy)
+    if scene.file.path.is_dir():
+        scene.file.path.rmdir()
+    scene.file.write(services)
+    scene.reload(proxy)
     assert all_idle(proxy, 2) == before
 
 
 @pytest.mark.tcp_too
-def test_a_new_port_that_cannot_be_bound_changes_nothing(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two, free, used = transport.ports(4)
-    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+def test_a_new_port_that_cannot_be_bound_changes_nothing(scene: Scene) -> None:
+    one, two, free, used = scene.ports(4)
+    old, new = scene.server(letter(b"A")), scene.server(letter(b"B"))
     services = [service(one, old), service(two, old, workers=1)]
-    proxy = start_services(*services, workers=1)
+    proxy = scene.start(*services, workers=1)
     before = all_idle(proxy, 2)
-    with transport.occupy(used):
-        services_file.write([service(one, new), service(free, new), service(used, new)])
-        line = services_file.reload_in_vain(proxy)
+    with scene.transport.occupy(used):
+        scene.file.write([service(one, new), service(free, new), service(used, new)])
+        line = scene.file.reload_in_vain(proxy)
         assert re.search(rf"(?<!\d){used}(?!\d)", line)
         assert "use" in line
     assert all_idle(proxy, 2) == before
     assert [letter_at(proxy, port) for port in (one, two)] == [b"A", b"A"]
     assert is_refused(proxy, free)
-    if isinstance(transport, Hybrid):
-        assert not transport.path_of(free).exists()
-        transport.path_of(used).unlink()
-    services_file.reload(proxy)
+    if isinstance(scene.transport, Hybrid):
+        assert not scene.transport.path_of(free).exists()
+        scene.transport.path_of(used).unlink()
+    scene.reload(proxy)
     assert [letter_at(proxy, port) for port in (one, free, used)] == [b"B", b"B", b"B"]
     wait_until(lambda: is_refused(proxy, two), "it is gone")
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_systemd_learns_that_a_reload_is_over_whether_it_worked_or_not(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    systemd = services_file.systemd
-    one, two = transport.ports(2)
-    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
-    proxy = start_services(service(one, old))
-    services_file.write([service(one, new), service(two, new)])
+def test_systemd_learns_that_a_reload_is_over_whether_it_worked_or_not(scene: Scene) -> None:
+    systemd = scene.file.systemd
+    one, two = scene.ports(2)
+    old, new = scene.server(letter(b"A")), scene.server(letter(b"B"))
+    proxy = scene.start(service(one, old))
+    scene.file.write([service(one, new), service(two, new)])
     proxy.send(signal.SIGHUP)
     systemd.wait_for("^RELOADING=1\nMONOTONIC_USEC=")
     systemd.wait_for("^READY=1$")
     # Whoever comes after `systemctl reload` finds what is new.
     assert [letter_at(proxy, port) for port in (one, two)] == [b"B", b"B"]
-    services_file.path.write_text("nonsense")
+    scene.file.path.write_text("nonsense")
     proxy.send(signal.SIGHUP)
     systemd.wait_for("^RELOADING=1\nMONOTONIC_USEC=")
     systemd.wait_for("^READY=1$")
@@ -200,20 +184,15 @@ def test_systemd_learns_that_a_reload_is_over_whether_it_worked_or_not(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    (one,) = transport.ports(1)
-    proxy = start_services(service(one, start_server(letter(b"A"))), workers=1)
+def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(scene: Scene) -> None:
+    (one,) = scene.ports(1)
+    proxy = scene.start(service(one, scene.server(letter(b"A"))), workers=1)
     all_idle(proxy, 1)
     # One is left, to tell systemd, and not the two of a pipe.
     files = processes.open_files(proxy.pid) + 1
     resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (files, files))
     began = time.monotonic()
-    line = services_file.reload_in_vain(proxy)
+    line = scene.file.reload_in_vain(proxy)
     # It must not wait for whatever wakes the master next.
     assert time.monotonic() - began < AT_ONCE * SLOWNESS
     assert "Too many open files" in line
@@ -233,38 +212,28 @@ def metadata_that_hangs(services_file: ServicesFile) -> Iterator[Dict[str, str]]
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
-    with metadata_that_hangs(services_file) as environment:
-        proxy = start_services(service(one, server), environment=environment)
-        services_file.write(
+def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
+    with metadata_that_hangs(scene.file) as environment:
+        proxy = scene.start(service(one, server), environment=environment)
+        scene.file.write(
             [service(one, server), service(two, ("kms.{region}.test", 443))],
             [(server.host, server.port)],
         )
-        line = services_file.reload_in_vain(proxy)
+        line = scene.file.reload_in_vain(proxy)
     assert "no instance metadata for {region}" in line
     assert "timed out" in line
     assert letter_at(proxy, one) == b"A"
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_no_process_that_reads_outlives_a_master_that_is_killed(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
-    with metadata_that_hangs(services_file) as environment:
-        proxy = start_services(service(one, server), environment=environment)
-        services_file.write(
+def test_no_process_that_reads_outlives_a_master_that_is_killed(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
+    with metadata_that_hangs(scene.file) as environment:
+        proxy = scene.start(service(one, server), environment=environment)
+        scene.file.write(
             [service(one, server), service(two, ("kms.{region}.test", 443))],
             [(server.host, server.port)],
         )
@@ -281,20 +250,15 @@ def test_no_process_that_reads_outlives_a_master_that_is_killed(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_namespace
-def test_old_workers_serve_while_a_reload_can_start_no_process(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+def test_old_workers_serve_while_a_reload_can_start_no_process(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    old, new = scene.server(letter(b"A")), scene.server(letter(b"B"))
     # The master, four workers, and the process that reads the file.
-    proxy = start_services(
+    proxy = scene.start(
         service(one, old), service(two, old, workers=2), workers=2, wrapper=limited_to(6)
     )
     all_idle(proxy, 4)
-    services_file.write([service(one, new), service(two, new, workers=2)])
+    scene.file.write([service(one, new), service(two, new, workers=2)])
     proxy.send(signal.SIGHUP)
     proxy.log.wait_for("error master: cannot start .* Resource temporarily unavailable")
     for _ in range(20):
@@ -309,20 +273,13 @@ def test_old_workers_serve_while_a_reload_can_start_no_process(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 @needs_namespace
-def test_a_reload_with_room_for_one_process_replaces_pool_after_pool(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    ports = transport.ports(3)
-    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+def test_a_reload_with_room_for_one_process_replaces_pool_after_pool(scene: Scene) -> None:
+    ports = scene.ports(3)
+    old, new = scene.server(letter(b"A")), scene.server(letter(b"B"))
     # The master, six workers, and the process that reads the file.
-    proxy = start_services(
-        *(service(port, old, workers=2) for port in ports), wrapper=limited_to(8)
-    )
+    proxy = scene.start(*(service(port, old, workers=2) for port in ports), wrapper=limited_to(8))
     all_idle(proxy, 6)
-    services_file.write(service(port, new, workers=2) for port in ports)
+    scene.file.write(service(port, new, workers=2) for port in ports)
     proxy.send(signal.SIGHUP)
     for port in ports:
         wait_until(lambda port=port: letter_at(proxy, port) == b"B", "it is in force")  # type: ignore[misc]

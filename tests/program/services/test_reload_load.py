@@ -8,10 +8,9 @@ from typing import Callable, List, Set
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support.crowd import Crowd, End, answering
-from tests.support.program import Transport
-from tests.support.services import ServicesFile, pool_of, service
+from tests.support.services import pool_of, service
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 RELOADS = 20
@@ -25,15 +24,10 @@ HANDED_OVER = 1.0 * SLOWNESS
 
 
 @pytest.mark.alone
-def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
+def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(scene: Scene) -> None:
     heard: Set[int] = set()
-    first, second = start_server(answering(b"A", heard)), start_server(answering(b"B", heard))
-    same, changes, steady, other, moves, comes_and_goes = ports = transport.ports(6)
+    first, second = scene.server(answering(b"A", heard)), scene.server(answering(b"B", heard))
+    same, changes, steady, other, moves, comes_and_goes = ports = scene.ports(6)
     services = {
         same: service(same, first, workers=3),
         changes: service(changes, first, workers=3),
@@ -54,7 +48,7 @@ def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(
         lambda: services.update({other: service(other, first)}),
         lambda: services.update({comes_and_goes: service(comes_and_goes, first, workers=2)}),
     ]
-    proxy = start_services(*services.values(), workers=8)
+    proxy = scene.start(*services.values(), workers=8)
     untouched = wait_until(lambda: pool_of(proxy, same), "its pool")
     # When which endpoint of the service that changes came into force.
     in_force = [(0.0, b"A")]
@@ -63,7 +57,7 @@ def test_reloads_under_load_lose_and_refuse_no_client_of_a_lasting_port(
         began = time.monotonic()
         for number in range(RELOADS):
             changes_of_a_round[number % len(changes_of_a_round)]()
-            services_file.reload(proxy, *services.values())
+            scene.reload(proxy, *services.values())
             name = b"A" if services[changes]["port"] == first.port else b"B"
             in_force.append((time.monotonic(), name))
             let_pass(BETWEEN, why="clients come between two reloads")

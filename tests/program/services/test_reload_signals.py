@@ -8,11 +8,11 @@ import signal
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import is_refused
-from tests.support.program import Proxy, Transport
-from tests.support.services import READER, ServicesFile, all_idle, letter, letter_at, say, service
+from tests.support.program import Proxy
+from tests.support.services import READER, all_idle, letter, letter_at, say, service
 from tests.support.timing import let_pass, wait_until
 
 
@@ -23,47 +23,37 @@ def parses(proxy: Proxy) -> bool:
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_reload_asked_for_during_another_begins_once_that_is_in_force(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
+def test_a_reload_asked_for_during_another_begins_once_that_is_in_force(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
     # It takes a while until all these workers have ended.
-    proxy = start_services(service(one, server), workers=80)
+    proxy = scene.start(service(one, server), workers=80)
     all_idle(proxy, 80)
     # It takes a while to read so much.
-    services_file.write(
+    scene.file.write(
         [service(one, server), service(two, server)],
         [(server.host, server.port), *(("10.0.0.1", port) for port in range(1, 5000))],
     )
     proxy.send(signal.SIGHUP)
     wait_until(lambda: parses(proxy), "the file has been read and is parsed")
-    services_file.write([service(one, server)])
+    scene.file.write([service(one, server)])
     proxy.send(signal.SIGHUP)
     proxy.log.wait_for(r"services read again: .* removed")
     assert len(proxy.log.matching(r"services read again: .* added")) == 1
-    services_file.systemd.wait_for("^RELOADING=1\n")
-    services_file.systemd.wait_for("^RELOADING=1\n")
-    services_file.systemd.wait_for("^READY=1$")
+    scene.file.systemd.wait_for("^RELOADING=1\n")
+    scene.file.systemd.wait_for("^RELOADING=1\n")
+    scene.file.systemd.wait_for("^READY=1$")
     assert is_refused(proxy, two)
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    server = start_server(letter(b"A"))
-    other = start_server(letter(b"B"))
-    proxy = start_services(service(one, server), service(two, server, workers=2), workers=2)
+def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    server = scene.server(letter(b"A"))
+    other = scene.server(letter(b"B"))
+    proxy = scene.start(service(one, server), service(two, server, workers=2), workers=2)
     for endpoint in (other, server, other):
-        services_file.write([service(one, endpoint), service(two, endpoint, workers=2)])
+        scene.file.write([service(one, endpoint), service(two, endpoint, workers=2)])
         proxy.send(signal.SIGHUP)
     wait_until(
         lambda: [letter_at(proxy, port) for port in (one, two)] == [b"B", b"B"],
@@ -73,27 +63,22 @@ def test_a_reload_asked_for_during_a_reload_reads_what_the_file_says_then(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_after_a_storm_of_reloads_the_last_file_is_in_force(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two, three = transport.ports(3)
-    server, other = start_server(letter(b"A")), start_server(letter(b"B"))
+def test_after_a_storm_of_reloads_the_last_file_is_in_force(scene: Scene) -> None:
+    one, two, three = scene.ports(3)
+    server, other = scene.server(letter(b"A")), scene.server(letter(b"B"))
     variants = [
         [service(one, server), service(two, server)],
         [service(one, server), service(two, server, workers=2), service(three, server)],
         [service(one, server, workers=1), service(three, other)],
         [service(one, server)],
     ]
-    proxy = start_services(*variants[0], workers=2)
+    proxy = scene.start(*variants[0], workers=2)
     for number in range(40):
-        services_file.write(variants[number % 4])
+        scene.file.write(variants[number % 4])
         proxy.send(signal.SIGHUP)
         let_pass(number % 7 * 0.003, why="the next reload comes at another moment each time")
         assert letter_at(proxy, one) == b"A"
-    services_file.write([service(one, server), service(three, other, workers=1)])
+    scene.file.write([service(one, server), service(three, other, workers=1)])
     proxy.send(signal.SIGHUP)
     wait_until(
         lambda: is_refused(proxy, two) and letter_at_if_any(proxy, three) == b"B",
@@ -106,20 +91,15 @@ def test_after_a_storm_of_reloads_the_last_file_is_in_force(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("milliseconds", [0, 3, 10, 20, 40, 80])
 def test_the_end_during_a_reload_is_obeyed_and_leaves_no_process(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-    milliseconds: int,
-    number: signal.Signals,
+    scene: Scene, milliseconds: int, number: signal.Signals
 ) -> None:
-    ports = transport.ports(4)
-    old, new = start_server(), start_server()
-    proxy = start_services(
+    ports = scene.ports(4)
+    old, new = scene.server(), scene.server()
+    proxy = scene.start(
         service(ports[0], old), *(service(port, old, workers=2) for port in ports[1:]), workers=2
     )
     seen = set(proxy.children())
-    services_file.write(
+    scene.file.write(
         [service(ports[0], new), *(service(port, new, workers=3) for port in ports[1:])]
     )
     proxy.send(signal.SIGHUP)
@@ -135,18 +115,13 @@ def test_the_end_during_a_reload_is_obeyed_and_leaves_no_process(
         assert is_refused(proxy, port)
 
 
-def test_sigterm_after_a_reload_lets_connections_of_old_and_new_pools_end(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
-    proxy = start_services(service(one, old), service(two, old, workers=1), workers=1)
+def test_sigterm_after_a_reload_lets_connections_of_old_and_new_pools_end(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    old, new = scene.server(letter(b"A")), scene.server(letter(b"B"))
+    proxy = scene.start(service(one, old), service(two, old, workers=1), workers=1)
     with proxy.connect(one) as first, proxy.connect(two) as second:
         assert (say(first), say(second)) == (b"A", b"A")
-        services_file.reload(proxy, service(one, new))
+        scene.reload(proxy, service(one, new))
         wait_until(lambda: letter_at(proxy, one) == b"B", "the new endpoint")
         with proxy.connect(one) as third:
             assert say(third) == b"B"
@@ -157,19 +132,14 @@ def test_sigterm_after_a_reload_lets_connections_of_old_and_new_pools_end(
     assert proxy.wait(timeout=2) == os.EX_OK
 
 
-def test_a_worker_of_a_pool_that_is_replaced_may_die_at_any_time(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two = transport.ports(2)
-    servers = [start_server(letter(b"A")), start_server(letter(b"B"))]
-    proxy = start_services(service(one, servers[0]), service(two, servers[0], workers=2), workers=2)
+def test_a_worker_of_a_pool_that_is_replaced_may_die_at_any_time(scene: Scene) -> None:
+    one, two = scene.ports(2)
+    servers = [scene.server(letter(b"A")), scene.server(letter(b"B"))]
+    proxy = scene.start(service(one, servers[0]), service(two, servers[0], workers=2), workers=2)
     all_idle(proxy, 4)
     for number in range(1, 9):
         endpoint, name = servers[number % 2], b"AB"[number % 2 : number % 2 + 1]
-        services_file.write([service(one, endpoint), service(two, endpoint, workers=2)])
+        scene.file.write([service(one, endpoint), service(two, endpoint, workers=2)])
         proxy.send(signal.SIGHUP)
         let_pass(number * 0.005, why="the workers die at another moment each time")
         killed = proxy.workers()[:2]
@@ -194,26 +164,21 @@ def letter_at_if_any(proxy: Proxy, port: int) -> bytes:
         return b""
 
 
-def test_reloads_leave_no_descriptor_and_no_process_behind(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    one, two, three = transport.ports(3)
-    old, new = start_server(letter(b"A")), start_server(letter(b"B"))
+def test_reloads_leave_no_descriptor_and_no_process_behind(scene: Scene) -> None:
+    one, two, three = scene.ports(3)
+    old, new = scene.server(letter(b"A")), scene.server(letter(b"B"))
     names = ("localhost", old.port)
     first = [service(one, old), service(two, old, workers=1), service(three, names)]
     second = [service(one, new), service(two, new, workers=2)]
-    proxy = start_services(*first, workers=1)
-    services_file.reload(proxy, *second)
-    services_file.reload(proxy, *first)
+    proxy = scene.start(*first, workers=1)
+    scene.reload(proxy, *second)
+    scene.reload(proxy, *first)
     all_idle(proxy, 2)
     files = processes.open_files(proxy.pid)
     of_workers = sorted(processes.open_files(pid) for pid in proxy.workers())
     for _ in range(10):
-        services_file.reload(proxy, *second)
-        services_file.reload(proxy, *first)
+        scene.reload(proxy, *second)
+        scene.reload(proxy, *first)
     all_idle(proxy, 2)
     # What was closed last may be open for a moment longer; a leak would be one in each reload.
     assert processes.open_files(proxy.pid) <= files + 2
@@ -221,17 +186,12 @@ def test_reloads_leave_no_descriptor_and_no_process_behind(
     wait_until(lambda: len(proxy.children()) == 3, "two workers and the resolver are left")
 
 
-def test_nothing_is_left_if_the_master_is_killed_during_a_reload(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
-) -> None:
-    ports = transport.ports(3)
-    old, new = start_server(), start_server()
+def test_nothing_is_left_if_the_master_is_killed_during_a_reload(scene: Scene) -> None:
+    ports = scene.ports(3)
+    old, new = scene.server(), scene.server()
     for milliseconds in (0, 5, 10, 20, 40):
-        proxy = start_services(*(service(port, old, workers=2) for port in ports))
-        services_file.write(service(port, new, workers=2) for port in ports)
+        proxy = scene.start(*(service(port, old, workers=2) for port in ports))
+        scene.file.write(service(port, new, workers=2) for port in ports)
         seen = set(proxy.children())
         proxy.send(signal.SIGHUP)
         let_pass(milliseconds / 1000, why="the end comes at this moment of the reload")

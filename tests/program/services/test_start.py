@@ -12,6 +12,7 @@ from typing import Iterator, List
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support.clients import is_refused
 from tests.support.dns import NameServer
 from tests.support.namespaces import Namespace, needs_namespace
@@ -72,13 +73,11 @@ def assert_nothing_is_left(proxy: Proxy, ports: List[int]) -> None:
 
 @pytest.mark.tcp_too
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["the first", "the second", "the last"])
-def test_a_port_in_use_stops_the_start_and_the_service_is_named(
-    start_services: StartProxy, start_server: StartServer, transport: Transport, place: int
-) -> None:
-    ports = transport.ports(3)
-    server = start_server()
-    with transport.occupy(ports[place]):
-        proxy = start_services(*(service(port, server) for port in ports), ready=False)
+def test_a_port_in_use_stops_the_start_and_the_service_is_named(scene: Scene, place: int) -> None:
+    ports = scene.ports(3)
+    server = scene.server()
+    with scene.transport.occupy(ports[place]):
+        proxy = scene.start(*(service(port, server) for port in ports), ready=False)
         assert proxy.wait() == os.EX_UNAVAILABLE
         line = one_line(proxy)
     assert names(line, ports[place])
@@ -91,11 +90,11 @@ def test_a_port_in_use_stops_the_start_and_the_service_is_named(
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("place", [0, 1], ids=["the first", "the last"])
 def test_a_forbidden_endpoint_stops_the_start_and_the_service_is_named(
-    start_services: StartProxy, start_server: StartServer, transport: Transport, place: int
+    scene: Scene, place: int
 ) -> None:
-    ports = transport.ports(2)
-    servers = [start_server(), start_server()]
-    proxy = start_services(
+    ports = scene.ports(2)
+    servers = [scene.server(), scene.server()]
+    proxy = scene.start(
         *(service(port, server) for port, server in zip(ports, servers)),
         permitted=[(servers[1 - place].host, servers[1 - place].port)],
         ready=False,
@@ -161,16 +160,12 @@ def test_no_listener_is_bound_before_every_service_is_judged(
 @needs_namespace
 @pytest.mark.parametrize("entry", [NAME, HERE], ids=["permitted by name", "by address"])
 def test_a_name_that_does_not_resolve_yet_holds_up_its_own_service_only(
-    start_services: StartProxy,
-    start_server: StartServer,
-    network: Namespace,
-    transport: Transport,
-    entry: str,
+    scene: Scene, network: Namespace, entry: str
 ) -> None:
-    named, own, shared = transport.ports(3)
-    late = network.call(lambda: start_server(letter(b"N"), host=HERE))
-    server = network.call(lambda: start_server(letter(b"A")))
-    proxy = start_services(
+    named, own, shared = scene.ports(3)
+    late = network.call(lambda: scene.server(letter(b"N"), host=HERE))
+    server = network.call(lambda: scene.server(letter(b"A")))
+    proxy = scene.start(
         service(named, (NAME, late.port)),
         service(own, server, workers=1),
         service(shared, server),
