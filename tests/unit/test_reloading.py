@@ -266,7 +266,7 @@ def test_a_list_that_dns_must_judge_and_cannot_is_said_once_and_waits(
     said = [record.getMessage() for record in caplog.get_records("setup")]
     assert said[0] == "allowlist read again"
     assert said[1].startswith(
-        f"list permits no address that is known of {NAME}:443, and {NAME} does not resolve: "
+        f"list permits no known address of {NAME}:443, and {NAME} does not resolve: "
     )
     assert said[1].endswith("; the list from before stays in force until DNS answers")
     assert len(said) == 2
@@ -283,7 +283,7 @@ def test_what_waits_is_judged_again_without_a_word_until_it_is_decided(
     known_as(waiting, HOST)
     waiting.run_until(lambda: bool(waiting.taken))
     assert waiting.lists == [LIST]
-    assert messages(caplog) == [f"list permits {NAME}:443, it is in force now"]
+    assert messages(caplog) == [f"list permits {NAME}:443; it is in force now"]
     assert waiting.reloading.due is None
 
 

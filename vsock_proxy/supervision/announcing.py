@@ -1,4 +1,4 @@
-"""What the service manager is told, and when."""
+"""What the master tells the service manager, and when."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Callable
 from vsock_proxy.supervision.systemd import Notifier
 from vsock_proxy.supervision.timers import Timers
 
-# Seconds until what the service manager did not take is sent again.
+# Seconds until news that the service manager did not take are sent again.
 NOTIFY_AGAIN = 0.5
 
 
 class Announcing:
-    """Tells it through a notifier, again and again where that is needed."""
+    """Tells it through a notifier, and repeats that where needed."""
 
     def __init__(self, notifier: Notifier, timers: Timers, summary: Callable[[], str]) -> None:
         """summary: the status line as it is now."""
@@ -20,12 +20,12 @@ class Announcing:
         self._timers = timers
         self._summary = summary
         self._ready = self._sends_again = False
-        # Whether a reload was announced that is not over.
+        # Whether an announced reload is not over yet.
         self._reloading = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether it was told that all is ready."""
+        """Whether ready() was called."""
         return self._ready
 
     def ready(self) -> None:
@@ -35,25 +35,25 @@ class Announcing:
         self.status()
 
     def reloading(self) -> None:
-        """A reload has begun. Before the start is complete, that is part of it."""
+        """A reload has begun. Before ready(), it counts as part of the start."""
         if self._ready:
             self._reloading = True
             self._notifier.reloading()
 
     def reloaded(self) -> None:
-        """Nothing is being read, and what was read is in force or never will be."""
+        """No reload is under way any more, whether it succeeded or failed."""
         if self._reloading:
             self._reloading = False
             self._notifier.ready()
 
     def stopping(self, patience: float) -> None:
-        """The end has begun and takes at most these seconds; what was to be done is done anew."""
+        """The end has begun, and takes at most these seconds. The timers were cleared before."""
         self._sends_again = self._reloading = False
         self._notifier.stopping(patience)
         self.status()
 
     def status(self) -> None:
-        """Tell how it goes, again and again where there is somebody to be told."""
+        """Send the status, and a sign of life, again and again if systemd listens."""
         if self._notifier.interval is None:
             return
         self._notifier.status(self._summary())
@@ -61,7 +61,7 @@ class Announcing:
         self._timers.after(self._notifier.interval, self.status)
 
     def look(self) -> None:
-        """After anything may have been told: see to what was not taken."""
+        """Called after each round: send later what was not taken."""
         if self._notifier.unsent and not self._sends_again:
             self._sends_again = True
             self._timers.after(NOTIFY_AGAIN, self._send_again)

@@ -7,7 +7,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 from vsock_proxy.settings import ServiceSettings
 
-# How many services the log names of each kind of change.
+# How many services the log names for each kind of change.
 MOST_NAMED = 8
 
 
@@ -30,10 +30,10 @@ def compare(
     before: Mapping[str, Tuple[str, ServiceSettings]],
     after: Mapping[str, Tuple[str, ServiceSettings]],
 ) -> Changes:
-    """Both by where services listen, each with its name and what was asked for.
+    """What has changed. Both map the place where a service listens to its name and its settings.
 
-    A service that moves to another place and keeps its name is one added and one removed. Both are
-    then called by their places.
+    A service that keeps its name and moves to another place counts as one added and one removed.
+    Both are then named by their places.
     """
     added, removed = _only_in(after, before), _only_in(before, after)
     moved = set(added.values()) & set(removed.values())
@@ -51,7 +51,7 @@ def compare(
 def _only_in(
     one: Mapping[str, Tuple[str, ServiceSettings]], other: Mapping[str, object]
 ) -> Dict[str, str]:
-    """By where they listen, the names of the services that only one of the two has."""
+    """The names of the services that only the first has, by the place where they listen."""
     return {place: name for place, (name, _) in one.items() if place not in other}
 
 

@@ -1,8 +1,8 @@
-"""--check: everything that comes before serving, and what stands in its way, a verdict a line.
+"""--check: all steps before serving, and what stands in its way, a verdict a line.
 
 It takes the steps of serving, in the same order and by the same functions. What a step refuses
-becomes a verdict, and the next step follows. So the first fault is the one with which serving would
-end, and its code is the exit code. What serving would only complain of is a warning.
+becomes a verdict, and the next step follows. So serving would end with the first fault, and the
+code of that fault is the exit code. What serving would only complain of is a warning.
 
 The check changes nothing. It does not listen, makes and removes no file, and tells systemd nothing.
 Each address of an endpoint gets a connection, which ends without a byte.
@@ -10,8 +10,8 @@ Each address of an endpoint gets a connection, which ends without a byte.
     step        bounded by
     file        30 s for the writer of a pipe
     metadata    30 s
-    name        all at the same time, as at the start: 5 s, or for the one endpoint of the command
-                line what the system's resolver takes
+    name        all at the same time, as at the start: 5 s; for the one endpoint of the command
+                line, the time that the system's resolver takes
     connect     all at the same time, --connect-timeout each, and at most 10 s
 """
 
@@ -45,14 +45,14 @@ from vsock_proxy.supervision.systemd import inherited_sockets
 from vsock_proxy.supervision.wanting import asked_for, fill_in
 from vsock_proxy.words import counted
 
-# Beside the workers and a thread for each name: the master, the resolver, and one that reloads.
+# Besides the workers and a thread for each name: the master, the resolver, and a reload.
 OTHER_PROCESSES = 3
 
 
 def check(settings: Settings, signals: Signals, verdicts: Verdicts) -> int:
     """Check everything; returns the exit code that serving would have. Raises TryAgainError."""
     find_room()
-    # With a title, so that who looks for the master by its name, to send a signal, finds no check.
+    # With this title, nobody who signals the master by its name signals a check.
     set_title(TITLE)
     run = _Check(settings, signals, verdicts)
     try:
@@ -67,11 +67,11 @@ class _Check:
         self._settings = settings
         self._signals = signals
         self._verdicts = verdicts
-        # What is asked for, as far as that is known.
+        # The services that are asked for, as far as they are known.
         self._services: Sequence[ServiceSettings] = ()
         if settings.service is not None:
             self._services = (settings.service,)
-        # Where the proxy would listen on TCP already, when it comes to the next place.
+        # Where the proxy would already listen on TCP before it comes to the next place.
         self._on_tcp: List[TcpPlace] = []
 
     def run(self) -> None:
@@ -135,7 +135,7 @@ class _Check:
             lambda: fill_in(self._settings, configuration, services, search=search),
         )
         if wanted is None:
-            # The services without placeholders are known all the same.
+            # The services without placeholders are known anyway.
             known = tuple(one for one in services if not metadata.placeholders([one.endpoint.host]))
             return Wanted(configuration.allowlist, known, self._settings.service is None)
         self._services = wanted.services
@@ -151,7 +151,7 @@ class _Check:
 
     def _limits(self, has_files: bool) -> None:
         services = len(self._services)
-        # What is too little for one service has been told.
+        # A limit too low for one service has its verdict already.
         if has_files and self._verdicts.passes("files", lambda: ensure_files(services)):
             tell_of_files(self._verdicts, services)
         names = len({service.endpoint.host for service in self._services if has_name(service)})

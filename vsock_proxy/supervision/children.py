@@ -1,4 +1,4 @@
-"""The master's children: how they are forked, buried and ended. What each is for, others know."""
+"""The master's children: how they are forked, buried and ended, whatever each is for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vsock_proxy.supervision.timers import Timers
 
 # Seconds that the master waits for a child that it has killed.
 END_TIMEOUT = 0.5
-# Seconds until a child that could not be started is tried again.
+# Seconds until the master tries again to start a child.
 START_AGAIN = 1.0
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ Ended = Callable[[int], None]
 
 
 class Children:
-    """All children of this process, each with what to call at its end."""
+    """All children of this process, each with a function to call at its end."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class Children:
         others: Callable[[int, int], None],
     ) -> None:
         """
-        before_burial: called each time that a child has ended and nobody knows of it yet.
-        others: called with pid and status of one that was not forked here.
+        before_burial: called each time a child has ended, before anything else learns of it.
+        others: called with pid and status of a child that was not forked here.
         """
         self._signals = signals
         self._before_burial = before_burial
@@ -45,7 +45,7 @@ class Children:
     def start(self, run: Callable[[], Optional[int]], ended: Ended) -> int:
         """Fork a child that runs a function, and return its pid. Raises OSError.
 
-        ended: called with its status of waitpid(2).
+        ended: called with its status from waitpid(2).
         """
         pid = fork(self._signals, run)
         self._ended[pid] = ended
@@ -60,7 +60,7 @@ class Children:
                 return
             if dead is None:
                 return
-            # A signal to the whole group that ended it has reached this process before.
+            # If a signal to the whole group ended it, this process got that signal before.
             self._before_burial()
             pid, status = os.waitpid(dead.si_pid, 0)
             if pid in self._ended:
@@ -71,8 +71,8 @@ class Children:
     def end(self, pid: int) -> None:
         """End a child for good, at once, and forget it.
 
-        Not by SIGTERM, which a stopped process would not see. One that is still there after a while
-        hangs in the kernel, and will never come back from it.
+        Not by SIGTERM: a stopped process would not see it. A process that still exists after
+        END_TIMEOUT hangs in the kernel, and never runs again.
         """
         del self._ended[pid]
         os.kill(pid, signal.SIGKILL)
@@ -82,18 +82,18 @@ class Children:
 
 
 class Respawning:
-    """Starts another process in the place of one that has ended."""
+    """Replaces a process that has ended by another."""
 
     def __init__(self, timers: Timers, vitals: Vitals) -> None:
         self._timers = timers
         self._vitals = vitals
 
     def another(self, name: str, status: int, pacer: Pacer, start: Callable[[], None]) -> None:
-        """Start one as soon as its pacer lets it. status: how the one before ended."""
+        """Start one as soon as its pacer permits. status: how the one before ended."""
         now = time.monotonic()
         when = pacer.next(now)
         exit_code = os.waitstatus_to_exitcode(status)
-        # A worker that somebody told to end did nothing wrong.
+        # A worker that a signal asked to end did nothing wrong.
         level = logging.WARNING if exit_code else logging.INFO
         later = f" in {when - now:.1f} s, too many have ended" if when > now else ""
         kind, _, worker = name.partition(" ")

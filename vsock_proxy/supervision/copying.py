@@ -1,4 +1,4 @@
-"""The master's side of the copier: it runs as long as there is anything to be logged."""
+"""The master's side of the copier, which runs as long as anything may be logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vsock_proxy.supervision.timers import Timers
 
 
 class Copying:
-    """Starts another copier in the place of one that has ended, where there is one."""
+    """Replaces a copier that has ended by another, where there is a copier."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Copying:
         self._pacer = Pacer()
 
     def buried(self, pid: int, status: int) -> None:
-        """A child of this process has ended; it may be the copier."""
+        """A child of the master has ended; it may be the copier."""
         copier = self._copier
         if copier is not None and pid == copier.pid:
             copier.pid = None
@@ -36,7 +36,7 @@ class Copying:
 
     @property
     def descriptors(self) -> List[int]:
-        """What only the master and the copier may hold."""
+        """The descriptors that only the master and the copier may hold."""
         return [] if self._copier is None else [self._copier.descriptor]
 
     def _start(self) -> None:
@@ -44,5 +44,5 @@ class Copying:
         try:
             self._copier.start(self._leave_master)
         except OSError:
-            # There is no log to say it in.
+            # No log is left to say it in.
             self._timers.after(START_AGAIN, self._start)

@@ -1,9 +1,9 @@
 """The master's side of the exporter, the process that serves metrics.
 
-It sees what was there when it was forked. So on a reload another takes its place: that is started
-first, and then the one before is told, ends the answers that it has begun, and goes. The listener
-is the master's and stays open all the time, so no scrape is refused. If there can be no other, the
-one before goes on, and shows the services from before.
+An exporter sees the services that existed when it was forked. So on a reload another replaces it.
+The new one starts first. Then a signal tells the old one to finish its answers and to end. The
+master holds the listener open all the time, so no scrape is refused. If no new exporter can be
+started, the old one goes on, and shows the old services.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from vsock_proxy.settings import MetricsAddress
 from vsock_proxy.supervision.children import Children, Respawning
 from vsock_proxy.supervision.pacer import Pacer
 
-# It imports much before it does anything, so one that ends at once would take half a processor.
+# An exporter first imports much. One that always ends at once would take half a processor.
 STARTS_PER_SECOND = 1
 
 
 class Exporting:
-    """Keeps an exporter running, where there is an address to serve metrics at."""
+    """Keeps an exporter running if there is an address for metrics."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class Exporting:
         wanting: Callable[[], None],
     ) -> None:
         """
-        be_exporter: what the process does, with its listener and its serial.
-        wanting: called when one is to be started again.
+        be_exporter: what the process does; gets its listener and its serial.
+        wanting: called when an exporter has to be started again.
         """
         self._address = address
         self._children = children
@@ -47,11 +47,11 @@ class Exporting:
         self._listener: Optional[Listener] = None
         self._pacer = Pacer(STARTS_PER_SECOND)
         self._pid: Optional[int] = None
-        # Whether there is more to see than it sees.
+        # Whether the services have changed since it was forked.
         self._is_outdated = False
 
     def listen(self) -> None:
-        """Listen, if that is wanted. Raises UnavailableError."""
+        """Listen if there is an address. Raises UnavailableError."""
         address = self._address
         if address is None:
             return
@@ -62,17 +62,17 @@ class Exporting:
 
     @property
     def descriptors(self) -> List[int]:
-        """What only the master and the exporter may hold."""
+        """The descriptors that only the master and the exporter may hold."""
         listener = self._listener
         return [] if listener is None else [listener.sock.fileno()]
 
     @property
     def is_missing(self) -> bool:
-        """Whether one is to be started."""
+        """Whether an exporter has to be started."""
         return self._listener is not None and (self._pid is None or self._is_outdated)
 
     def renew(self) -> None:
-        """What there is to see has changed: another is to be started."""
+        """The services have changed: another exporter has to be started."""
         self._is_outdated = True
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ class Exporting:
         self._is_outdated = False
         self._vitals.exporter = serial
         if before is not None:
-            # Any signal that is caught would do: it sees then that its serial is no longer the one.
+            # The signal only wakes it. It then sees that its serial is no longer the newest.
             os.kill(before, signal.SIGHUP)
 
     def end(self) -> None:
@@ -103,7 +103,7 @@ class Exporting:
 
     def _buried(self, serial: int, status: int) -> None:
         if serial != self._vitals.exporter:
-            # It was told to go.
+            # It was told to end.
             return
         self._pid = None
         self._respawning.another("metrics", status, self._pacer, self._wanting)

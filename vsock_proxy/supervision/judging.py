@@ -1,18 +1,18 @@
 """What may be served: the endpoint of each service, judged by the allowlist.
 
-An endpoint that the list names needs no DNS, and neither does one that is an address, or a guest on
-vsock or behind a VMM. For any other the list has to permit one of its addresses: one that is known
-already, or else one that a lookup finds. Lookups for several services run at the same time, so that
-a name server that hangs delays none of the others.
+An endpoint that the list names needs no DNS. Neither does an address, nor a guest on vsock or
+behind a VMM. For any other endpoint the list has to permit one of its addresses: a known one, or
+one that a lookup finds. Lookups for several services run at the same time. So a name server that
+hangs delays no other lookup.
 
-DNS may not answer now. What then cannot be decided is not refused: such a service is judged with
-the reason why, and no address. Only what the list permits is ever published, so it does no harm
-until DNS answers.
+If DNS does not answer, some services cannot be decided yet. They are not refused. Each is judged
+with no address and the reason why. That does no harm until DNS answers, because only addresses that
+the list permits are ever published.
 
     where                       what cannot be decided yet
     command line, at start      the program ends with 75
-    command line, on a reload   the list from before stays in force until it can (reloading.py)
-    services of the file        that service has to wait for DNS, the others do not
+    command line, on a reload   the old list stays in force until it can (reloading.py)
+    services of the file        that service waits for DNS, the others do not
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vsock_proxy.process.kernel import VMADDR_CID_LOCAL
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.settings import ServiceSettings
 
-# Seconds for all lookups together, where others are not to wait for them longer.
+# Seconds for all lookups together, where others wait for them.
 LOOKUP_PATIENCE = 5.0
 LOOPBACK = {address.version: address for address in map(ipaddress.ip_address, ("127.0.0.1", "::1"))}
 
@@ -52,8 +52,8 @@ Refuse = Callable[[ServiceSettings, ProxyError], None]
 class Wanted:
     """What the operator asks for, with placeholders filled in.
 
-    of_file: whether these are the services of the file, or the one of the command line.
-    placeholders: what was filled in, by their names.
+    of_file: True: these are the services of the file; False: the one of the command line.
+    placeholders: the values filled in, by name.
     """
 
     allowlist: Allowlist
@@ -64,11 +64,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Judged:
-    """A service that may be served, as far as that can be known.
+    """A service that may be served, as far as is known now.
 
-    addresses: those permitted of its endpoint, as far as they are known.
-    by_dns: whether these are what DNS has answered just now.
-    unresolved: why it cannot be decided yet, empty where it is.
+    addresses: the known addresses of its endpoint that the list permits.
+    by_dns: whether DNS has answered with these just now.
+    unresolved: why it cannot be decided yet; empty if it is decided.
     """
 
     settings: ServiceSettings
@@ -93,7 +93,7 @@ def question_of(service: ServiceSettings) -> Question:
 
 
 def names_of(services: Sequence[ServiceSettings]) -> List[str]:
-    """What each is called where there are several: its port, or its place if others have that."""
+    """The name of each where there are several: its port, or its place if others have that port."""
     ports = Counter(service.local_port for service in services)
     return [
         str(service.local_port)
@@ -108,10 +108,10 @@ def _raise_refusal(service: ServiceSettings, error: ProxyError) -> None:
 
 
 def judge_at_start(wanted: Wanted, signals: Signals) -> Tuple[Judged, ...]:
-    """Judge in the master, which has no threads; lookups run apart.
+    """Judge in the master. It has no threads, so lookups run in a process apart.
 
-    Raises ConfigurationError if an endpoint is not permitted, and TryAgainError if that of the
-    command line cannot be judged yet.
+    Raises ConfigurationError if an endpoint is not permitted, and TryAgainError if the endpoint of
+    the command line cannot be judged yet.
     """
     patience = patience_of(wanted)
     judged = judge(wanted, {}, lambda questions: _look_up_apart(signals, questions, patience))
@@ -121,12 +121,12 @@ def judge_at_start(wanted: Wanted, signals: Signals) -> Tuple[Judged, ...]:
 
 
 def patience_of(wanted: Wanted) -> Optional[float]:
-    """Seconds for all lookups at the start; None: as many as they take."""
+    """Seconds for all lookups at the start; None: no limit."""
     return LOOKUP_PATIENCE if wanted.of_file else None
 
 
 def check_doubts(wanted: Wanted, judged: Sequence[Judged]) -> None:
-    """Raise TryAgainError at the start, if what cannot be decided yet has to be."""
+    """Raise TryAgainError if the service of the command line cannot be decided yet."""
     doubtful = [one for one in judged if one.unresolved]
     if doubtful and not wanted.of_file:
         raise TryAgainError(doubtful[0].doubt)
@@ -143,12 +143,12 @@ def judge(
     """Judge all services; returns those that may be served.
 
     known: the addresses that are known.
-    ask: looks up what must be, all at once.
-    refuse: is told of each service that may not be served; where it does not raise, the others are
+    ask: looks up all names that have to be looked up, at the same time.
+    refuse: called with each service that may not be served. If it does not raise, the others are
     judged all the same.
 
-    The errors are NotPermitted or UsageError for the service of the command line, and
-    ConfigurationError, which names the service, for those of the file.
+    The error is NotPermitted or UsageError for the service of the command line. For a service of
+    the file it is ConfigurationError, which names the service.
     """
     services, path = wanted.services, wanted.allowlist.path
     names = names_of(services) if wanted.of_file else [""]
@@ -172,14 +172,14 @@ def judge(
 
 
 def put_into_force(judged: Judged, table: AddressTable) -> None:
-    """Let a table of the endpoint have what is permitted, and nothing else.
+    """Let a table of the endpoint have the permitted addresses, and nothing else.
 
     No resolver may run meanwhile: it would publish by the policy from before.
     """
     before = table.current()
     kept = tuple(address for address in before if judged.policy.keeps(address))
     after = kept or judged.addresses
-    # A publication takes the mark of the address that works from every worker.
+    # A publication makes every worker forget which address works.
     if after and after != before:
         table.publish(after)
     elif before and not after:
@@ -202,7 +202,7 @@ def warn_of_doubts(judged: Sequence[Judged]) -> None:
 
 
 def _check_loop(service: ServiceSettings) -> None:
-    """Raise UsageError if a service leads to itself: one client would then take all workers."""
+    """Raise UsageError if a service leads to itself: one client would then busy all workers."""
     if leads_to_itself(service):
         raise UsageError(
             f"{service.endpoint} is where this service listens itself; give the address and the "
@@ -211,7 +211,7 @@ def _check_loop(service: ServiceSettings) -> None:
 
 
 def leads_to_itself(service: ServiceSettings) -> bool:
-    """Whether that can be seen without asking DNS or the machine for its addresses."""
+    """Whether it does, as far as that shows without DNS and the addresses of the machine."""
     endpoint = service.endpoint
     if service.path is not None:
         return endpoint.path is not None and normal_path(endpoint.path) == normal_path(service.path)
@@ -221,7 +221,7 @@ def leads_to_itself(service: ServiceSettings) -> bool:
     if here is None or there is None or endpoint.port != service.local_port:
         return False
     if there.is_unspecified:
-        # Linux takes a connection to it for one to the loopback.
+        # Linux connects to the loopback instead.
         there = LOOPBACK[there.version]
     covers = here.version == there.version or (here.version == 6 and not service.is_v6_only)
     return here == there or (here.is_unspecified and covers and there.is_loopback)
@@ -230,7 +230,7 @@ def leads_to_itself(service: ServiceSettings) -> bool:
 def _without_dns(
     service: ServiceSettings, policy: Policy, known: Sequence[Address]
 ) -> Optional[Tuple[Address, ...]]:
-    """The permitted addresses known now, None if a lookup has to say whether there are any.
+    """The permitted addresses known now; None if only a lookup can tell.
 
     Raises NotPermitted, or UsageError if there is no such address.
     """
@@ -259,7 +259,7 @@ def _by_answer(service: ServiceSettings, policy: Policy, answer: Answer) -> Judg
 
 @contextlib.contextmanager
 def naming(service: ServiceSettings, name: str, path: str) -> Iterator[None]:
-    """Let what is wrong be told of this service of the file; of none if the name is empty."""
+    """Let errors name this service of the file. An empty name: leave them as they are."""
     try:
         yield
     except ProxyError as error:
@@ -281,7 +281,7 @@ def _refusing(refuse: Refuse, service: ServiceSettings) -> Iterator[None]:
 def _look_up_apart(
     signals: Signals, questions: Set[Question], patience: Optional[float]
 ) -> Mapping[Question, Answer]:
-    """Lookups that a signal can break off, which getaddrinfo() cannot be."""
+    """Look up in another process, because a signal cannot interrupt getaddrinfo()."""
     try:
         with Apart(signals, "lookup", lambda: look_up_all(questions, patience)) as asking:
             return asking.result()

@@ -1,4 +1,4 @@
-"""The limit of open files: raised at start, and on a reload, to what the services need."""
+"""The limit of open files. It is raised at the start and on a reload to what the services need."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import resource
 
 from vsock_proxy.errors import UnavailableError
 
-# Descriptors that a process may need at one time, with some to spare, beside those of the services.
+# Descriptors that a process needs at most, with some spare, besides those of the services.
 NEEDED_FILES = 64
-# A listener and the two ends of a table's pipe, and as many again while a reload replaces them.
+# A listener and both ends of a table's pipe; twice, while a reload replaces them.
 FILES_OF_A_SERVICE = 6
 
 
 def needed_files(services: int) -> int:
-    """How many a process must be able to have open."""
+    """How many files a process must be able to have open."""
     return NEEDED_FILES + FILES_OF_A_SERVICE * services
 
 

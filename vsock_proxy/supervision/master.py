@@ -267,7 +267,7 @@ class Master:
             self._end_now_by(number)
             return
         log.info(
-            "%(reason)s: no new connections, those that live have %(seconds)g s",
+            "%(reason)s: no new connections; live ones have %(seconds)g s to end",
             {
                 "event": "draining",
                 "reason": number.name,

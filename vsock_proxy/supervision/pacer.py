@@ -1,4 +1,4 @@
-"""A bound on the forks a second, so that a process that dies at once cannot burn a core."""
+"""A limit on forks a second, so that a process that dies at once cannot burn a core."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FORKS_PER_SECOND = 10
 
 
 class Pacer:
-    """Says when the next process may be started; each time given is one fork."""
+    """Says when the next process may be started. Each call of next() stands for one fork."""
 
     def __init__(self, most: int = FORKS_PER_SECOND) -> None:
         """most: how many in a second."""
@@ -17,7 +17,7 @@ class Pacer:
         self._given: Deque[float] = deque(maxlen=most)
 
     def next(self, now: float) -> float:
-        """The earliest time, from now on, at which one more fork keeps the bound."""
+        """The earliest time, from now on, at which one more fork keeps within the limit."""
         due = now
         if len(self._given) == self._most:
             due = max(now, self._given[0] + 1.0)

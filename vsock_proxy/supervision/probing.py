@@ -1,8 +1,8 @@
 """Looking up and connecting for --check: all at the same time, each timed.
 
-Each of the two runs in a process of its own. That process may have threads, and a signal ends it at
-once. To try an address, it makes the upstream of a worker, with this one address in the table. So
-the check finds what a worker would find.
+Each of the two runs in a process of its own. It may have threads, and a signal ends it at once. To
+try an address, it makes a worker's upstream with only this address in the table. So the check finds
+what a worker would find.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from vsock_proxy.settings import Endpoint
 from vsock_proxy.supervision.service import upstream_of
 
 TITLE = "check"
-# Connections that are tried at the same time, and the descriptors that each may take.
+# Connections tried at the same time, and the descriptors that each may take.
 MOST_AT_ONCE = 50
 FILES_OF_EACH = 3
-# Descriptors that are left for all else.
+# Descriptors left for everything else.
 SPARE_FILES = 20
 
-# An answer, and in how many seconds it came.
+# An answer, and the seconds until it came.
 Timed = Tuple[Answer, float]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be connected to. address: None if the endpoint is reached by none."""
+    """What to connect to. address: None if the endpoint is not reached by an address."""
 
     endpoint: Endpoint
     address: Optional[Address]
@@ -49,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it. error: empty if it is connected; code: the errno, 0 if there is none."""
+    """The result. error: empty if it connected; code: the errno, 0 if there is none."""
 
     seconds: float
     error: str = ""
@@ -59,7 +59,7 @@ class Outcome:
 def look_up_timed(
     signals: Signals, questions: Set[Question], patience: Optional[float]
 ) -> Mapping[Question, Timed]:
-    """Ask for all at the same time."""
+    """Ask DNS for all at the same time."""
     if not questions:
         return {}
     try:
@@ -71,7 +71,7 @@ def look_up_timed(
 
 
 def connect_timed(signals: Signals, targets: Iterable[Target]) -> Mapping[Target, Outcome]:
-    """Connect to each once, and close that at once."""
+    """Connect to each target once, and close the connection at once."""
     wanted = set(targets)
     if not wanted:
         return {}
@@ -97,7 +97,7 @@ def _look_up_all(questions: Set[Question], patience: Optional[float]) -> Dict[Qu
             seconds[endpoint, family] = time.monotonic() - began
 
     answers = look_up_all(questions, patience, timed)
-    # A lookup without an answer has taken all of its time.
+    # A lookup without an answer has used up its time.
     return {asked: (answer, seconds.get(asked, patience or 0)) for asked, answer in answers.items()}
 
 
@@ -120,7 +120,7 @@ def _connect_all(targets: Set[Target], lifeline: Lifeline) -> Dict[Target, Outco
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(_at_once(len(targets)))]
     started = list(_started(threads))
-    # This thread works too, so it goes on where no other can be started.
+    # This thread works too. So the check also goes on if no other thread can be started.
     work()
     for thread in started:
         thread.join()
@@ -128,7 +128,7 @@ def _connect_all(targets: Set[Target], lifeline: Lifeline) -> Dict[Target, Outco
 
 
 def _at_once(targets: int) -> int:
-    """How many threads there should be beside the first."""
+    """How many threads to start besides the first."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     bound = MOST_AT_ONCE
     if files != resource.RLIM_INFINITY:
@@ -141,7 +141,7 @@ def _started(threads: List[threading.Thread]) -> Iterable[threading.Thread]:
         try:
             thread.start()
         except RuntimeError:
-            # No more of them can be started.
+            # No more threads can be started.
             return
         yield thread
 

@@ -1,7 +1,7 @@
-"""What --check says of endpoints: who permits each, its addresses, and whether they connect.
+"""What --check says of endpoints: what permits each, its addresses, and whether they connect.
 
-What may be served is judged by the function that serving uses. All names are looked up at the same
-time, and then all addresses are connected to at the same time, both in processes apart.
+The check judges by the function that serving uses. It looks up all names at the same time, and then
+connects to all addresses at the same time. Both run in processes apart.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from vsock_proxy.supervision.probing import (
     look_up_timed,
 )
 
-# Seconds; who waits for a check waits no longer for one endpoint.
+# Seconds; a check waits no longer for one endpoint.
 LONGEST_ATTEMPT = 10.0
-# How many of a list of addresses a line has.
+# How many addresses a line shows.
 MOST_SHOWN = 8
 FAMILIES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 FAMILY_OPTIONS = {
@@ -46,7 +46,8 @@ FAMILY_OPTIONS = {
     socket.AF_INET6: "-6, or family: ipv6",
 }
 NO_ROUTE = "this machine has no route to it: see `ip route get ADDRESS`"
-# What to do where TCP does not connect, by errno; 0: nobody answered. The other upstreams say it.
+# What to do if TCP does not connect, by errno; 0: nobody answered. Other upstreams say it in their
+# errors.
 TCP_ADVICE = {
     0: "look at routes, security groups and firewalls, or raise --connect-timeout",
     errno.ETIMEDOUT: "look at routes, security groups and firewalls",
@@ -75,7 +76,7 @@ class Endpoints:
             refusals[id(service)] = error
 
         questions = _questions(wanted)
-        # What only helps to say why a name has no address of the family that is asked for.
+        # Looked up only to say why a name has no address of the wanted family.
         others = {
             _question_of_other_family(one)
             for one in wanted.services
@@ -165,7 +166,7 @@ class Endpoints:
         if target.address is None:
             text = f"cannot connect to {where}: {outcome.error}"
         else:
-            # Who tries several addresses names each.
+            # The error begins with the address.
             advice = TCP_ADVICE.get(outcome.code)
             text = f"cannot connect to {outcome.error}" + (f"; {advice}" if advice else "")
         text = f"{text} (after {after})"
@@ -188,7 +189,7 @@ def _questions(wanted: Wanted) -> Set[Question]:
 
 
 def _question_of_other_family(service: ServiceSettings) -> Question:
-    """The question that a service restricts to a family, for the other one; else the same."""
+    """The question of a service, for the other address family; the same if it wants both."""
     endpoint, family = question_of(service)
     others = {socket.AF_INET: socket.AF_INET6, socket.AF_INET6: socket.AF_INET}
     return endpoint, others.get(family, family)

@@ -1,14 +1,14 @@
 """Reading the file again, while connections are served and the master must not wait.
 
-It is read, parsed and judged by a process of its own, which may take long, hang in a file system
-that is gone, or die of what is in the file, and harms nothing then. It has so much time; after that
-it is killed and not waited for, because what hangs in the kernel does not die at once.
+A process of its own reads, parses and judges the file. It may take long, hang in a file system that
+is gone, or die of what is in the file: that harms nothing. After TIMEOUT it is killed. The master
+does not wait for its end, because a process that hangs in the kernel does not die at once.
 
 There is one reading at a time.
 
-The command line's one service may be permitted only by its addresses, and DNS may not answer. What
-was read then waits: it is judged again and again, by such a process too, until DNS has answered or
-something else has been read.
+The list may permit the command line's one service only by its addresses, and DNS may not answer.
+Then what was read waits. Such processes judge it again and again, until DNS has answered or another
+file has been read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vsock_proxy.process.signals import Signals
 from vsock_proxy.settings import Settings
 from vsock_proxy.supervision.judging import Judged, Wanted, warn_of_doubts
 
-# Seconds: for one reading; in that for the instance metadata, so that it can still say what it has
-# waited for; and between two attempts to judge what waits for DNS.
+# Seconds: for one reading; of these for the instance metadata, which leaves time to report that it
+# did not answer; and between two attempts to judge what waits for DNS.
 TIMEOUT = 10.0
 METADATA_PATIENCE = 4.0
 JUDGE_AGAIN = 1.0
@@ -52,11 +52,11 @@ class Reloading:
         refuse: Callable[[NotPermitted], None],
     ) -> None:
         """
-        poll: what the master sleeps in; told_by() is for what it finds.
-        read: called in the child, which SIGALRM ends, to read the file and to judge what it says;
-        or to judge what was read before.
-        take_over: called with what is to be served from now on. Raises UnavailableError if that
-        cannot be; then nothing has changed.
+        poll: the master sleeps in it, and calls told_by() for what it finds.
+        read: called in the child, which SIGALRM ends. It reads the file and judges it, or judges
+        what was read before.
+        take_over: called with the services to serve from now on. Raises UnavailableError if they
+        cannot be served; then nothing has changed.
         refuse: called if the service of the command line is not permitted any more.
         """
         self.due: Optional[float] = None
@@ -72,17 +72,17 @@ class Reloading:
         self._take_over = take_over
         self._refuse = refuse
         self._reading: Optional[Apart[Found]] = None
-        # What was read and waits for DNS, and whether the process under way judges that again.
+        # What was read and waits for DNS, and whether the running process judges that again.
         self._waiting: Optional[Wanted] = None
         self._is_retry = False
 
     @property
     def is_reading(self) -> bool:
-        """Whether the file is being read; not where what was read waits for DNS."""
+        """Whether the file is being read. False while what was read waits for DNS."""
         return self._reading is not None and not self._is_retry
 
     def ask(self, now: float) -> None:
-        """Read the file, which must not be read already."""
+        """Read the file. No reading may be under way."""
         self._abandon()
         try:
             self._begin(None, now)
@@ -91,7 +91,7 @@ class Reloading:
             self._go_on(now)
 
     def told_by(self, fd: int, now: float) -> None:
-        """A descriptor is readable: take what was read, if it is that."""
+        """A descriptor is readable. If it is that of the reading process, take the result."""
         reading = self._reading
         if reading is None or fd != reading.reader or not reading.receive():
             return
@@ -104,7 +104,7 @@ class Reloading:
             self._waiting = None
             self._refuse(error)
         except Died as error:
-            # What is judged again waits on, and that has been said.
+            # What is judged again goes on waiting, and the log says so already.
             if not is_retry:
                 self._complain(f"the process that read it {error}")
         except ProxyError as error:
@@ -117,12 +117,12 @@ class Reloading:
         self._go_on(now)
 
     def buried(self, pid: int, status: int) -> None:
-        """A child of this process was waited for; it may be the one that reads."""
+        """A child of the master has ended and is buried; it may be the one that reads."""
         if self._reading is not None and pid == self._reading.pid:
             self._reading.buried(status)
 
     def look(self, now: float) -> None:
-        """Give a reading up that has taken too long, or judge again what waits for DNS."""
+        """Give up a reading that takes too long, or judge again what waits for DNS."""
         if self.due is None or self.due > now:
             return
         if self._reading is None:
@@ -141,14 +141,14 @@ class Reloading:
 
     @property
     def descriptors(self) -> List[int]:
-        """What only the master may hold."""
+        """The descriptors that only the master may hold."""
         return [] if self._reading is None else [self._reading.reader]
 
     def _begin(self, waiting: Optional[Wanted], now: float) -> None:
-        """Raises OSError if there can be no process."""
+        """Raises OSError if no process can be started."""
 
         def child() -> Found:
-            # It must not outlive its time, even if the master does not live to end it.
+            # It must not outlive its time, even if the master dies first.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(int(TIMEOUT) + 1)
             return self._read(waiting)
@@ -187,7 +187,7 @@ class Reloading:
             log.info("allowlist read again", {"event": "reloaded"})
         if had_waited or (judged[0].by_dns and not wanted.of_file):
             log.info(
-                "%(path)s permits %(upstream)s, it is in force now",
+                "%(path)s permits %(upstream)s; it is in force now",
                 {
                     "event": "allowlist_in_force",
                     "path": self._path,
@@ -201,8 +201,8 @@ class Reloading:
         endpoint = judged.policy.endpoint
         log.info("allowlist read again", {"event": "reloaded"})
         log.warning(
-            "%(path)s permits no address that is known of %(upstream)s, and %(host)s does not "
-            "resolve: %(reason)s; the list from before stays in force until DNS answers",
+            "%(path)s permits no known address of %(upstream)s, and %(host)s does not resolve: "
+            "%(reason)s; the list from before stays in force until DNS answers",
             {
                 "event": "allowlist_awaits_dns",
                 "path": self._path,

@@ -11,7 +11,7 @@ from vsock_proxy.supervision.pacer import Pacer
 class Resolving:
     """Keeps the resolver running while there is a name to look up.
 
-    is_needed: whether there is one.
+    is_needed: whether there is such a name.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class Resolving:
     ) -> None:
         """
         be_resolver: what the process does.
-        wanting: called when it is to be started again.
+        wanting: called when it has to be started again.
         """
         self.is_needed = False
         self._children = children
@@ -46,7 +46,7 @@ class Resolving:
     def end(self) -> None:
         """End it for good, before another publishes addresses in its place."""
         if self._pid is not None:
-            # The tables are whole whenever it dies.
+            # The tables stay whole, whenever it dies.
             self._children.end(self._pid)
             self._pid = None
 

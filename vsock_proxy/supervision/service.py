@@ -1,7 +1,7 @@
-"""A service as the master has it: what was asked for, and what was made for it.
+"""A service in the master: its settings, and what was made for it.
 
-Where a reload changes only where its clients are led to, the listener stays. Where the endpoint
-stays too, so does the table: what is known of its addresses is still true.
+If a reload changes only the endpoint of a service, the listener stays. If the endpoint stays too,
+the table also stays, because what it knows of the addresses is still true.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vsock_proxy.supervision.judging import Judged, put_into_force
 class Service:
     """
     name: what the log and the titles call it where there are several.
-    table: the addresses of its endpoint, None if that is reached by none.
+    table: the addresses of its endpoint; None: the endpoint is not reached by an address.
     """
 
     settings: ServiceSettings
@@ -36,23 +36,23 @@ class Service:
 
     @property
     def is_looked_up(self) -> bool:
-        """Whether its addresses may change: those of a name, and of a zone's interface."""
+        """Whether its addresses may change: if it is a name, or an address with a zone."""
         endpoint = self.settings.endpoint
         host = endpoint.host
         return endpoint.is_tcp and (parse_address(host) is None or "%" in host)
 
     @property
     def addresses(self) -> Tuple[Address, ...]:
-        """What is known of its endpoint's addresses."""
+        """The known addresses of its endpoint."""
         return self.table.current() if self.table is not None else ()
 
     def leads_elsewhere(self, settings: ServiceSettings) -> bool:
-        """Whether a service with these settings has other addresses."""
+        """Whether a service with these settings needs another table of addresses."""
         own = self.settings
         return (own.endpoint, own.options.family) != (settings.endpoint, settings.options.family)
 
     def route(self) -> Route:
-        """What a worker needs of it."""
+        """What a worker needs to serve it."""
         options = self.settings.options
         return Route(
             name=self.name,
@@ -64,11 +64,11 @@ class Service:
         )
 
     def renewed(self, judged: Judged, name: str) -> Service:
-        """The same service, by the policy and the settings that a reload has brought."""
+        """The same service, with the policy and the settings of a reload."""
         return replace(self, settings=judged.settings, name=name, policy=judged.policy)
 
     def publish(self, judged: Judged) -> None:
-        """Let its table have what is permitted now, and nothing else.
+        """Let its table have the addresses permitted now, and nothing else.
 
         No resolver may run meanwhile: it would publish by the policy from before.
         """
@@ -82,7 +82,7 @@ class Service:
 
 
 def upstream_of(endpoint: Endpoint, table: Optional[AddressTable], timeout: float) -> AnyUpstream:
-    """What connects to an endpoint. table: its addresses, None if it is reached by none."""
+    """What connects to an endpoint. table: its addresses; None: it is not reached by an address."""
     if table is not None:
         return Upstream(table, timeout)
     if endpoint.path is not None:
@@ -91,7 +91,7 @@ def upstream_of(endpoint: Endpoint, table: Optional[AddressTable], timeout: floa
 
 
 def make_service(judged: Judged, name: str, listener: Listener) -> Service:
-    """A service that there was not yet, or that leads elsewhere now."""
+    """A service that is new, or whose endpoint is new."""
     endpoint = judged.settings.endpoint
     table = AddressTable(endpoint.port) if endpoint.is_tcp else None
     return Service(judged.settings, name, listener, table, judged.policy)

@@ -1,4 +1,4 @@
-"""Saying that processes cannot be started: once for all of them, not once for each and each try."""
+"""Logs that processes cannot be started: one line for all, not one for each process and try."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Optional, Sequence
 from vsock_proxy.errors import advice
 from vsock_proxy.words import counted
 
-# Seconds after which a shortage that lasts is told again.
+# Seconds after which the log repeats that a shortage lasts.
 TELL_INTERVAL = 60.0
 
 log = logging.getLogger(__name__)
 
 
 class Shortage:
-    """What is said while fewer processes run than should."""
+    """What the log says while fewer processes run than should."""
 
     def __init__(self) -> None:
         self._told: Optional[float] = None
@@ -23,7 +23,7 @@ class Shortage:
     def lasts(
         self, missing: int, workers: int, others: Sequence[str], error: OSError, now: float
     ) -> None:
-        """Processes could not be started: how many of the workers, and others that are named."""
+        """Processes could not be started. missing: how many workers; others: their names."""
         if self._told is not None and now - self._told < TELL_INTERVAL:
             return
         self._told = now

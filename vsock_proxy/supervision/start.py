@@ -1,7 +1,7 @@
-"""Everything that comes before the first listener: each step may end the program.
+"""Everything that comes before the first listener. Each step may end the program.
 
-The order is: what systemd passed, the operator's file and the instance metadata, judging what may
-be served. A step that fails does so before the next has had an effect.
+The order: take what systemd passed, read the operator's file and the instance metadata, judge what
+may be served. If a step fails, no later step has had an effect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, signals: Signals, stderr: Stderr) -> int:
-    """Serve until told to stop; returns the exit code. Raises ProxyError if it cannot start."""
+    """Serve until a signal ends it; returns the exit code. Raises ProxyError if it cannot start."""
     ensure_files(1)
     if stderr.is_own:
         return _serve(settings, signals, stderr, None)
@@ -64,6 +64,6 @@ def _serve(settings: Settings, signals: Signals, stderr: Stderr, copier: Optiona
 
 
 def _judge(settings: Settings, signals: Signals) -> Tuple[Wanted, Tuple[Judged, ...]]:
-    """Everything that may have to be waited for: the file, the metadata, DNS."""
+    """Everything that may take time: the file, the metadata, DNS."""
     wanted = want(settings, search=metadata.look_up_apart(signals))
     return wanted, judge_at_start(wanted, signals)

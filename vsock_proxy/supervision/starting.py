@@ -1,4 +1,4 @@
-"""Starting what is not there: all processes together, since what stops one stops all."""
+"""Starting the processes that are missing: all together, because what stops one stops all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vsock_proxy.supervision.timers import Timers
 
 
 class Starting:
-    """Starts processes, and tries again where there can be none."""
+    """Starts processes, and tries again later if it cannot."""
 
     def __init__(
         self, fleet: Fleet, resolving: Resolving, exporting: Exporting, timers: Timers
@@ -28,7 +28,7 @@ class Starting:
         self._stopped = False
 
     def start(self) -> None:
-        """Start what is missing. One that cannot be started means that none can: try later."""
+        """Start what is missing. If one process cannot be started, try all again later."""
         if self._stopped or self._tries_again:
             return
         fleet = self._fleet
@@ -46,7 +46,7 @@ class Starting:
             self._shortage.is_over(fleet.size)
 
     def stop(self) -> None:
-        """Start nothing any more."""
+        """Start nothing from now on."""
         self._stopped = True
 
     def _missing_others(self) -> List[str]:

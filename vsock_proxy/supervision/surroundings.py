@@ -1,6 +1,7 @@
 """What --check says of the machine: open files, processes, the backlog, and AF_VSOCK.
 
-None of it keeps the proxy from starting. So it is well, a warning, or not visible from here.
+None of it keeps the proxy from starting. So each verdict is OK or a warning, and some things are
+not visible from here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LOAD_TRANSPORT = (
 
 
 def tell_of_files(verdicts: Verdicts, services: int) -> None:
-    """How many open files a process may have, where that is enough."""
+    """How many open files a process may have. Called only if that is enough."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = "any number" if hard == resource.RLIM_INFINITY else str(hard)
     needed = needed_files(services)
@@ -102,7 +103,7 @@ def _tell_of_transports(verdicts: Verdicts, cid: Optional[int]) -> None:
         listed = ", ".join(f"{name} ({machine.TRANSPORTS[name]})" for name in found)
         verdicts.tell(OK, "vsock", f"vsock transports: {listed}", count=len(found))
     elif cid is not None:
-        # One that is a part of the kernel leaves no trace, except that it gives a CID.
+        # A transport that is built into the kernel leaves no trace but the CID.
         verdicts.tell(OK, "vsock", "vsock transports: one that is built into the kernel")
     else:
         text = f"no vsock transport is loaded, so it connects to nobody; {LOAD_TRANSPORT}"

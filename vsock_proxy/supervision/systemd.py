@@ -1,14 +1,14 @@
 """What systemd passes to a service, and what a service tells systemd.
 
 Both are small protocols over environment variables, so no library is needed (sd_notify(3),
-sd_watchdog_enabled(3), sd_listen_fds(3)): news are datagrams to the socket that $NOTIFY_SOCKET
-names, and the listening sockets that .socket units hold are the descriptors from 3 on. Each
-variable is taken out of the environment once it was read, as none is meant for anything that this
-process starts.
+sd_watchdog_enabled(3), sd_listen_fds(3)). News are datagrams to the socket that $NOTIFY_SOCKET
+names. The listening sockets that .socket units hold are the descriptors from 3 on. Each variable is
+removed from the environment once it is read, because none is meant for child processes.
 
-systemd is not waited for: what it does not take at once is kept, one of each kind, until it does.
+The master does not wait for systemd. What systemd does not take at once is kept, one of each kind,
+until it does.
 
-Not started by systemd, nothing here makes a system call.
+Without systemd, nothing here makes a system call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vsock_proxy.process.kernel import AF_VSOCK
 FIRST_PASSED_FD = 3
 # Seconds between two looks at whether the status has changed.
 STATUS_INTERVAL = 5.0
-# However often systemd wants a sign of life: the master has other things to do.
+# Seconds; no sign of life comes more often, because the master has other things to do.
 SHORTEST_INTERVAL = 0.01
 MICROSECONDS = 1_000_000
 # As many digits as a number of 64 bits has.
@@ -44,14 +44,14 @@ class Notifier:
     def __init__(self, environment: Environment) -> None:
         self._address = _notify_address(environment)
         self._watchdog = _watchdog_interval(environment) if self._address else None
-        # By kind, oldest first, what systemd has not taken yet.
+        # What systemd has not taken yet, by kind, oldest first.
         self._news: Dict[str, str] = {}
         self._last_status = ""
         self._complained = False
 
     @property
     def interval(self) -> Optional[float]:
-        """Every how many seconds status() and watchdog() are to be called; None: never."""
+        """Seconds between two calls of status() and watchdog(); None: never call them."""
         if self._address is None:
             return None
         # Twice within the time that systemd allows, as sd_watchdog_enabled(3) recommends.
@@ -67,12 +67,11 @@ class Notifier:
         self._tell("RELOADING", f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, patience: float) -> None:
-        """No new connections; the live ones have these seconds, perhaps more than the unit allows a
-        stop."""
+        """No new connections. The live ones have these seconds, even if the unit allows less."""
         self._tell("STOPPING", f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience * MICROSECONDS)}")
 
     def status(self, text: str) -> None:
-        """What `systemctl status` shows; sent when it has changed."""
+        """The line that `systemctl status` shows; sent when it has changed."""
         if text != self._last_status:
             self._last_status = text
             self._tell("STATUS", f"STATUS={text}")
@@ -84,19 +83,19 @@ class Notifier:
 
     @property
     def unsent(self) -> bool:
-        """Whether there are news that systemd could not take yet; send() tries again."""
+        """Whether there is news that systemd has not taken yet; send() tries again."""
         return bool(self._news)
 
     def send(self) -> None:
-        """Send what there is to tell, as far as systemd takes it without being waited for."""
+        """Send the news, as far as systemd takes it at once."""
         try:
-            # A socket for each time: one kept open would be inherited by every worker.
+            # A socket for each call: every worker would inherit one that stays open.
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 for kind, news in list(self._news.items()):
                     sock.sendto(news.encode(), self._address or "")
                     del self._news[kind]
         except BlockingIOError:
-            # It has much to read.
+            # systemd has much to read.
             pass
         except OSError as error:
             self._news.clear()
@@ -114,7 +113,7 @@ class Notifier:
     def _tell(self, kind: str, news: str) -> None:
         if self._address is None:
             return
-        # The newest of a kind takes the place of one that was not sent, at the end.
+        # The newest of a kind replaces an unsent one, and goes to the end.
         self._news.pop(kind, None)
         self._news[kind] = news
         self.send()
@@ -123,7 +122,7 @@ class Notifier:
 def summary(services: int, busy: int, workers: int, totals: Totals) -> str:
     """The status line: `3 services, 5 of 24 workers busy, 1207 connections served, 2 failed`.
 
-    One service is not counted.
+    A single service is not mentioned.
     """
     several = f"{services} services, " if services > 1 else ""
     return (
@@ -133,7 +132,7 @@ def summary(services: int, busy: int, workers: int, totals: Totals) -> str:
 
 
 def inherited_sockets(environment: Environment) -> List[socket.socket]:
-    """The listening sockets that systemd holds for this process, of one or more .socket units.
+    """The listening sockets that systemd passes to this process, from one or more .socket units.
 
     Raises UnavailableError if one of them cannot be served.
     """
@@ -163,7 +162,7 @@ def _take(fd: int, name: str) -> socket.socket:
 
 
 def _problems(sock: socket.socket) -> List[str]:
-    """Why a socket is none to accept guests' connections from."""
+    """Why guests' connections cannot be accepted from a socket."""
     problems = []
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         if sock.type == socket.SOCK_STREAM and sock.proto != socket.IPPROTO_TCP:
@@ -193,7 +192,7 @@ def _notify_address(environment: Environment) -> Optional[str]:
 
 
 def _watchdog_interval(environment: Environment) -> Optional[float]:
-    """Within how many seconds systemd expects a sign of life, None if it does not."""
+    """Seconds within which systemd expects a sign of life; None if it expects none."""
     interval = environment.pop("WATCHDOG_USEC", "")
     pid = environment.pop("WATCHDOG_PID", "")
     if not re.fullmatch(COUNT, interval) or pid not in ("", str(os.getpid())):

@@ -1,4 +1,4 @@
-"""What the master is to do later. Times are those of time.monotonic()."""
+"""What the master has to do later. Times are those of time.monotonic()."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Timers:
 
     @property
     def due(self) -> Optional[float]:
-        """When look() is to be called next; None: there is nothing to do."""
+        """When look() has to be called next; None: there is nothing to do."""
         return min((when for when, _ in self._entries), default=None)
 
     def at(self, when: float, action: Action) -> None:
-        """Do something then, once."""
+        """Do something at this time, once."""
         self._entries.append((when, action))
 
     def after(self, seconds: float, action: Action) -> None:
-        """Do something after this time in seconds, once."""
+        """Do something after these seconds, once."""
         self.at(time.monotonic() + seconds, action)
 
     def look(self, now: float) -> None:
@@ -35,5 +35,5 @@ class Timers:
             action()
 
     def clear(self) -> None:
-        """Do none of it."""
+        """Drop all actions."""
         self._entries.clear()

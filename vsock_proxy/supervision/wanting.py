@@ -21,9 +21,9 @@ def want(
 ) -> Wanted:
     """Read the file, and fill in {region} and {domain}.
 
-    again: while others are served already.
-    known: the values that were found out before.
-    search: how to find out others.
+    again: True on a reload, while services are served already.
+    known: the values known from before.
+    search: finds the other values.
 
     Raises ConfigurationError, UsageError or TryAgainError.
     """
