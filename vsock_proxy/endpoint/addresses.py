@@ -4,17 +4,16 @@ A worker asks at each connection, so asking costs one look at a version number. 
 and the writer may be killed between any two stores:
 
 - There are two halves, and the version number says which one counts. The writer fills the other
-  one and then stores the next version number. A list that counts is never written to.
-- A reader copies a half once and checks the copy. It holds its own version number and a checksum
-  of all of it. If these do not agree, two more lists have come meanwhile, or the stores of another
-  processor are not visible yet (Graviton), and the reader looks again.
+  one and then stores the next version number. It never writes to the list that counts.
+- A reader copies a half once and checks the copy. The copy holds its own version number and a
+  checksum of all of it. If these do not agree, the reader looks again: two more lists have come in
+  between, or the stores of another processor are not visible yet (Graviton).
 
-Beside the list stands how often the resolver has looked it up, and with which result.
+The table also counts the resolver's lookups by their results.
 
-With it goes a pair of connected sockets, one descriptor for either way to be woken: by the
-first list, who waits for one; by who cannot connect, the resolver. Of a byte either way it is only
-asked whether there is one. Two pipes would take twice as many descriptors, of which each process
-holds those of all services.
+A pair of connected sockets wakes processes. The first list wakes the workers that wait for one. A
+worker that cannot connect wakes the resolver. It only matters whether there is a byte. Two pipes
+would take twice as many descriptors, and each process holds those of all services.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from vsock_proxy.settings import format_address
 
 MAX_ADDRESSES = 64
 CELL = 8
-# Two cells for all, those of the lookups, then two halves.
+# Two cells for the whole table, those of the lookups, then two halves.
 VERSION, PREFERRED, RESOLVED, UNRESOLVED, NOT_PERMITTED, RESOLVED_AT, HALVES = range(7)
 # Cells of a half: its own version number and so on, then a fixed number for each address.
 OWN_VERSION, COUNT, CHECKSUM, ENTRIES = range(4)
 ENTRY = 3
 HALF = ENTRIES + MAX_ADDRESSES * ENTRY
 SIZE = HALVES + 2 * HALF
-# A try that fails means that two more lists have come meanwhile, and each of them takes a lookup.
+# A try fails only if two more lists have come during it, and each of them takes a lookup.
 TRIES = 100
-# More than the socket holds of bytes sent one by one.
+# Bytes; more than the socket holds if they are sent one by one.
 ALL_NUDGES = 65536
 LOW_64 = (1 << 64) - 1
 # ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
@@ -71,10 +70,10 @@ class Address:
 
 
 def make_address(family: int, sockaddr: Sequence[Any]) -> Address:
-    """From what getaddrinfo() gives. Raises ValueError if that is no address of IPv4 or IPv6."""
+    """Convert an answer of getaddrinfo(). Raises ValueError if it is neither IPv4 nor IPv6."""
     host, port, *more = sockaddr
     if family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(host, str):
-        # A Python without IPv6 gives numbers and bytes for it.
+        # A Python without IPv6 returns numbers and bytes for it.
         raise ValueError(f"not an IP address: {sockaddr!r}")
     ip = ipaddress.ip_address(host.split("%")[0])
     number = int(ip) if ip.version == 6 else MAPPED | int(ip)
@@ -87,7 +86,7 @@ def make_address(family: int, sockaddr: Sequence[Any]) -> Address:
 
 
 def host_of(bits: Tuple[int, int]) -> str:
-    """The host that 128 bits name, IPv4 as IPv4."""
+    """The host for 128 bits; IPv4 mapped into IPv6 as IPv4."""
     address = ipaddress.IPv6Address(bits[0] << 64 | bits[1])
     return str(address.ipv4_mapped or address)
 
@@ -96,9 +95,9 @@ def host_of(bits: Tuple[int, int]) -> str:
 class Lookups:
     """How lookups have ended.
 
-    resolved, unresolved, not_permitted: how many with an address, without an answer, and with none
-    but addresses that are not permitted.
-    resolved_at: when there was an address last, by time.time_ns(); 0: never.
+    resolved, unresolved, not_permitted: how many gave an address, gave no answer, or gave only
+    addresses that are not permitted.
+    resolved_at: when a lookup last gave an address, by time.time_ns(); 0: never.
     """
 
     resolved: int = 0
@@ -119,7 +118,7 @@ class AddressTable:
     """The list as one process sees it. Made before the fork; each process caches for itself.
 
     published: a descriptor that is readable once there is a list.
-    nudges: one that is readable while there are nudges to take.
+    nudges: a descriptor that is readable while there are nudges to take.
     """
 
     def __init__(self, port: int) -> None:
@@ -136,7 +135,7 @@ class AddressTable:
 
     @property
     def descriptors(self) -> Tuple[int, int]:
-        """All that it has."""
+        """Both descriptors."""
         return self.published, self.nudges
 
     def publish(self, addresses: Iterable[Address]) -> None:
@@ -150,7 +149,7 @@ class AddressTable:
         self.announce()
 
     def withdraw(self) -> None:
-        """Take all addresses away: who comes now waits for the next list, as for the first."""
+        """Take all addresses away: a client that comes now waits for the next list."""
         self.publish(())
         try:
             os.read(self.published, 1)
@@ -158,23 +157,23 @@ class AddressTable:
             pass
 
     def announce(self) -> None:
-        """Wake who waits for the first list, if there is one and that was not done yet.
+        """Wake the workers that wait for the first list, if it is there and nobody has done it.
 
-        For the successor of a process that was killed as soon as it had published.
+        The resolver may have been killed right after it published; then its successor does it.
         """
         if not self._is_announced() and self.current():
-            # Never taken out.
+            # This byte is never taken out.
             os.write(self.nudges, b"\0")
 
     def current(self) -> Tuple[Address, ...]:
-        """The addresses, the one that last worked first; empty before the first publication."""
+        """The addresses, first the one that worked last; empty before the first publication."""
         cells = self._cells
         if cells[VERSION] != self._version or cells[PREFERRED] != self._preferred:
             self._refresh()
         return self._ordered
 
     def prefer(self, address: Address) -> None:
-        """Let every worker begin with this address, as long as the list stays as it is."""
+        """Make every worker begin with this address, as long as the list does not change."""
         if address in self._addresses:
             index = self._addresses.index(address)
             self._cells[PREFERRED] = self._version << INDEX_BITS | index
@@ -188,7 +187,7 @@ class AddressTable:
             pass
 
     def take_nudges(self) -> None:
-        """Take what has come, before the lookup that it asks for."""
+        """Take the nudges that have come, before the lookup that they ask for."""
         try:
             os.read(self.nudges, ALL_NUDGES)
         except BlockingIOError:
@@ -202,11 +201,11 @@ class AddressTable:
 
     @property
     def lookups(self) -> Lookups:
-        """How those have ended that were counted."""
+        """The counts."""
         return Lookups(*self._cells[RESOLVED : RESOLVED_AT + 1])
 
     def close(self) -> None:
-        """In a process that has nothing to do with this endpoint any more."""
+        """Close this process's descriptors, if it does not need this endpoint any more."""
         os.close(self.published)
         os.close(self.nudges)
 
@@ -224,7 +223,7 @@ class AddressTable:
         self._ordered = self._preferred_first()
 
     def _take(self, version: int) -> bool:
-        """Make the list of that version the one known here, if it can be read whole."""
+        """Take over the list of this version, if it can be read whole."""
         start = _half(version)
         end = start + ENTRIES + min(self._cells[start + COUNT], MAX_ADDRESSES) * ENTRY
         copy = tuple(self._cells[start:end])
@@ -253,12 +252,12 @@ class AddressTable:
 
 
 def _half(version: int) -> int:
-    """Where the half begins that a version is kept in."""
+    """Where the half of this version begins."""
     return HALVES + version % 2 * HALF
 
 
 def _half_of(version: int, addresses: Tuple[Address, ...]) -> List[int]:
-    """The cells of a half that has these addresses."""
+    """The cells of a half with these addresses."""
     half = [version, len(addresses), 0]
     for address in addresses:
         half += (address.family << SCOPE_BITS | address.scope, *address.bits)
@@ -267,6 +266,6 @@ def _half_of(version: int, addresses: Tuple[Address, ...]) -> List[int]:
 
 
 def _checksum(half: Sequence[int]) -> int:
-    """Of all cells of a half but the checksum itself."""
+    """The checksum of all cells of a half except itself."""
     data = (*half[:CHECKSUM], *half[ENTRIES:])
     return binascii.crc32(struct.pack(f"{len(data)}Q", *data))

@@ -1,8 +1,8 @@
 """The IPv4 addresses that an IPv6 address may lead to.
 
-The RFCs have many ways to write one address into the other, and which of them a router on the way
-takes apart nobody can see from here. So each is taken for what it may be. Prefixes that a network
-has chosen for itself (RFC 6052, RFC 5969) cannot be known.
+The RFCs have many ways to write an IPv4 address into an IPv6 address. The proxy cannot see which of
+them a router on the way applies, so it assumes all of them. It cannot know prefixes that a network
+has chosen for itself (RFC 6052, RFC 5969).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Iterator, Tuple
 
 from vsock_proxy.config.hostnames import Address
 
-# By its prefix, how many bits lie below the IPv4 address.
+# By prefix: how many bits lie below the IPv4 address.
 PREFIXES = tuple(
     (ipaddress.IPv6Network(network), shift)
     for network, shift in (
@@ -27,10 +27,10 @@ PREFIXES = tuple(
 )
 TEREDO = ipaddress.IPv6Network("2001::/32")
 LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-# Of RFC 6052, 2.2, the lengths that a prefix within LOCAL_NAT64 can have beside 96. The address
-# follows the prefix, but for bits 64 to 71, which are zero.
+# The lengths of RFC 6052, 2.2, that a prefix within LOCAL_NAT64 can have besides 96. The address
+# follows the prefix, except that bits 64 to 71 are zero.
 NAT64_PREFIX_LENGTHS = (48, 56, 64)
-# By the interface identifier's bits that are given, how many bits lie below the IPv4 address.
+# By the fixed bits of the interface identifier: how many bits lie below the IPv4 address.
 IDENTIFIERS = (
     (0x00005EFE, 32, 0),  # ISATAP (RFC 5214, 6.1)
     (0x02005EFE, 32, 0),  # ISATAP, where the IPv4 address is unique
@@ -42,20 +42,20 @@ LOW_32 = 0xFFFFFFFF
 
 
 def embedded(ip: Address) -> Tuple[ipaddress.IPv4Address, ...]:
-    """Every IPv4 address that this one may stand for; none for an IPv4 address."""
+    """Every IPv4 address that this IPv6 address may stand for; none for an IPv4 address."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ()
     return tuple(ipaddress.IPv4Address(number & LOW_32) for number in _numbers(ip))
 
 
 def _numbers(ip: ipaddress.IPv6Address) -> Iterator[int]:
-    """Their bits, with others above them."""
+    """The bits of these addresses, with other bits above them."""
     number = int(ip)
     for network, shift in PREFIXES:
         if ip in network:
             yield number >> shift
     if ip in TEREDO:
-        # The client's, with every bit inverted.
+        # The client's address, with every bit inverted.
         yield ~number
     if ip in LOCAL_NAT64:
         for length in NAT64_PREFIX_LENGTHS:

@@ -24,7 +24,7 @@ LookUp = Callable[[Endpoint, socket.AddressFamily], List[Address]]
 
 
 def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
-    """All addresses of a name that can be used. Raises LookupFailed."""
+    """All usable addresses of a name. Raises LookupFailed."""
     host = endpoint.host
     try:
         found = socket.getaddrinfo(
@@ -44,7 +44,7 @@ def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
             address = make_address(found_family, sockaddr)
         except ValueError:
             continue
-        # An answer of IPv6 may be IPv4 all the same.
+        # An IPv6 answer may be IPv4 mapped into IPv6.
         if family in (socket.AF_UNSPEC, address.family) and address not in addresses:
             addresses.append(address)
     if not addresses:
@@ -55,11 +55,11 @@ def look_up(endpoint: Endpoint, family: socket.AddressFamily) -> List[Address]:
 def look_up_all(
     questions: Iterable[Question], patience: Optional[float] = None, look_up: LookUp = look_up
 ) -> Dict[Question, Answer]:
-    """Ask all at the same time, so that one that hangs delays no other.
+    """Ask all questions at the same time, so that one that hangs delays no other.
 
-    patience: seconds after which nothing more is waited for; None: there is no such time.
+    patience: seconds to wait for answers; None: without a limit.
 
-    Only for a process that ends by os._exit(): whatever still hangs is a thread of it.
+    Only for a process that ends by os._exit(), because a thread may still hang then.
     """
     wanted = set(questions)
     coming: queue.SimpleQueue[Tuple[Question, Union[List[Address], Exception]]]
@@ -69,7 +69,7 @@ def look_up_all(
         try:
             coming.put((question, look_up(*question)))
         except Exception as error:
-            # Not to hide it: what is no failed lookup is raised below.
+            # This does not hide it: any error other than LookupFailed is raised below.
             coming.put((question, error))
 
     for question in wanted:

@@ -1,9 +1,9 @@
 """Which addresses this proxy may connect to.
 
 An endpoint that the allowlist names may have any address that DNS gives, with one exception. Some
-addresses of a cloud instance give its credentials to whoever connects from there. An answer of DNS
-never leads to these, in whatever form it writes them: whoever can answer for a name could otherwise
-lead a guest there. An operator who wants such an address gives it as `<remote_addr>`.
+addresses give the credentials of a cloud instance to any program on it that connects to them. An
+address from DNS is never one of these, in any form: an attacker who can answer for a name could
+otherwise lead a guest there. An operator can still give such an address as `<remote_addr>`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FORBIDDEN = tuple(
     )
 )
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-# How alike two addresses are, by difflib, if one may be the other misspelt.
+# By difflib: how alike two addresses are if one may be a misspelling of the other.
 LIKENESS = 0.75
 
 
@@ -53,7 +53,7 @@ class NotPermitted(ConfigurationError):
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be connected to for one endpoint under one allowlist."""
+    """The addresses that one allowlist permits for one endpoint."""
 
     endpoint: Endpoint
     family: socket.AddressFamily
@@ -61,31 +61,31 @@ class Policy:
     allowlist: Allowlist
 
     def permits(self, address: Address) -> bool:
-        """Whether an address that DNS gave may be connected to."""
+        """Whether the proxy may connect to an address that DNS gave."""
         ip = ipaddress.ip_address(address.sockaddr[0].split("%")[0])
         if any(form in network for form in (ip, *embedded(ip)) for network in FORBIDDEN):
             return False
         return self.any_address or self.allowlist.permits_address(ip, self.endpoint.port)
 
     def keeps(self, address: Address) -> bool:
-        """Whether an address known from before may still be connected to."""
+        """Whether the proxy may still connect to an address known from before."""
         if parse_address(self.endpoint.host) is not None:
             return True
         return self.family in (socket.AF_UNSPEC, address.family) and self.permits(address)
 
     def may_permit_addresses(self) -> bool:
-        """Whether there is any address that would permit the endpoint, whatever DNS says."""
+        """Whether DNS can give any address that the proxy may connect to."""
         if self.any_address:
             return True
         return self.endpoint.is_tcp and self.allowlist.has_addresses(self.endpoint.port)
 
     def permits_literal(self) -> bool:
-        """Whether an endpoint that was given as an address may be connected to."""
+        """Whether the endpoint was given as an address and the list permits it."""
         ip = parse_address(self.endpoint.host)
         return ip is not None and self.allowlist.permits_address(ip, self.endpoint.port)
 
     def entry(self) -> Optional[Entry]:
-        """The first entry that permits the endpoint itself, None if only its addresses may be."""
+        """The first entry that permits the endpoint itself; None if none does."""
         host, port = self.endpoint.host, self.endpoint.port
         if not self.endpoint.is_tcp:
             return self.allowlist.entry_of_place(host, port)
@@ -100,9 +100,9 @@ class Policy:
         return self.allowlist.entry_of_address(ip, self.endpoint.port)
 
     def choose(self, addresses: Iterable[Address]) -> Tuple[Address, ...]:
-        """The permitted ones, the families taking turns (RFC 8305, 4)."""
+        """The permitted addresses; the families take turns (RFC 8305, 4)."""
         if parse_address(self.endpoint.host) is not None:
-            # Not what DNS says, but the endpoint itself, with the index of its zone's interface.
+            # It is the endpoint itself and not from DNS, with the index of its zone's interface.
             return tuple(addresses)
         permitted = [address for address in addresses if self.permits(address)]
         if not permitted:
@@ -124,7 +124,7 @@ def make_policy(settings: ServiceSettings, allowlist: Allowlist) -> Policy:
 
 
 def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
-    """The endpoint's address if it was given as one, else nothing. Raises UsageError."""
+    """The endpoint's address if it was given as an address, else nothing. Raises UsageError."""
     host = settings.endpoint.host
     ip = parse_address(host)
     if ip is None:
@@ -135,7 +135,7 @@ def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
     try:
         return tuple(look_up(replace(settings.endpoint, host=str(ip)), settings.options.family)[:1])
     except LookupFailed:
-        # What can be wrong in a well-formed address is its zone (RFC 4007, 11).
+        # In a well-formed address only the zone can be wrong (RFC 4007, 11).
         raise UsageError(
             f"{host} cannot be connected to: what follows % is no network interface of this machine"
         ) from None
@@ -159,8 +159,8 @@ def described(entry: Entry) -> str:
 
 
 def _closest(policy: Policy) -> Optional[Entry]:
-    """The entry that may have been meant, if there is one that looks like the endpoint."""
-    # Imported here: only a process that is about to end needs it.
+    """The entry that looks most like the endpoint; it may have been meant. None if none does."""
+    # Imported here: only a process that will end needs it.
     from difflib import get_close_matches
 
     by_text: Dict[str, Entry] = {}
@@ -175,7 +175,7 @@ def _closest(policy: Policy) -> Optional[Entry]:
 
 
 def _as_yaml(host: str) -> str:
-    """The host as every YAML parser reads it: without a dot it may be `no`, a boolean."""
+    """The host so that every YAML parser reads it: unquoted, a host `no` would be a boolean."""
     text = _normal(host)
     if "." in text and ":" not in text:
         return text
@@ -185,7 +185,7 @@ def _as_yaml(host: str) -> str:
 
 
 def _normal(host: str) -> str:
-    """The host in the one form that it is compared in, as far as there is one."""
+    """The host in the form in which it is compared, if it has one."""
     ip = parse_address(host)
     try:
         return normal_place(host) or (str(ip) if ip else normal_name(host))

@@ -1,11 +1,11 @@
 """Keeping the addresses of one endpoint fresh, so that no worker ever waits for DNS.
 
-A lookup may block for half a minute and can fail at any time; here that harms nothing: the last
-known good addresses stay published until there are better ones.
+A lookup may block for half a minute and can fail at any time. That does no harm here: the last good
+addresses stay published until there are new ones.
 
-Who answers for a name can make it change as often as it likes. The log says what is the case when
-that changes, at most a fixed number of lines a minute; what was not said then is said later, unless
-it is over by then.
+A name server can change its answer as often as it likes. The log reports the condition of the name
+when it changes, with at most a fixed number of lines a minute. A condition that was left out is
+reported later, unless it is over by then.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from vsock_proxy.endpoint.addresses import (
 from vsock_proxy.endpoint.lookup import LookUp, LookupFailed, look_up
 from vsock_proxy.endpoint.policy import Policy
 
-# As long as nothing is known yet, clients are waiting.
+# Seconds. As long as no address is known, clients wait.
 FIRST_RETRY = 1.0
-# Workers that cannot connect ask for a lookup; seconds between two of those.
+# Seconds between two lookups that workers ask for because they cannot connect.
 NUDGE_INTERVAL = 1.0
-# Of each kind of line, at most this number in this time in seconds.
+# At most this number of lines of each kind in this number of seconds.
 MOST_LINES = 10
 LINES_PERIOD = 60.0
-# How many of a list of addresses the log has.
+# How many addresses of a list the log shows.
 MOST_SHOWN = 8
 
 log = logging.getLogger(__name__)
 
 
 class Condition(enum.Enum):
-    """How the last lookup ended, as far as it is worth a line; the event of that line."""
+    """How the last lookup ended, and the event of the log line that says so."""
 
     WELL = "name_well_again"
     UNRESOLVED = "name_unresolved"
@@ -61,7 +61,7 @@ class Resolution:
         look_up: LookUp = look_up,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """tables: those of all services that are led to this endpoint."""
+        """tables: those of all services that lead to this endpoint."""
         self._tables = tables
         self._policy = policy
         self._interval = interval
@@ -96,7 +96,7 @@ class Resolution:
         return min(FIRST_RETRY, self._interval)
 
     def refresh(self) -> None:
-        """Look up once, and publish what comes of it."""
+        """Look up once, and publish the result."""
         try:
             found = self._look_up(self._policy.endpoint, self._policy.family)
         except LookupFailed as error:
@@ -117,7 +117,7 @@ class Resolution:
 
     def _publish(self, chosen: Tuple[Address, ...]) -> None:
         used = chosen[:MAX_ADDRESSES]
-        # Many services give their addresses in turn: another order is no news.
+        # Many names give their addresses in rotation: another order is no news.
         stale = [table for table in self._tables if frozenset(table.current()) != frozenset(used)]
         if stale:
             level = logging.DEBUG if self._known() else logging.INFO
@@ -156,12 +156,12 @@ class Resolution:
         return self._tables[0].current()
 
     def _remedy(self) -> str:
-        """What is done for lack of an answer."""
+        """What the proxy does without an answer."""
         known = len(self._known())
         return f"keeping the {known} known before" if known else "clients wait until it does"
 
     def _say(self, condition: Condition, text: str) -> None:
-        """Log a condition when it begins, not each time it is met."""
+        """Log a condition when it begins, and not each time it is found."""
         if condition is self._said or not self._troubles.allow(self._clock()):
             return
         self._said = condition
@@ -180,13 +180,13 @@ class Resolution:
 
 
 class _Pace:
-    """A bound on lines that who answers for the name can cause at will."""
+    """A limit for lines that a name server can cause at will."""
 
     def __init__(self) -> None:
         self._given: Deque[float] = deque(maxlen=MOST_LINES)
 
     def allow(self, now: float) -> bool:
-        """Whether one more line keeps the bound; it is then counted."""
+        """Whether the limit allows one more line; counts it if so."""
         if len(self._given) == MOST_LINES and now - self._given[0] < LINES_PERIOD:
             return False
         self._given.append(now)
@@ -200,7 +200,7 @@ def _hosts(addresses: Sequence[Address]) -> str:
 
 
 def _pause(lifeline: int, seconds: float) -> None:
-    """Wait a little, so that refused connections do not become a flood of DNS queries."""
+    """Wait a little, so that refused connections do not cause a flood of DNS queries."""
     wait = select.poll()
     wait.register(lifeline, select.POLLIN)
     wait.poll(max(0, int(seconds * 1000)))

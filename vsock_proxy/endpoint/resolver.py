@@ -1,13 +1,13 @@
 """The process that looks up the names of all services, each in a thread of its own.
 
 A lookup blocks, for half a minute if a name server hangs, and nothing interrupts it. So each name
-has a thread, and none waits for another. Threads do no harm in a process that never forks. It may
-be killed at any moment, for the tables are whole whenever that happens; that is how it ends when
-what it should look up changes.
+has a thread, and no name waits for another. Threads do no harm in a process that never forks. The
+process may be killed at any moment, because the tables stay whole. The master kills it when the
+names to look up change.
 
-Threads here share next to nothing. Each writes to the tables of its own endpoint. The lines that
-they log pass one lock, that of the log's handler, and so does the count of those that cannot be
-written. Signals are for the main thread, which only waits for the end of the master.
+The threads share next to nothing. Each writes to the tables of its own endpoint. One lock, that of
+the log's handler, protects their log lines and the count of lines that cannot be written. Only the
+main thread gets signals; it just waits for the end of the master.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from vsock_proxy.endpoint.policy import Policy
 from vsock_proxy.endpoint.resolution import Resolution
 from vsock_proxy.process.signals import block, unblock
 
-# Bytes. The usual 8 MiB are so large that the kernel may give a thread a huge page of 2 MiB.
+# Bytes. With the usual 8 MiB the kernel may give a thread a huge page of 2 MiB.
 STACK_SIZE = 512 << 10
-# Milliseconds until a thread that could not be started is tried again.
+# Milliseconds until the next try after a thread could not be started.
 START_AGAIN_MS = 1000
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lookup:
-    """What one service wants to be looked up, and how often."""
+    """What to look up for one service, and how often, in seconds."""
 
     table: AddressTable
     policy: Policy
@@ -46,7 +46,7 @@ class Resolver:
     """What the process does."""
 
     def __init__(self, lookups: Sequence[Lookup]) -> None:
-        """lookups: at least one. Those that ask for the same share a thread and its answers."""
+        """lookups: at least one. Those with the same question share a thread and its answers."""
         by_question: Dict[Question, List[Lookup]] = {}
         for lookup in lookups:
             question = lookup.policy.endpoint, lookup.policy.family
@@ -89,8 +89,8 @@ class Resolver:
             self._start(missing, lifeline)
 
     def _start(self, missing: List[Resolution], lifeline: int) -> None:
-        """Start a thread for each that is missing, as far as that can be done."""
-        # A thread begins with the mask of who starts it.
+        """Start a thread for each that is missing, as long as the system permits it."""
+        # A thread inherits the signal mask of the thread that starts it.
         block()
         try:
             while missing:
@@ -108,6 +108,6 @@ def _run(resolution: Resolution, lifeline: int) -> None:
     try:
         resolution.run(lifeline)
     except Exception:
-        # Not to hide it: this is the thread's last frame, and the master starts another process.
+        # This does not hide it: it is the thread's last frame, and the master starts a new process.
         log.exception("internal error, please report it", {"event": "internal_error"})
         os._exit(os.EX_SOFTWARE)

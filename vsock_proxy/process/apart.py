@@ -1,8 +1,8 @@
-"""A function in a process of its own, whose result comes back over a pipe.
+"""Runs a function in a process of its own; its result comes back over a pipe.
 
-For what may take longer than this process may be away, or may not come back at all: a lookup that a
-name server keeps hanging, and that no signal interrupts; a file that is a puzzle to its parser. The
-process can be killed at any time, and if it dies, nothing else does.
+It is for a function that may take too long for this process, or may never return. A lookup hangs
+with its name server, and no signal interrupts it. A file may be too hard for its parser. The
+process can be killed at any time, and its death harms nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Died(ProxyError):
 
 
 class Apart(Generic[T]):
-    """One call of a function, begun at once. To be closed, for which it is a context manager.
+    """One call of a function, begun at once. The caller closes it; it is a context manager.
 
     pid: the process.
     reader: a descriptor that is readable once receive() has something to do.
@@ -43,11 +43,11 @@ class Apart(Generic[T]):
         expected: Tuple[Type[Exception], ...] = (ProxyError,),
     ) -> None:
         """
-        title: what `ps` shows of the process; by the name of the program only the master is found.
-        function: what it returns, or raises, is pickled.
+        title: what `ps` shows of the process; only the master is found by the program's name.
+        function: its result or its exception is pickled.
         expected: the exceptions that it may raise; others are internal errors of the process.
 
-        Raises OSError if there can be no process.
+        Raises OSError if no process can be made.
         """
         self._received = bytearray()
         self._status: Optional[int] = None
@@ -67,23 +67,23 @@ class Apart(Generic[T]):
             os.close(writer)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until receive() has something to do, at most this time; whether it has."""
+        """Wait at most this time until receive() has something to do; returns whether it has."""
         poll = select.poll()
         poll.register(self.reader, select.POLLIN)
         return bool(poll.poll(int(seconds * 1000)))
 
     def receive(self) -> bool:
-        """Read what there is of the result, after waiting for it; True once it is whole."""
+        """Read the next part of the result, waiting for it; True once the result is whole."""
         chunk = os.read(self.reader, CHUNK)
         self._received += chunk
         return not chunk
 
     def result(self) -> T:
-        """What the function returned; waits for it. Raises what it raised, or Died."""
+        """The function's result; waits for it. Raises the function's exception, or Died."""
         while not self.receive():
             pass
         exit_code = os.waitstatus_to_exitcode(self._bury())
-        # Killed in the middle of writing, it leaves a part of its result.
+        # A process that was killed while it wrote leaves only a part of its result.
         if exit_code or not self._received:
             raise Died(_how(exit_code))
         value, error = pickle.loads(self._received)
@@ -92,20 +92,20 @@ class Apart(Generic[T]):
         return value  # type: ignore[no-any-return]
 
     def buried(self, status: int) -> None:
-        """The process was waited for elsewhere, with this status of waitpid(2)."""
+        """Note that another place has waited for the process, with this status of waitpid(2)."""
         self._status = status
 
     def abandon(self) -> None:
-        """End the process without waiting for that, as what hangs in the kernel may never die.
+        """Kill the process and do not wait: a process that hangs in the kernel may never die.
 
-        It is left to who waits for every child.
+        The code that waits for every child waits for it.
         """
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
         os.close(self.reader)
 
     def close(self) -> None:
-        """End the process, if it has not ended."""
+        """Kill the process and wait for it, if it has not ended yet."""
         os.close(self.reader)
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
