@@ -1,10 +1,8 @@
-"""Descriptors: 0, 1 and 2 are there, a child has none that is its parent's alone; and pipes.
+"""Descriptors: 0, 1 and 2 are always open, and a child closes what only its parent needs; pipes.
 
-0, 1 and 2 must be there whatever the program was started with.
-
-The kernel gives out the lowest number that is free. Started with one of them closed, as some shells
-and supervisors do (`2>&-`), a program would get its listener or a pipe under that number, and write
-its log into it.
+Some shells and supervisors start a program with 0, 1 or 2 closed (`2>&-`). The kernel gives out the
+lowest number that is free. So the program would get its listener or a pipe under that number, and
+write its log into it.
 """
 
 from __future__ import annotations
@@ -13,12 +11,12 @@ import os
 from typing import Iterable, Tuple
 
 STANDARD = (0, 1, 2)
-# Of the root folder, where there is no /dev, nothing can be read and nothing written to it.
+# If there is no /dev, the root folder: nothing can be read from it or written to it.
 STAND_INS = ((os.devnull, os.O_RDWR), ("/", os.O_RDONLY))
 
 
 def hold_standard_descriptors() -> None:
-    """Put something under each of their numbers that is free. Nothing may be opened before."""
+    """Open something under each of these numbers that is free. Call it before any other open()."""
     for number in STANDARD:
         try:
             os.fstat(number)
@@ -27,18 +25,18 @@ def hold_standard_descriptors() -> None:
 
 
 def close_all(descriptors: Iterable[int]) -> None:
-    """In a child: close what it has inherited and is not to have."""
+    """In a child: close what it has inherited and must not keep."""
     for fd in descriptors:
         os.close(fd)
 
 
 def non_blocking_pipe() -> Tuple[int, int]:
-    """A pipe's reader and writer, on which nobody waits."""
+    """The reader and the writer of a pipe, both non-blocking."""
     return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _take_lowest() -> None:
-    """Open what reads and writes nothing, under the lowest number that is free."""
+    """Open a file without content, under the lowest number that is free."""
     for path, flags in STAND_INS:
         try:
             os.open(path, flags)

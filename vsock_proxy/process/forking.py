@@ -1,8 +1,8 @@
 """Forking a child that inherits no surprises.
 
-Between fork() and the child's own work a signal must not reach the parent's pipe, the child must
-never return into the parent's code, and nothing buffered may be written twice. So signals are
-blocked around the fork until the child has a pipe of its own, and it leaves by os._exit().
+Between fork() and the child's own work, no signal may reach the parent's pipe, the child must never
+return into the parent's code, and nothing buffered may be written twice. So signals are blocked
+until the child has a pipe of its own, and the child ends by os._exit().
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def fork(signals: Signals, child: Callable[[], Optional[int]]) -> int:
-    """Run a function in a new process and return its pid. Raises OSError if there can be none.
+    """Run a function in a new process and return its pid. Raises OSError if that cannot be made.
 
-    child: returns the exit code, if that is to be another than 0.
+    child: may return an exit code other than 0.
     """
     block()
     try:
@@ -38,7 +38,7 @@ def _run(signals: Signals, child: Callable[[], Optional[int]]) -> None:
         unblock()
         exit_code = child() or os.EX_OK
     except Exception:
-        # Not to hide it: this is the process's last frame, and the master starts another.
+        # This does not hide it: it is the process's last frame, and the master starts a new one.
         log.exception("internal error, please report it", {"event": "internal_error"})
     finally:
         os._exit(exit_code)

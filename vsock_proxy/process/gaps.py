@@ -1,14 +1,14 @@
-"""The gaps between objects are filled before the fork, so that what a child makes lies together.
+"""Fills the gaps between objects before the fork, so that a child's own objects lie together.
 
-After the start there are gaps everywhere, where objects were that are gone. A child would make its
-own objects there, each on another page, and the first write to a page that it shares with the
-master gives it a copy. So the gaps are given to objects that nobody uses, and what a child makes
-lies side by side behind them. A worker that has served takes 95 KiB less on CPython 3.13, and 15 to
-100 KiB less on 3.11; a fresh one 25 KiB less on both. That takes a millisecond at the start, and
-1.2 MiB for all together, most of it in pages that were there already.
+At the end of the start, freed objects have left gaps everywhere. A child would make its own objects
+there, each on another page, and its first write to a page that it shares with the master copies
+that page. So this module fills the gaps with objects that nobody uses. A child's objects then lie
+side by side after them. A worker that has served takes 95 KiB less on CPython 3.13, and 15 to 100
+KiB less on 3.11; a fresh one 25 KiB less on both. It costs a millisecond at the start, and 1.2 MiB
+for all processes together, most of it in pages that were there already.
 
-It relies on nothing but the addresses of objects. Where these say something else than on CPython,
-some objects are made in vain.
+It relies only on the addresses of objects. If another interpreter places them in another way, some
+objects are made in vain.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import sys
 from functools import partial
 from typing import Callable, List
 
-# Small objects lie in pools, each of objects of one size, a multiple of 16; of a size that has no
-# place left, the next object is the first one of another pool (Objects/obmalloc.c).
+# Small objects lie in pools; each pool has one size, a multiple of 16. If a size has no place left,
+# the next object is the first one of another pool (Objects/obmalloc.c).
 POOL = 16 << 10
 POOL_HEADER = 48
 STEP = 16
 LARGEST_SMALL = 512
-# Larger objects come from malloc(), which has some of the sizes in stock, and takes all others from
-# the smallest gap that will do, or from the end.
+# Larger objects come from malloc(). It keeps some sizes in stock, and takes the others from the
+# smallest gap that is large enough, or from the end.
 LARGEST_IN_STOCK = 1040
 LARGE = (64 << 10, 32 << 10, 16 << 10, 8 << 10, 4 << 10, 2 << 10)
-# What bytes take beside their content, and malloc() beside that.
+# Bytes that a bytes object takes besides its content, and that malloc() takes besides that.
 BYTES_HEADER = sys.getsizeof(b"")
 MALLOC_HEADER = 16
-# Of each size; only there to end.
+# At most this number of each size, so that the loops end.
 MOST = 20_000
 
 
 def fill_gaps() -> List[object]:
-    """Fill them; they stay filled as long as what is returned is kept."""
+    """Fill the gaps; they stay filled as long as the caller keeps the result."""
     fillers: List[object] = []
     _fill_pools(STEP, object, fillers)
     # An int of two digits.
@@ -48,15 +48,15 @@ def fill_gaps() -> List[object]:
 
 
 def _fill_pools(size: int, make: Callable[[], object], fillers: List[object]) -> None:
-    """Make objects of one size until two are among the first of their pool.
+    """Make objects of one size until two in a row are the first of a pool.
 
-    Not until one is: that may have been a gap.
+    One alone may have filled a gap.
     """
     last = 0
     for _ in range(MOST):
         filler = make()
         fillers.append(filler)
-        # What id() returns may have come in between.
+        # The number that id() returns may lie in between.
         if last % POOL == POOL_HEADER and 0 < id(filler) - last <= 3 * size:
             return
         last = id(filler)

@@ -33,15 +33,14 @@ from vsock_proxy.process.kernel import (
     VMADDR_CID_ANY,
 )
 
-# Seconds for looking at all processes, and for an answer of the kernel.
+# Seconds for the search through all processes, and for an answer of the kernel.
 PATIENCE = 1.0
 INIT = 1
 SOCKET_LINK = re.compile(r"socket:\[([0-9]+)\]")
-# In /proc/self/net/tcp: the local address and port, the state and the inode, in hexadecimal but for
-# the last.
+# In /proc/self/net/tcp: the local address, the port, the state, all hexadecimal, and the inode.
 TCP_LINE = re.compile(r"\s*\d+: ([0-9A-F]+):([0-9A-F]{4}) \S+ ([0-9A-F]{2}) (?:\S+\s+){5}(\d+)")
 TCP_LISTEN = "0A"
-# In /proc/self/net/unix: flags, of which one says that it listens, the inode and the path.
+# In /proc/self/net/unix: the flags (one says that the socket listens), the inode and the path.
 UNIX_LINE = re.compile(r"\S+ \S+ \S+ ([0-9A-F]+) \S+ \S+\s+(\d+) (.+)")
 UNIX_LISTENS = 1 << 16
 WORD = 4
@@ -67,7 +66,7 @@ class Holder(NamedTuple):
 
 
 def holder_of_tcp(address: str, port: int) -> Optional[Holder]:
-    """The holder of a TCP port, on this address, on one that includes it or on one within it."""
+    """The holder of a TCP port on an address that overlaps this one."""
     host = address.partition("%")[0]
     return _holder(_tcp_inodes(_lines("tcp"), _lines("tcp6"), host, port))
 
@@ -78,7 +77,7 @@ def holder_of_unix(path: str) -> Optional[Holder]:
 
 
 def holder_of_vsock(port: int) -> Optional[Holder]:
-    """The holder of a vsock port, of whichever CID."""
+    """The holder of a vsock port on any CID."""
     try:
         answers = list(_ask_for_vsock())
     except OSError:
@@ -99,7 +98,7 @@ def _lines(name: str) -> List[str]:
 
 
 def _tcp_inodes(lines: Iterable[str], lines_6: Iterable[str], host: str, port: int) -> Inodes:
-    """The sockets that listen; if none does, the connections that use the port."""
+    """The sockets that listen on the port; if none does, the connections that use it."""
     wanted = _packed(host)
     listening: Set[int] = set()
     others: Set[int] = set()
@@ -135,7 +134,7 @@ def _packed(host: str) -> bytes:
 
 
 def _from_hex(text: str) -> bytes:
-    """The same from /proc/self/net/tcp, where each word has the byte order of this machine."""
+    """The same from /proc/self/net/tcp; there each word has the byte order of this machine."""
     words = [text[place : place + 2 * WORD] for place in range(0, len(text), 2 * WORD)]
     packed = b"".join(struct.pack("=I", int(word, 16)) for word in words)
     return packed if len(packed) == 4 * WORD else _packed(socket.inet_ntoa(packed))
@@ -159,7 +158,7 @@ def _is_same_path(bound: str, path: str) -> bool:
 
 
 def _ask_for_vsock() -> Iterator[bytes]:
-    """What the kernel says of each socket of AF_VSOCK. Raises OSError."""
+    """The kernel's description of each AF_VSOCK socket. Raises OSError."""
     request = VSOCK_REQUEST.pack(AF_VSOCK, 0, 0, ALL_STATES, 0, 0, VMADDR_CID_ANY, VMADDR_CID_ANY)
     head = NLMSG.pack(
         NLMSG.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0
@@ -186,8 +185,8 @@ def _ask_for_vsock() -> Iterator[bytes]:
 def _holder(inodes: Inodes) -> Optional[Holder]:
     """The process that has one of these sockets open; None if the search finds none in time.
 
-    A master and its workers share a socket: then it is the one whose parent does not have it. The
-    first process of a system holds sockets for services, so it counts only if it is the only one.
+    A master and its workers share a socket; then it is the one whose parent does not have it. The
+    first process of a system holds sockets for services, so it counts only if no other does.
     """
     pids = _pids_with(inodes) if inodes else set()
     if len(pids) > 1:
@@ -209,7 +208,7 @@ def _pids_with(inodes: Inodes) -> Set[int]:
 
 
 def _sockets_of(pid: str) -> Iterator[int]:
-    # This process may not look, or the other one has ended.
+    # This process may lack the right to look, or the other one may have ended.
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
             link = SOCKET_LINK.fullmatch(os.readlink(entry.path))

@@ -1,8 +1,8 @@
 """Numbers of the kernel's interface for which this Python may have no name.
 
-A Python names what the headers of the C library had when it was built. Portable builds, such as
-Anaconda's, are made with an old one, and lack what the kernel has had for years. The numbers never
-change, since programs are compiled with them; these are those of x86 and ARM.
+A Python has the names that were in the C library's headers when it was built. Portable builds, such
+as Anaconda's, use an old C library, and lack names that the kernel has had for years. The numbers
+never change, because programs are compiled with them. These are the numbers of x86 and ARM.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import select
 import signal
 import socket
 
-# glibc has it since 2.24, the kernel since 4.5 (include/uapi/linux/eventpoll.h).
+# glibc 2.24, kernel 4.5 (include/uapi/linux/eventpoll.h).
 EPOLLEXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 1 << 28)
 # glibc 2.18, kernel 3.9 (include/linux/socket.h, include/uapi/linux/vm_sockets.h).
 AF_VSOCK: int = getattr(socket, "AF_VSOCK", 40)
 VMADDR_CID_ANY: int = getattr(socket, "VMADDR_CID_ANY", 0xFFFFFFFF)
 # Kernel 5.6.
 VMADDR_CID_LOCAL = 1
-# Of /dev/vsock (include/uapi/linux/vm_sockets.h).
+# For /dev/vsock (include/uapi/linux/vm_sockets.h).
 IOCTL_VM_SOCKETS_GET_LOCAL_CID: int = getattr(socket, "IOCTL_VM_SOCKETS_GET_LOCAL_CID", 0x7B9)
 # Python has names for none of these (include/uapi/linux/netlink.h, linux/sock_diag.h).
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20

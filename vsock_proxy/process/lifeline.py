@@ -1,8 +1,8 @@
 """How children learn that the master is gone, however it died.
 
-A pipe of which only the master holds the writing end, so that the kernel closes that with the
-master. Who sleeps until something happens watches it beside the rest. Who is in the middle of a
-connection has the kernel send a signal, which costs nothing until then.
+Only the master holds the writing end of a pipe, so the kernel closes that end when the master dies.
+A child that sleeps until something happens watches the pipe too. A worker with a connection lets
+the kernel send it a signal, which costs nothing until then.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Lifeline:
         self._own: Optional[int] = None
 
     def signal_when_cut(self, number: int) -> None:
-        """Have this process sent a signal when the master is gone, at once if it is already.
+        """Let the kernel send this process a signal when the master is gone; at once if it is gone.
 
         The kernel keeps one receiver for each open file (F_SETOWN and F_SETSIG of fcntl(2)), and
-        forking shares open files, so the pipe is opened once more, which proc(5) allows.
+        forked processes share open files. So the pipe is opened once more, which proc(5) allows.
         """
         try:
             self._own = own = os.open(f"/proc/self/fd/{self.reader}", os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
-            # No /proc here, or no descriptor left: who watches the pipe learns of it all the same.
+            # No /proc here, or no descriptor left. The worker sees the pipe after the connection.
             return
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(own, fcntl.F_SETSIG, number)

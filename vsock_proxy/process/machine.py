@@ -1,7 +1,7 @@
-"""What this machine has for vsock, and its limits of processes and of the backlog.
+"""What this machine has for vsock, and its limits for processes and for the backlog.
 
-A sandbox or a container may hide each of these. That is not an error: the answer is then that it is
-not known. The functions take the root of the files that they read, for the tests.
+A sandbox or a container may hide each of these. That is not an error: then the answer is that it is
+not known. For the tests, the functions take the root of the files that they read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vsock_proxy.process.kernel import IOCTL_VM_SOCKETS_GET_LOCAL_CID, VMADDR_CI
 
 ROOT = Path("/")
 VSOCK_DEVICE = "dev/vsock"
-# The kernel's modules that carry vsock, and where to.
+# The kernel modules that carry vsock, and where they lead.
 TRANSPORTS = {
     "vhost_vsock": "to guests",
     "vmw_vsock_virtio_transport": "to the parent",
@@ -27,7 +27,7 @@ TRANSPORTS = {
     "hv_sock": "to and from Hyper-V",
     "vmw_vsock_vmci_transport": "to and from VMware",
 }
-# Where a transport shows that is built into the kernel, and so may have no folder in /sys/module.
+# A transport that is built into the kernel may have no folder in /sys/module, but it has these.
 TRACES = {
     "vhost_vsock": "sys/class/misc/vhost-vsock",
     "vmw_vsock_virtio_transport": "sys/bus/virtio/drivers/vmw_vsock_virtio_transport",
@@ -40,9 +40,9 @@ UNLIMITED = "max"
 
 @dataclass(frozen=True)
 class ProcessLimit:
-    """A limit of the number of processes and threads.
+    """A limit for the number of processes and threads.
 
-    left: how many more there may be.
+    left: how many more it allows.
     remedy: how to raise it.
     """
 
@@ -52,7 +52,7 @@ class ProcessLimit:
 
 
 def transports(root: Path = ROOT) -> Tuple[str, ...]:
-    """The transports of vsock that are there, loaded or built in."""
+    """The transports of vsock that are loaded or built in."""
     loaded = {line.split(" ")[0] for line in _text(root / "proc/modules").splitlines()}
     return tuple(
         name
@@ -64,7 +64,7 @@ def transports(root: Path = ROOT) -> Tuple[str, ...]:
 
 
 def own_cid(root: Path = ROOT) -> Optional[int]:
-    """The CID of this machine, None if it has none. Raises OSError if it is not visible."""
+    """The CID of this machine; None if it has none. Raises OSError if it is not visible."""
     fd = os.open(root / VSOCK_DEVICE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         answer = fcntl.ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, struct.pack("I", 0))
@@ -75,7 +75,7 @@ def own_cid(root: Path = ROOT) -> Optional[int]:
 
 
 def longest_backlog(root: Path = ROOT) -> Optional[int]:
-    """How many clients can wait at a listener, None if that is not visible."""
+    """How many clients can wait at a listener; None if that is not visible."""
     return _number(root / "proc/sys/net/core/somaxconn")
 
 

@@ -1,19 +1,19 @@
 """Signals as something to poll.
 
-A handler may run between any two instructions, so it does next to nothing: it notes the signal in a
-set and wakes the loop, which acts on it where it chooses to. A set, because what matters is that a
-signal came and not how often: a thousand SIGHUP are one reload, and none can push another out. The
-pipe only wakes, so it does no harm when it is full.
+A handler may run between any two instructions, so it does next to nothing: it adds the signal to a
+set and wakes the loop, which acts on it at a place of its choice. It is a set, because it only
+matters that a signal came, and not how often: a thousand SIGHUP are one reload, and none can push
+another out. The pipe only wakes, so it does no harm when it is full.
 
-The interpreter writes to the pipe the moment a signal comes (signal.set_wakeup_fd), which ends a
-poll() that is about to begin; but it calls the handler only later, so the handler writes once more.
-Whoever has been woken finds the signal in the set, then or when woken again.
+The interpreter writes to the pipe as soon as a signal comes (signal.set_wakeup_fd), so even a
+poll() that is about to begin ends. But it calls the handler only later, so the handler writes once
+more. The loop finds the signal in the set after the first or the second of these bytes.
 
-What has no meaning here is ignored: by default SIGUSR2 or SIGALRM would end the process, and
-SIGTTOU would stop one that writes its log to a terminal.
+Signals without a meaning here are ignored. By default SIGUSR2 or SIGALRM would end the process, and
+SIGTTOU would stop a process that writes its log to a terminal.
 
-A child keeps the handlers of its parent, which all lead here, and only takes a pipe of its own:
-setting each signal anew would cost every worker 100 KiB of pages of its own.
+A child keeps its parent's handlers, which all lead here, and only makes a pipe of its own. To set
+each signal again would cost every worker 100 KiB of pages of its own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vsock_proxy.process.descriptors import non_blocking_pipe
 from vsock_proxy.process.interpreter import set_signal_mask
 from vsock_proxy.process.kernel import SIGSTKFLT
 
-# What the master acts on, in this order: who is to end neither replaces workers nor reloads first.
-# A terminal's Ctrl-C and systemd's KillMode=control-group reach the children too; those do what
-# their master tells them, and nothing for the others.
+# The master acts on them in this order, so that it ends before it replaces workers or reloads.
+# Ctrl-C in a terminal and systemd's KillMode=control-group reach the children too. Children act
+# only on the signals that the master sends them, and ignore the others.
 HANDLED = (
     signal.SIGQUIT,
     signal.SIGTERM,
@@ -38,8 +38,8 @@ HANDLED = (
     signal.SIGUSR1,
 )
 ENDING = frozenset((signal.SIGQUIT, signal.SIGTERM, signal.SIGINT))
-# Not among them: what a fault of the process itself raises, what stops and continues it, and
-# SIGXCPU, by which a limit that somebody has set ends it.
+# Not ignored: signals for a fault of the process itself, signals that stop and continue it, and
+# SIGXCPU, because somebody has set that limit to end it.
 IGNORED = (
     signal.SIGUSR2,
     signal.SIGALRM,
@@ -57,24 +57,24 @@ T = TypeVar("T")
 
 
 class Interrupted(BaseException):
-    """A signal that asks for the end came while something else was awaited."""
+    """A signal that asks for the end came during another wait."""
 
 
 def block() -> None:
-    """Hold the handled signals back."""
+    """Hold back the handled signals."""
     set_signal_mask(signal.SIG_BLOCK, HANDLED)
 
 
 def unblock() -> None:
-    """Let them come, those held back first."""
+    """Let them come again, first those held back."""
     set_signal_mask(signal.SIG_UNBLOCK, HANDLED)
 
 
 class Signals:
     """The signals caught by this process.
 
-    reader: a descriptor that is readable once there are some to take.
-    on_interrupt: called with a signal's number at once, between any two instructions.
+    reader: a descriptor that is readable once there are signals to take.
+    on_interrupt: called at once with a signal's number, between any two instructions.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Signals:
             signal.signal(number, self._caught)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        # Who started this may have left some blocked, and a mask outlives execve(2).
+        # The program that started this one may have blocked some, and a mask outlives execve(2).
         set_signal_mask(signal.SIG_SETMASK, ())
 
     def take(self) -> List[int]:
@@ -101,8 +101,8 @@ class Signals:
     def unless_told_to_end(self, wait: Callable[[], T]) -> T:
         """Call a function that may take long, and return what it returns.
 
-        Raises Interrupted, in the middle of it, if a signal of ENDING comes or has come; that
-        stays to be taken. The others wait.
+        If a signal of ENDING comes or has come, this raises Interrupted in the middle of the
+        function, and take() still returns that signal. The other signals wait.
         """
         try:
             self.on_interrupt = self._interrupt
@@ -113,7 +113,7 @@ class Signals:
             self.on_interrupt = ignore
 
     def inherit(self) -> None:
-        """In a child: leave the parent's pipe and signals, and have a pipe of its own."""
+        """In a child: leave the parent's pipe and signals, and make a pipe of its own."""
         self.close()
         self._pending.clear()
         self._open()
@@ -132,16 +132,16 @@ class Signals:
         try:
             os.write(self._writer, b"\0")
         except BlockingIOError:
-            # Full of what wakes as well.
+            # It is full, so its bytes wake the loop anyway.
             pass
         self.on_interrupt(number)
 
     def _interrupt(self, number: int) -> None:
         if number in ENDING:
-            # Once: a second signal must not break off the cleaning up after the first.
+            # Only once: a second signal must not interrupt the cleaning up after the first.
             self.on_interrupt = ignore
             raise Interrupted
 
 
 def ignore(number: int) -> None:
-    """Leave a signal to the loop."""
+    """Do nothing now: the loop takes the signal."""

@@ -1,7 +1,7 @@
-"""Process titles, by which `ps` tells an operator what goes on.
+"""Process titles; with them `ps` shows an operator what happens.
 
-They need setproctitle, a C module. A guest's image may have none for its Python, and a zip archive
-cannot hold one. Then there are no titles, and all else is as ever.
+They need setproctitle, a C module. A guest's image may lack it for its Python, and a zip archive
+cannot contain it. Then there are no titles, and everything else works as usual.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     WHY_NONE = str(error)
 else:
-    # Without its C module the package has functions that do nothing but log that, at each call.
+    # Without its C module, the package's functions only log that it is missing, at each call.
     WHY_NONE = "" if isinstance(setproctitle, BuiltinFunctionType) else "it lacks its C module"
 
 PROGRAM = "vsock-proxy"
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def find_room() -> None:
-    """Find the place for titles, before anything is taken out of the environment.
+    """Find the place for titles before anything is removed from the environment.
 
-    setproctitle looks for it when it is first called, from the first variable on. Where that has
-    been taken out, there are no titles.
+    At its first call setproctitle looks for the place, beginning with the first variable. If that
+    variable has been removed, there are no titles.
     """
     if WHY_NONE:
         log.debug(
@@ -46,8 +46,8 @@ def set_title(text: str) -> None:
 def set_master_title(text: str) -> None:
     """Show this process as `vsock-proxy: TEXT`, and by the command name `vsock-proxy`.
 
-    The command name (comm of proc(5)) is what pidof, killall and `pgrep -x` look for. A title sets
-    it too, to its first 15 bytes; left so for all other processes, these find the master alone.
+    pidof, killall and `pgrep -x` look for the command name (comm of proc(5)). A title sets that
+    too, to its first 15 bytes. Only the master sets it back, so these tools find the master alone.
     """
     set_title(text)
     if not WHY_NONE:
