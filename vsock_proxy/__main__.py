@@ -1,7 +1,7 @@
-"""The program: `vsock-proxy`, which `python -m vsock_proxy` is too.
+"""The program: `vsock-proxy` and `python -m vsock_proxy`.
 
-What must come before everything else is done here: a descriptor that was closed at the start is
-taken, and signals are caught. The rest of the program is imported only then.
+Here is what must come before everything else: a standard descriptor that is closed gets a stand-in,
+and signals are caught. Only then the rest of the program is imported.
 """
 
 from __future__ import annotations

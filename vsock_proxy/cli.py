@@ -1,8 +1,8 @@
-"""The command line: argv to Settings, and every failure to one line on stderr and an exit code.
+"""The command line: turns argv into Settings, and a failure into a line on stderr and an exit code.
 
-The usage text below is the interface; docopt parses by it, so it cannot promise an option that
-does not exist. docopt knows only words: what a word must be (a port, a number of seconds) is
-checked here, once, so that no other module has to doubt its settings.
+The usage text below is the interface. docopt parses by it, so it cannot promise an option that does
+not exist. docopt knows only words. What a word must be (a port, a number of seconds) is checked
+once, here, so that no other module has to doubt its settings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import (
 )
 
 with warnings.catch_warnings():
-    # Its regular expressions have escapes that CPython 3.12 and newer complain of when compiling.
+    # CPython 3.12 and newer warn of escapes in its regular expressions.
     warnings.simplefilter("ignore")
     import docopt
 
@@ -117,7 +117,7 @@ later, 78 a fault of the file.
 STDOUT = 1
 LONG_OPTIONS = frozenset(re.findall(r"--[a-z0-9_-]+", USAGE))
 SHORT_OPTIONS = dict(re.findall(r"^  (-\w)(?: N)?, (--[a-z0-9_-]+)", USAGE, re.MULTILINE))
-# Those of version 1.0. An abbreviation that was unique among them goes on meaning what it meant.
+# The options of version 1.0. An abbreviation that was unique among them keeps its meaning.
 FIRST_OPTIONS = frozenset(
     (
         *("--ipv4", "--ipv6", "--config", "--num_workers", "--uds-path", "--allow-cid"),
@@ -126,18 +126,18 @@ FIRST_OPTIONS = frozenset(
     )
 )
 WITH_VALUE = frozenset(re.findall(r"(--[a-z0-9_-]+) [A-Z]", USAGE))
-# Short options, joined as one likes; the value of -w too, in AWS's program also by =.
+# Short options, which may be joined, also with the value of -w; AWS's program allows -w=N too.
 SHORT = re.compile(r"-(?=[46w])([46]*)(w(=?)(.*))?", re.DOTALL)
-# Among short options that are joined, the one that asks for a text; nothing behind it counts.
+# Joined short options, of which one asks for a text; what follows that one does not count.
 ASKING = re.compile(r"-[46]*([hV])[46hV]*")
-# Written out they are seen before docopt is asked, which takes --vers for --version.
+# Both are handled before docopt, if written in full. docopt would take --vers for --version.
 ABBREVIATED = "--help and --version cannot be abbreviated"
-# What is of no use where nothing is looked up.
+# Options that have no use if nothing is looked up.
 OF_LOOKUPS = ("--ipv4", "--ipv6", "--resolve-interval")
 METRICS_PACKAGE = "prometheus_client"
 INTERNAL_ERROR = "internal error, please report it"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-# Marks a word behind `--`; no word of a command line can hold it.
+# Marks a word after `--`; no word of a command line can contain it.
 NO_OPTION = "\0"
 
 T = TypeVar("T")
@@ -154,7 +154,7 @@ def run(arguments: List[str], signals: Signals) -> int:
         settings = parse(arguments)
         if settings.check:
             return _check(settings, signals)
-        # Imported late: a usage error need not wait for what only serving needs.
+        # Imported late, so that a usage error does not wait for what only serving needs.
         from vsock_proxy.supervision.start import serve
 
         return serve(settings, signals, complaints.stderr)
@@ -168,12 +168,12 @@ def run(arguments: List[str], signals: Signals) -> int:
         exhausted = out_of(error) if isinstance(error, OSError) else None
         if exhausted is not None:
             return complaints.fail(str(exhausted), exhausted.exit_code)
-        # The last frame of the program: the error is shown whole, and has an exit code of its own.
+        # The last frame of the program: it shows the whole error, with an exit code of its own.
         return complaints.fail(INTERNAL_ERROR, os.EX_SOFTWARE, traceback.format_exc().rstrip())
 
 
 def _check(settings: Settings, signals: Signals) -> int:
-    # Imported late: who serves has no use for it.
+    # Imported late: serving does not need it.
     from vsock_proxy.observing.verdicts import Verdicts, is_colour_wanted
     from vsock_proxy.supervision.checking import check
 
@@ -209,10 +209,10 @@ def parse(arguments: List[str]) -> Settings:
 
 
 def _options(words: Dict[str, Any]) -> ServiceOptions:
-    """What the options say of a service, wherever it is described."""
+    """What the options say of a service, on the command line or in the file."""
     uds_path = words["--uds-path"]
     if uds_path is not None:
-        # With the port that takes least; which one it is has yet to be seen.
+        # With the shortest port, because the ports are not known yet.
         _check_uds_path(uds_path, rules.VSOCK_PORT.minimum)
     listen_tcp = None
     if words["--listen-tcp"] is not None:
@@ -238,7 +238,7 @@ def _options(words: Dict[str, Any]) -> ServiceOptions:
 
 
 def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
-    """The one that the arguments describe."""
+    """The service that the arguments describe."""
     local_rule = rules.port_to_listen_on(options.listen_tcp is not None)
     local_port = _value(words, "<local_port>", local_rule.parse)
     if options.uds_path is not None:
@@ -249,7 +249,7 @@ def _service(words: Dict[str, Any], options: ServiceOptions) -> ServiceSettings:
 
 
 def _check_lookup(service: ServiceSettings, given: FrozenSet[str]) -> None:
-    """Whether no lookup is described where there is none."""
+    """Raises UsageError if an option is about lookups and the endpoint needs none."""
     if service.endpoint.is_tcp:
         return
     for name in OF_LOOKUPS:
@@ -261,7 +261,7 @@ def _check_lookup(service: ServiceSettings, given: FrozenSet[str]) -> None:
 
 
 def _asked_for(arguments: List[str]) -> Optional[str]:
-    """The text that the arguments ask for, None if they ask to serve."""
+    """The text that the arguments ask for; None if they ask to serve."""
     options, _ = _split(arguments)
     asked = {found[1] for found in map(ASKING.fullmatch, options) if found}
     if "--help" in options or "h" in asked:
@@ -282,7 +282,7 @@ def _asks_for_json(arguments: List[str]) -> bool:
 
 
 def _split(arguments: List[str]) -> Tuple[List[str], List[str]]:
-    """The words before `--`, and those behind it, of which none is an option."""
+    """The words before `--`, and those after it; none of the latter is an option."""
     if "--" not in arguments:
         return arguments, []
     place = arguments.index("--")
@@ -290,11 +290,11 @@ def _split(arguments: List[str]) -> Tuple[List[str], List[str]]:
 
 
 def _words(arguments: List[str]) -> Dict[str, Any]:
-    """argv by the usage text, not yet understood."""
+    """argv parsed by the usage text; the values are not checked yet."""
     before, behind = _split(arguments)
     spelled = list(_spelled_out(before))
     try:
-        # By position, since docopt-ng has another name for `help`.
+        # By position, because docopt-ng has another name for `help`.
         words: Dict[str, Any] = docopt.docopt(
             USAGE, [word for word, _ in spelled] + [NO_OPTION + word for word in behind], False
         )
@@ -308,17 +308,17 @@ def _words(arguments: List[str]) -> Dict[str, Any]:
 
 
 def _given(arguments: List[str]) -> FrozenSet[str]:
-    """The options that a command line has, which docopt takes, by their long names."""
+    """The long names of the options on a command line that docopt has accepted."""
     before, _ = _split(arguments)
     options = (word.split("=")[0] for word, is_option in _spelled_out(before) if is_option)
     return frozenset(name for option in options for name in _long_names(option))
 
 
 def _spelled_out(arguments: List[str]) -> Iterator[Tuple[str, bool]]:
-    """Each word with whether it is an option, those that are short or abbreviated in full.
+    """Each word, and whether it is an option; short and abbreviated options in full.
 
-    docopt has no -w=4, docopt-ng takes -4 for a negative number, and neither knows which of two
-    options was there first.
+    docopt has no -w=4, docopt-ng takes -4 for a negative number, and neither knows which options
+    were there in version 1.0.
     """
     is_value = False
     for word in arguments:
@@ -342,7 +342,7 @@ def _spelled_out(arguments: List[str]) -> Iterator[Tuple[str, bool]]:
 
 
 def _what_docopt_means(options: List[str], text: str) -> str:
-    """One line for a command line that docopt refuses, which it explains only sometimes."""
+    """One line on why docopt refuses a command line; docopt itself says so only sometimes."""
     given: List[str] = []
     for option in (word.split("=")[0] for word in options):
         names = _long_names(option)
@@ -368,7 +368,7 @@ def _what_docopt_means(options: List[str], text: str) -> str:
 
 
 def _long_names(option: str) -> List[str]:
-    """The options that may be meant; a long one may be abbreviated."""
+    """The options that a word may mean; a long one may be abbreviated."""
     if option in LONG_OPTIONS:
         return [option]
     if not option.startswith("--"):
@@ -404,7 +404,7 @@ def _metrics(words: Dict[str, Any]) -> Optional[MetricsAddress]:
     if words["--metrics"] is None:
         return None
     address = _value(words, "--metrics", rules.metrics_address)
-    # Not imported: only the process that serves them has use for it.
+    # Not imported: only the process that serves them needs it.
     if importlib.util.find_spec(METRICS_PACKAGE) is None:
         raise UsageError(
             "--metrics needs the Python package prometheus-client, which is not there; install it "
@@ -434,8 +434,8 @@ def _check_uds_path(path: str, local_port: int) -> None:
 def _print(text: str) -> None:
     """Write to the standard output, without a buffer. Raises OutputError.
 
-    What print() cannot write stays in a buffer, and the interpreter stumbles over it once more at
-    its end. sys.stdout is None if the descriptor was closed at the start.
+    If print() cannot write, its text stays in a buffer, and the interpreter fails again at its end.
+    sys.stdout is None if the descriptor was closed at the start.
     """
     rest = f"{text}\n".encode()
     try:

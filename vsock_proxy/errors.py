@@ -1,7 +1,7 @@
-"""Why the program ends before or instead of serving, each with the exit code that says so.
+"""The errors that end the program before it serves or instead of serving, with their exit codes.
 
-The codes are those of sysexits.h, so that a unit file can tell an error that a restart may cure
-(`RestartPreventExitStatus=`) from one that only an operator can.
+The codes are those of sysexits.h. So a unit file can distinguish an error that a restart may cure
+from one that only an operator can cure (`RestartPreventExitStatus=`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Optional
 
 
 class ProxyError(Exception):
-    """An end of the program that its user can cause and mend: one line, no traceback."""
+    """An error that a user can cause and correct: the program ends with one line, no traceback."""
 
     exit_code = os.EX_SOFTWARE
 
 
 class UsageError(ProxyError):
-    """The command line asks for something that there is not."""
+    """The command line asks for something that does not exist."""
 
     exit_code = os.EX_USAGE
 
@@ -30,29 +30,29 @@ class ConfigurationError(ProxyError):
 
 
 class UnavailableError(ProxyError):
-    """There can be no listener: in use, not permitted, or no such transport here."""
+    """The program cannot listen: the place is in use or forbidden, or the transport is missing."""
 
     exit_code = os.EX_UNAVAILABLE
 
 
 class TryAgainError(ProxyError):
-    """What is needed to decide is not there yet, such as the address of a name."""
+    """Something that the program needs is not there yet, such as the address of a name."""
 
     exit_code = os.EX_TEMPFAIL
 
 
 class OutputError(ProxyError):
-    """The text that was asked for cannot be written."""
+    """The requested text cannot be written."""
 
     exit_code = os.EX_IOERR
 
 
 def raise_error(error: ProxyError) -> None:
-    """Raise it: what is done with an error where nobody asks for anything else."""
+    """Raise it: the default for functions that take another way to handle an error."""
     raise error
 
 
-# What the machine may be out of, and what to do.
+# By errno, for what the machine may have run out of: what to do.
 EXHAUSTED = {
     errno.EMFILE: "raise the limit of open files with LimitNOFILE= in the unit or ulimit -n",
     errno.ENFILE: "raise the system's limit of open files, sysctl fs.file-max",
@@ -62,17 +62,17 @@ EXHAUSTED = {
 
 
 def advice(error: OSError) -> str:
-    """What to do, behind the error's text, if the machine is out of something; else nothing."""
+    """The advice to append to the error's text if the machine is out of something; else nothing."""
     known = EXHAUSTED.get(error.errno or 0)
     return f"; {known}" if known else ""
 
 
 def out_of(error: OSError) -> Optional[UnavailableError]:
-    """The error for the user if the machine is out of something, None if it is another one."""
+    """The error for the user if the machine is out of something; None for any other error."""
     known = advice(error)
     return UnavailableError(f"cannot start: {error.strerror}{known}") if known else None
 
 
 def out_of_memory() -> UnavailableError:
-    """The same where Python could not have the memory."""
+    """The same if Python could not get memory."""
     return UnavailableError(f"cannot start: {os.strerror(errno.ENOMEM)}; {EXHAUSTED[errno.ENOMEM]}")

@@ -1,4 +1,4 @@
-"""What every line is made of, whatever its form: text that a terminal survives, and a time."""
+"""The parts of every line in every format: text that is safe for a terminal, and a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 
 def printable(text: str) -> str:
-    """The text on one line, whatever it holds.
+    """The text on one line, whatever it contains.
 
-    Control characters, what changes the direction of writing, and bytes that are no text (PEP 383)
-    are shown by their numbers.
+    Control characters, characters that change the direction of writing, and bytes that are not text
+    (PEP 383) are shown by their numbers.
     """
     if text.isprintable():
         return text

@@ -1,6 +1,6 @@
-"""What one run of the proxy was asked to do: the command line, checked and typed.
+"""What one run of the proxy has to do: the command line, checked and typed.
 
-Apart from cli.py so that the processes which serve need not know how a command line is parsed.
+Separate from cli.py, so that the processes that serve need not know how a command line is parsed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOG_FORMATS = TEXT, JSON = "text", "json"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What clients are led to, as it was written (config/endpoints.py), and a port there.
+    """Where clients are led, as the user wrote it (config/endpoints.py), and a port there.
 
     host: `vsock:CID`, `unix:PATH`, or for TCP a host name or a literal address.
     """
@@ -26,18 +26,18 @@ class Endpoint:
 
     @property
     def is_tcp(self) -> bool:
-        """Whether it is reached by IP addresses, which may have to be looked up."""
+        """Whether it is reached by IP addresses, perhaps after a lookup."""
         return not self.host.startswith((VSOCK_PREFIX, UNIX_PREFIX))
 
     @property
     def cid(self) -> Optional[int]:
-        """Whose vsock port it is, None if it is none."""
+        """The CID of a vsock port; None if it is not a vsock port."""
         host = self.host
         return int(host[len(VSOCK_PREFIX) :]) if host.startswith(VSOCK_PREFIX) else None
 
     @property
     def path(self) -> Optional[str]:
-        """By which Unix socket a VMM leads to its guest's ports, None if none does."""
+        """The Unix socket of the VMM that leads to its guest's ports; None if there is none."""
         return self.host[len(UNIX_PREFIX) :] if self.host.startswith(UNIX_PREFIX) else None
 
     def __str__(self) -> str:
@@ -61,8 +61,9 @@ class ServiceOptions:
 class ServiceSettings:
     """A listener and the endpoint that its clients are led to.
 
-    workers: how many serve this service alone; None: it shares those of the run.
-    line: where it begins in the file; 0: it is not of the file. No part of what is asked for.
+    workers: how many serve this service alone; None: it shares the workers of the run.
+    line: where it begins in the file; 0: it is not from the file. Two services that differ only in
+    it are equal.
     """
 
     local_port: int
@@ -73,19 +74,19 @@ class ServiceSettings:
 
     @property
     def path(self) -> Optional[str]:
-        """The Unix socket to listen on, None for others."""
+        """The Unix socket to listen on; None if it listens elsewhere."""
         uds_path = self.options.uds_path
         return None if uds_path is None else f"{uds_path}_{self.local_port}"
 
     @property
     def tcp_place(self) -> Optional[str]:
-        """`address:port` to listen on over TCP, None for others."""
+        """The TCP `address:port` to listen on; None if it listens elsewhere."""
         address = self.options.listen_tcp
         return None if address is None else format_address(address, self.local_port)
 
     @property
     def is_v6_only(self) -> bool:
-        """Whether it listens on all IPv6 addresses, and on no IPv4 one."""
+        """Whether it listens on all IPv6 addresses, and on no IPv4 address."""
         options = self.options
         return options.listen_tcp == EVERY_IPV6_ADDRESS and options.family == socket.AF_INET6
 
@@ -106,10 +107,10 @@ class MetricsAddress:
 class Settings:
     """All times are seconds.
 
-    check: whether nothing is to be served, but all to be checked that comes before.
-    service: that of the command line; None: those of the file are to be served.
-    options: those of the command line, the defaults of each service of the file.
-    metrics: None: they are not served, and what is for them alone is not counted.
+    check: whether to check everything and serve nothing.
+    service: the service of the command line; None: serve those of the file.
+    options: those of the command line; they are the defaults of each service of the file.
+    metrics: None: they are not served, and what only they need is not counted.
     """
 
     service: Optional[ServiceSettings] = None

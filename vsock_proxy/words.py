@@ -1,7 +1,7 @@
 """Numbers in messages, for people.
 
-Not for what scripts cut into fields: the line of a connection, the totals and the status keep one
-form, `1 bytes up`.
+Not for lines that scripts cut into fields: the line of a connection, the totals and the status keep
+one form, `1 bytes up`.
 """
 
 from __future__ import annotations
