@@ -264,9 +264,15 @@ def metrics_option(metrics_path: Path) -> Tuple[str, str]:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    """A network of its own, where a lookup waits for a name server that does not answer."""
-    namespace = Namespace(tmp_path, PATIENT_RESOLV_CONF)
+def resolv_conf() -> str:
+    """How long a lookup in a network of its own waits for a name server that does not answer."""
+    return PATIENT_RESOLV_CONF
+
+
+@pytest.fixture
+def network(tmp_path: Path, resolv_conf: str) -> Iterator[Namespace]:
+    """A network of its own."""
+    namespace = Namespace(tmp_path, resolv_conf)
     yield namespace
     namespace.close()
 

@@ -15,15 +15,15 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Dict, Iterator, List
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
-from tests.support import processes
+from tests.support import processes, tcp_table
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, Server, read_all, read_exactly, silent
+from tests.support.tcp_table import FIN_WAIT1
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -145,10 +145,9 @@ def begin(start_proxy: StartProxy, start_server: StartServer) -> Iterator[Callab
 
 
 def is_half_closed(dialogue: Dialogue) -> bool:
-    """Whether the kernel has all of an upload and its end (FIN_WAIT1 in /proc/net/tcp)."""
-    near = f":{dialogue.endpoint.getpeername()[1]:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    return any(row[1].endswith(near) and row[3] == "04" for row in rows)
+    """Whether the kernel has all of an upload and its end."""
+    near = dialogue.endpoint.getpeername()[1]
+    return any(row.near == near and row.state == FIN_WAIT1 for row in tcp_table.rows())
 
 
 @dataclass(frozen=True)

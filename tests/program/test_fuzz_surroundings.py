@@ -18,7 +18,7 @@ from tests.conftest import StartProxy
 from tests.support.clients import answers
 from tests.support.dns import HEADER, NameServer
 from tests.support.fuzzing import FEW, MANY, assert_civil, choices
-from tests.support.namespaces import Namespace, needs_namespace
+from tests.support.namespaces import RESOLV_CONF, Namespace, needs_namespace
 from tests.support.servers import Server, echo
 from tests.support.systemd import passing
 from tests.support.timing import SLOWNESS, at_full_length
@@ -193,10 +193,8 @@ def test_the_program_takes_any_reply_of_the_metadata_service(
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path)
-    yield namespace
-    namespace.close()
+def resolv_conf() -> str:
+    return RESOLV_CONF
 
 
 class Garbling:

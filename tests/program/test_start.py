@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.dns import Mood, NameServer
-from tests.support.namespaces import Namespace, needs_namespace
+from tests.support.namespaces import RESOLV_CONF, Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.servers import Server, exchange, silent
 from tests.support.timing import AT_ONCE, SLOWNESS, wait_until
@@ -150,10 +150,8 @@ def test_process_1_ends_at_once_while_metadata_are_awaited(
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path)
-    yield namespace
-    namespace.close()
+def resolv_conf() -> str:
+    return RESOLV_CONF
 
 
 @pytest.fixture

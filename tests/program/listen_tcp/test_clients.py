@@ -8,25 +8,23 @@ import select
 import signal
 import socket
 import struct
-from pathlib import Path
 from typing import Callable
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.program.listen_tcp.conftest import connect, is_refused
-from tests.support import board
+from tests.support import board, tcp_table
 from tests.support.means import need_address
 from tests.support.program import ID, Proxy
 from tests.support.servers import UnixServer, exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
+from tests.support.tcp_table import KEEPALIVE_TIMER
 from tests.support.timing import SLOWNESS
 
 pytestmark = pytest.mark.hybrid_only  # it is TCP that is tested here
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-# What /proc/net/tcp calls a timer of keepalive (net/ipv4/tcp_ipv4.c, get_tcp4_sock()).
-KEEPALIVE_TIMER = "02"
 
 
 # Who comes
@@ -144,7 +142,6 @@ def test_a_lasting_client_is_asked_now_and_then_whether_it_is_there(
     with connect("127.0.0.1", port) as client:
         exchange(client, b"x")
         proxy.wait_for_workers(1, " -> ")
-        near, far = f":{port:04X}", f":{client.getsockname()[1]:04X}"
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        timers = [row[5][:2] for row in rows if row[1].endswith(near) and row[2].endswith(far)]
+        ends = port, client.getsockname()[1]
+        timers = [row.timer for row in tcp_table.rows() if (row.near, row.far) == ends]
     assert timers == [KEEPALIVE_TIMER]

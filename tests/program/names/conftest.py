@@ -5,7 +5,6 @@ A test can say what a name is, that there is none, or nothing at all.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Callable, Iterator, List
 
 import pytest
@@ -13,15 +12,13 @@ import pytest
 from tests.conftest import StartProxy
 from tests.support.dns import NameServer
 from tests.support.named import NAME
-from tests.support.namespaces import Namespace
+from tests.support.namespaces import RESOLV_CONF, Namespace
 from tests.support.program import Proxy
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path)
-    yield namespace
-    namespace.close()
+def resolv_conf() -> str:
+    return RESOLV_CONF
 
 
 @pytest.fixture

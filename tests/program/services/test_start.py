@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Iterator, List
+from typing import List
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.program.services.conftest import Scene
 from tests.support.clients import is_refused
 from tests.support.dns import NameServer
-from tests.support.namespaces import Namespace, needs_namespace
+from tests.support.namespaces import RESOLV_CONF, Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.services import ServicesFile, letter, letter_at, names, service
 from tests.support.timing import SLOWNESS
@@ -28,10 +28,8 @@ WORKER_NAME = "vsock-proxy: wo"
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Namespace]:
-    namespace = Namespace(tmp_path)
-    yield namespace
-    namespace.close()
+def resolv_conf() -> str:
+    return RESOLV_CONF
 
 
 # One start: all or nothing
