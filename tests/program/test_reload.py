@@ -14,14 +14,27 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import is_refused
 from tests.support.program import Proxy
-from tests.support.servers import exchange
+from tests.support.servers import Server, exchange
 from tests.support.timing import SLOWNESS, wait_until
 
 
-def test_a_reload_is_not_noticed_by_clients(
-    start_proxy: StartProxy, start_server: StartServer
-) -> None:
-    proxy = start_proxy(start_server())
+@pytest.fixture
+def server(start_server: StartServer) -> Server:
+    return start_server()
+
+
+@pytest.fixture
+def config(server: Server, write_allowlist: Callable[..., Path]) -> Path:
+    """The file that the proxy reads; it permits the server."""
+    return write_allowlist(("127.0.0.1", server.port))
+
+
+@pytest.fixture
+def proxy(start_proxy: StartProxy, server: Server, config: Path) -> Proxy:
+    return start_proxy(server, config=config)
+
+
+def test_a_reload_is_not_noticed_by_clients(proxy: Proxy) -> None:
     pids = sorted(proxy.wait_for_workers(4))
     with proxy.connect() as live:
         exchange(live, b"before")
@@ -46,14 +59,8 @@ BAD_FILES = {
 @pytest.mark.hybrid_only  # no transport has a part in it
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_bad_file_is_one_error_line_and_the_old_list_stays(
-    content: bytes,
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    write_allowlist: Callable[..., Path],
+    content: bytes, config: Path, proxy: Proxy
 ) -> None:
-    server = start_server()
-    config = write_allowlist(("127.0.0.1", server.port))
-    proxy = start_proxy(server, config=config)
     good = config.read_bytes()
     config.write_bytes(content)
     with proxy.connect() as live:
@@ -73,11 +80,8 @@ def test_a_bad_file_is_one_error_line_and_the_old_list_stays(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_file_that_is_gone_is_one_error_line_and_the_old_list_stays(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+    config: Path, proxy: Proxy
 ) -> None:
-    server = start_server()
-    config = write_allowlist(("127.0.0.1", server.port))
-    proxy = start_proxy(server, config=config)
     config.unlink()
     proxy.send(signal.SIGHUP)
     proxy.log.wait_for("No such file or directory.*; the allowlist stays as it was$")
@@ -86,10 +90,8 @@ def test_a_file_that_is_gone_is_one_error_line_and_the_old_list_stays(
 
 
 def test_an_endpoint_no_longer_permitted_drains_and_ends_with_78(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+    write_allowlist: Callable[..., Path], server: Server, proxy: Proxy
 ) -> None:
-    server = start_server()
-    proxy = start_proxy(server, config=write_allowlist(("127.0.0.1", server.port)))
     with proxy.connect() as live:
         exchange(live, b"before")
         write_allowlist(("127.0.0.2", server.port))
@@ -103,10 +105,8 @@ def test_an_endpoint_no_longer_permitted_drains_and_ends_with_78(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_reload_while_draining_does_not_change_how_it_ends(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+    write_allowlist: Callable[..., Path], server: Server, proxy: Proxy
 ) -> None:
-    server = start_server()
-    proxy = start_proxy(server, config=write_allowlist(("127.0.0.1", server.port)))
     with proxy.connect() as live:
         exchange(live, b"x")
         proxy.send(signal.SIGTERM)
@@ -157,10 +157,8 @@ def is_stopped(pid: int) -> bool:
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_file_that_takes_long_to_read_keeps_the_master_from_nothing(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+    start_proxy: StartProxy, server: Server, config: Path
 ) -> None:
-    server = start_server()
-    config = write_allowlist(("127.0.0.1", server.port))
     proxy = start_proxy(server, config=config, workers=2)
     large_allowlist(config, server.port)
     reader = stopped_reader(proxy)
@@ -177,11 +175,8 @@ def test_a_file_that_takes_long_to_read_keeps_the_master_from_nothing(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_killed_reader_of_the_file_is_one_error_and_the_old_list_stays(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+    server: Server, config: Path, proxy: Proxy
 ) -> None:
-    server = start_server()
-    config = write_allowlist(("127.0.0.1", server.port))
-    proxy = start_proxy(server, config=config)
     large_allowlist(config, server.port)
     os.kill(stopped_reader(proxy), signal.SIGKILL)
     proxy.log.wait_for(
@@ -196,11 +191,8 @@ def test_a_killed_reader_of_the_file_is_one_error_and_the_old_list_stays(
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_all_reloads_that_are_asked_for_during_one_are_one_more_after_it(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
+    server: Server, config: Path, proxy: Proxy
 ) -> None:
-    server = start_server()
-    config = write_allowlist(("127.0.0.1", server.port))
-    proxy = start_proxy(server, config=config)
     large_allowlist(config, server.port)
     reader = stopped_reader(proxy)
     before = len(proxy.log.matching("allowlist read again"))
@@ -215,12 +207,7 @@ def test_all_reloads_that_are_asked_for_during_one_are_one_more_after_it(
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_an_unknown_key_is_warned_of_once_a_reload(
-    start_proxy: StartProxy, start_server: StartServer, write_allowlist: Callable[..., Path]
-) -> None:
-    server = start_server()
-    config = write_allowlist(("127.0.0.1", server.port))
-    proxy = start_proxy(server, config=config)
+def test_an_unknown_key_is_warned_of_once_a_reload(config: Path, proxy: Proxy) -> None:
     config.write_text(config.read_text() + "surprise: 1\n")
     proxy.send(signal.SIGHUP)
     proxy.log.wait_for("info master: allowlist read again")

@@ -12,7 +12,6 @@ from vsock_proxy.supervision.changes import compare
 
 pytestmark = pytest.mark.hybrid_only
 
-MIXED = "3 added; 1 removed; 2 changed"
 Known = Dict[str, Tuple[str, ServiceSettings]]
 
 
