@@ -407,8 +407,8 @@ def _metrics(words: Dict[str, Any]) -> Optional[MetricsAddress]:
     # Not imported: only the process that serves them needs it.
     if importlib.util.find_spec(METRICS_PACKAGE) is None:
         raise UsageError(
-            "--metrics needs the Python package prometheus-client, which is not there; install it "
-            "with: pip install 'vsock-proxy[metrics]', or with the system's package "
+            "--metrics needs the Python package prometheus-client, which is not installed; "
+            "install it with: pip install 'vsock-proxy[metrics]', or with the system's package "
             "python3-prometheus-client"
         )
     return address

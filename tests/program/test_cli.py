@@ -424,7 +424,7 @@ def test_an_address_whose_zone_is_no_interface_is_a_usage_error(tmp_path: Path) 
     (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
     done = run("--config", str(tmp_path / "a.yaml"), "8000", "fe80::1%nowhere", "443")
     assert done.returncode == os.EX_USAGE
-    assert "what follows % is no network interface of this machine" in done.stderr
+    assert "what follows % is not a network interface of this machine" in done.stderr
 
 
 METRICS = [

@@ -276,7 +276,7 @@ def test_threads_that_cannot_be_started_are_said_and_tried_again(
     assert len(tries) == 4
     assert tries[-1] - tries[1] > 1.5
     assert [record.getMessage() for record in caplog.records] == [
-        "cannot start a thread for each name, missing are 2 of 3; raise the limit of processes "
+        "cannot start a thread for each name: 2 of 3 are missing; raise the limit of processes "
         "with TasksMax= in the unit or ulimit -u; trying again every second"
     ]
 

@@ -137,7 +137,7 @@ def literal_address(settings: ServiceSettings) -> Tuple[Address, ...]:
     except LookupFailed:
         # In a well-formed address only the zone can be wrong (RFC 4007, 11).
         raise UsageError(
-            f"{host} cannot be connected to: what follows % is no network interface of this machine"
+            f"cannot connect to {host}: what follows % is not a network interface of this machine"
         ) from None
 
 

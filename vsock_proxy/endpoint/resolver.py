@@ -76,7 +76,7 @@ class Resolver:
         self._start(missing, lifeline)
         if missing:
             log.error(
-                "cannot start a thread for each name, missing are %(count)d of %(all)d; raise the "
+                "cannot start a thread for each name: %(count)d of %(all)d are missing; raise the "
                 "limit of processes with TasksMax= in the unit or ulimit -u; trying again every "
                 "second",
                 {

@@ -402,7 +402,7 @@ def _tcp_advice(error: OSError, address: str, port: int) -> str:
     if error.errno == errno.EINVAL and "%" not in address and ":" in address:
         return "; a link-local address needs its interface, such as fe80::1%eth0"
     if error.errno == errno.EAFNOSUPPORT:
-        return "; the system has no such addresses, or the unit's RestrictAddressFamilies= none"
+        return "; the system or RestrictAddressFamilies= of the unit does not allow such addresses"
     return ""
 
 

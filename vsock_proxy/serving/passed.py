@@ -42,7 +42,7 @@ class Passed:
             name = socket_name(sock)
             if name in self._sockets:
                 raise UnavailableError(
-                    f"systemd passed two sockets for {name}; leave all but one ListenStream= out"
+                    f"systemd passed two sockets for {name}; keep only one ListenStream= for it"
                 )
             self._sockets[name] = sock
 

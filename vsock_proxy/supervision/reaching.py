@@ -57,8 +57,8 @@ TCP_ADVICE = {
     errno.EADDRNOTAVAIL: "no local port is left, or this machine has no address of that family",
     errno.EACCES: "a firewall, a sandbox or a security module forbids it",
     errno.EPERM: "a firewall, a sandbox or a security module forbids it",
-    errno.EAFNOSUPPORT: "the system has no such addresses, or the unit's RestrictAddressFamilies= "
-    "none",
+    errno.EAFNOSUPPORT: "the system or RestrictAddressFamilies= of the unit does not allow such "
+    "addresses",
 }
 
 
