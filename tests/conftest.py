@@ -84,7 +84,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder of the test's own, in the place of pytest's.
+    """A folder of the test's own, instead of pytest's.
 
     The path of a Unix socket may have 107 bytes, of which pytest's folder, with the names of the
     user and of the test in it, may leave none.

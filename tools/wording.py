@@ -49,6 +49,8 @@ PHRASES = {
     r"not without": "'with', or 'only with'",
     r"not un(?!der|i|less|til|ix)\w+": "the word without 'un'",
     r"for ever": "'forever', 'without end'",
+    r"in the place of": "'instead of', 'to replace'",
+    r"be it": "'even', 'whether ... or not'",
 }
 # American: British.
 SPELLING = {
@@ -66,7 +68,7 @@ SPELLING = {
     r"signal(ed|ing)": "signalled, signalling",
     r"travel(ed|ing)": "travelled, travelling",
 }
-# In the place of what is not for reading, so that no phrase reaches across it.
+# Replaces what is not for reading, so that no phrase reaches across it.
 HIDDEN = "\0"
 # From Python 3.12 on, the parts of an f-string are tokens of their own.
 STRINGS = ("STRING", "FSTRING_MIDDLE")

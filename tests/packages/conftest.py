@@ -64,7 +64,7 @@ class Repository:
         self.git("commit", "--quiet", "--message", "test")
 
     def edit(self, file: str, old: str, new: str) -> None:
-        """Put another text in the place of the first such text."""
+        """Replace the first such text with another."""
         path = self.folder / file
         text = path.read_text()
         assert old in text

@@ -104,7 +104,7 @@ def test_tests_of_another_commit_do_not_count(repository: Repository) -> None:
 
 
 def with_builds_that(repository: Repository, command: str) -> None:
-    """Put a command in the place of each script that builds something."""
+    """Replace each script that builds something with a command."""
     for script in (repository.folder / "packaging").glob("build-*"):
         script.write_text(f"#!/bin/sh\n{command}\n")
     repository.commit()

@@ -158,7 +158,7 @@ def test_an_endpoint_that_refuses_closes_the_client_and_is_logged(
 
 
 def _end_of(client: socket.socket) -> bytes:
-    """What comes until the connection ends, be it by a reset."""
+    """What comes until the connection ends, even by a reset."""
     try:
         return client.recv(1)
     except ConnectionResetError:

@@ -20,7 +20,7 @@ def answers(proxy: Proxy) -> bool:
 
 
 def end_of(client: socket.socket) -> bytes:
-    """What comes until the connection ends, be it by a reset."""
+    """What comes until the connection ends, even by a reset."""
     try:
         return client.recv(1)
     except ConnectionResetError:

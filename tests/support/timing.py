@@ -11,7 +11,7 @@ FULL_LENGTH = bool(os.environ.get("VSOCK_PROXY_TEST_FULL_LENGTH"))
 # How much slower than an ordinary machine this one is; the virtual machine says so itself.
 SLOWNESS = float(os.environ.get("VSOCK_PROXY_TEST_SLOWNESS", "1"))
 POLL_INTERVAL = 0.005
-# Seconds that what is done at once takes at most, be it on a machine on which others have the
+# Seconds that what is done at once takes at most, even on a machine on which others have the
 # processor for a while. For tests where what is not done at once would take ten or more.
 AT_ONCE = 2.0
 # So often in a row others hardly take the processor away for longer than a test allows.

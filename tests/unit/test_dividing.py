@@ -106,7 +106,7 @@ def test_a_service_that_wants_another_family_leads_elsewhere(
 
 
 class Limit:
-    """In the place of the process's own."""
+    """Stands for the process's own."""
 
     def __init__(self, soft: int, hard: int) -> None:
         self.now = (soft, hard)

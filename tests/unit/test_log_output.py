@@ -30,7 +30,7 @@ def fails(code: int) -> OSError:
 
 
 class Scripted:
-    """In the place of stderr."""
+    """Stands for stderr."""
 
     fd = 2
 

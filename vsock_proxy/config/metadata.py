@@ -86,7 +86,7 @@ class _Address(NamedTuple):
 
 
 def without_placeholders(host: str) -> str:
-    """The host name with something ordinary in the place of each placeholder, to check the rest."""
+    """The host name with an ordinary word for each placeholder, to check the rest."""
     for placeholder in PATHS:
         host = host.replace(placeholder, "x")
     return host

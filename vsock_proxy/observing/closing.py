@@ -1,6 +1,6 @@
 """The one line that each connection leaves in the log, whoever writes it.
 
-The worker does, or the master in the place of a worker that died. Each line names the connection
+The worker does, or the master for a worker that died. Each line names the connection
 by two numbers, as `2-17`: by which of the processes that have been workers since the start of the
 master it was served, and which of that process's connections it was. So no two of one run have the
 same name, over reloads and dead workers too, and nobody has to be asked for one.

@@ -165,7 +165,7 @@ def _of_lookups(account: Account) -> Iterator[Metric]:
 def _of_processes(untold: Untold, vitals: Vitals) -> Iterator[Metric]:
     respawns = CounterMetricFamily(
         "vsock_proxy_respawns",
-        "Processes that were started in the place of one that had ended.",
+        "Processes that were started to replace one that had ended.",
         labels=["process"],
     )
     for process, count in vitals.respawns.items():

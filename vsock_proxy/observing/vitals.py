@@ -1,6 +1,6 @@
 """What the master says of the run, for the process that serves metrics: a few cells of its own.
 
-It says how far the run has come, how often it has started another process in the place of one that
+It says how far the run has come, how often it has started another process to replace one that
 ended, and which process for metrics is the one in force. And it counts the rounds of its loop. It
 makes none while nothing happens; whoever wants to know whether it is there wakes it and sees
 whether the count moves.

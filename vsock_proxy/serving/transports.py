@@ -2,16 +2,15 @@
 
                         TCP                     vsock                   Unix
     sends no more       reads as an end         reads as an end         reads as an end
-    is wholly gone      nothing tells, until    an empty send() fails;  POLLHUP
-                        it answers what it is   poll() does not tell
-                        sent by a reset
-    has reset           an error                nothing tells           an error, if it had not
+    is wholly gone      nothing, until it       an empty send() fails;  POLLHUP
+                        answers a send with     poll() reports nothing
+                        a reset
+    has reset           an error                nothing                 an error, if it had not
                                                                         read all
     its machine is      keepalive               reads as an end, an     -
     lost                                        error is pending
-    is to be sent       shutdown()              shutdown()              shutdown()
-    no more
-    is to see a reset   close() with SO_LINGER  close(): sees an end    close(): sees an end
+    must get an end     shutdown()              shutdown()              shutdown()
+    must get a reset    close() with SO_LINGER  close(): sees an end    close(): sees an end
 
 TCP: tcp_poll() and tcp_disconnect() in net/ipv4/tcp.c; tcp_reset() in tcp_input.c, which says EPIPE
 instead of ECONNRESET if an end came before. vsock: vsock_poll() and

@@ -163,7 +163,7 @@ def test_workers_that_die_at_once_delay_no_replacement_in_another_pool(
 
 
 def seconds_until_replaced(proxy: Proxy, port: int, title: str) -> float:
-    """How long after its end another worker is in the place of one that is killed."""
+    """Seconds from the end of a killed worker until another one replaces it."""
     (old,) = proxy.wait_for_workers(1, title)
     began = time.monotonic()
     os.kill(old, signal.SIGKILL)
