@@ -1,7 +1,7 @@
 """The program: `vsock-proxy` and `python -m vsock_proxy`.
 
-Here is what must come before everything else: a standard descriptor that is closed gets a stand-in,
-and signals are caught. Only then the rest of the program is imported.
+Two things come before everything else: a standard descriptor that is closed gets a stand-in, and
+signals are caught. After that the rest of the program is imported.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ HANDLED = (
 )
 ENDING = frozenset((signal.SIGQUIT, signal.SIGTERM, signal.SIGINT))
 # Not ignored: signals for a fault of the process itself, signals that stop and continue it, and
-# SIGXCPU, because somebody has set that limit to end it.
+# SIGXCPU, which reports a limit that somebody has set to end it.
 IGNORED = (
     signal.SIGUSR2,
     signal.SIGALRM,

@@ -10,8 +10,8 @@ holds for it. poll() reports that late or never, so the relay looks at what the 
     nothing
 
 So a limit is exact to that interval. While bytes flow freely, no clock is read: the first wait
-after an event always has the same length. Only if it passes without an event, it is worked out what
-is due.
+after an event always has the same length. What is due is worked out only if that wait passes
+without an event.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ during a connection, the kernel sends SIGTERM.
 
 A retired pool has a successor, whose workers wait on the same listeners. There SIGTERM must lose no
 client. A client wakes only one worker, even if a signal wakes that worker too; its epoll_wait()
-then reports both. So a worker that gets SIGTERM while it waits still accepts the clients that
-epoll_wait() has reported. Only then it closes its listeners.
+then reports both. So a worker that gets SIGTERM while it waits first accepts the clients that
+epoll_wait() has reported, and then closes its listeners.
 
 Before the first byte moves, TCP sockets are set to send a reset when they are closed, even if the
-worker dies and the kernel closes them. The relay undoes this only for a clean end. It is set too
-for a client that has to wait for its endpoint.
+worker dies and the kernel closes them. The relay undoes this only for a clean end. A client that
+has to wait for its endpoint gets the same setting.
 """
 
 from __future__ import annotations
@@ -423,8 +423,8 @@ class Worker:
 
     def _account(self, outcome: Outcome) -> None:
         slot = self._slot
-        # If a worker dies before this, the master writes the line. Not set after the line: whoever
-        # reads it may kill the worker for it, and it would come twice.
+        # If a worker dies before this, the master writes the line. So it is set before the line: a
+        # reader may kill the worker for that line, and it must not come twice.
         slot[STATE] = IDLE
         if self._tally is not None:
             self._tally.ended(time.monotonic_ns() - slot[SINCE])
