@@ -346,7 +346,7 @@ def test_clients_are_served_though_the_extra_for_metrics_is_broken(
         *metrics_option,
         environment={**os.environ, "PYTHONPATH": str(package.parent)},
     )
-    line = "error metrics: cannot serve metrics: no such part; install vsock-proxy.metrics. anew$"
+    line = "error metrics: cannot serve metrics: no such part; install vsock-proxy.metrics. again$"
     proxy.log.wait_for(line)
     proxy.log.wait_for(f"warning master: metrics ended, exit code {os.EX_UNAVAILABLE}")
     echo_once(proxy, proxy.transport.port)

@@ -1,8 +1,8 @@
 """What was done since the start, by service and by pool, over reloads too.
 
-A pool that has ended and a table that no service has any more are added to an account, which the
-master keeps. So no total goes back when a pool is replaced or a service is gone; if a service of
-that name comes back, it goes on from there.
+The master keeps an account. It adds each pool that has ended, and each table that no service has
+any more. So no total goes back when a pool is replaced or a service is removed. If a service of
+that name comes back, its totals go on from there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vsock_proxy.observing.measures import Measured, Measures
 from vsock_proxy.observing.scoreboard import Scoreboard
 from vsock_proxy.settings import Endpoint
 
-# What the pool is called whose workers serve all services that have none of their own.
+# The name of the pool that serves all services without workers of their own.
 SHARED = "shared"
 
 
@@ -23,8 +23,8 @@ SHARED = "shared"
 class PoolView:
     """One pool.
 
-    name: that of the service that has these workers of its own, or SHARED.
-    services, endpoints, tables: one for each service; without a table where nothing is looked up.
+    name: the service that has these workers of its own, or SHARED.
+    services, endpoints, tables: one for each service; the table is None if nothing is looked up.
     """
 
     name: str
@@ -37,14 +37,14 @@ class PoolView:
 
 @dataclass(frozen=True)
 class Tried:
-    """When an endpoint was last connected to, and when that last failed, as in Measured."""
+    """When the last connect to an endpoint succeeded, and when one last failed, as in Measured."""
 
     endpoint: Endpoint
     connected: int
     failed: int
 
     def plus(self, later: Tried) -> Tried:
-        """Both together, unless the service leads elsewhere now: then only what came later."""
+        """Both together; only what came later, if the endpoint of the service has changed."""
         if later.endpoint != self.endpoint:
             return later
         return Tried(
@@ -58,7 +58,7 @@ class Tried:
 class Account:
     """
     services, tried, lookups: by the name of the service.
-    saturated: by the name of the pool, for how many nanoseconds all its workers were busy.
+    saturated: by the name of the pool, the nanoseconds in which all its workers were busy.
     """
 
     services: Mapping[str, Measured] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Account:
     saturated: Mapping[str, int] = field(default_factory=dict)
 
     def plus_pools(self, pools: Iterable[PoolView]) -> Account:
-        """This, and what was done in these pools."""
+        """This account, and what was done in these pools."""
         services, tried = dict(self.services), dict(self.tried)
         saturated = dict(self.saturated)
         for pool in pools:
@@ -80,7 +80,7 @@ class Account:
         return replace(self, services=services, tried=tried, saturated=saturated)
 
     def plus_lookups(self, tables: Iterable[Tuple[str, AddressTable]]) -> Account:
-        """This, and what was looked up for these services."""
+        """This account, and what was looked up for these services."""
         lookups = dict(self.lookups)
         for name, table in tables:
             _add(lookups, name, table.lookups)
@@ -89,9 +89,9 @@ class Account:
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is to see of services and pools.
+    """All that is seen of services and pools.
 
-    pools: those in force. ending: those whose place others have taken.
+    pools: those in force. ending: those that others have replaced.
     before: what was done in pools that have ended.
     """
 
@@ -101,7 +101,7 @@ class Scene:
 
     def account(self) -> Account:
         """What was done up to now."""
-        # In this order: where a service leads now is what counts.
+        # In this order, because the newest endpoint of a service counts.
         return self.before.plus_pools([*self.ending, *self.pools]).plus_lookups(
             (name, table)
             for pool in self.pools

@@ -1,9 +1,9 @@
-"""The one line that each connection leaves in the log, whoever writes it.
+"""The one line that each connection leaves in the log.
 
-The worker does, or the master for a worker that died. Each line names the connection
-by two numbers, as `2-17`: by which of the processes that have been workers since the start of the
-master it was served, and which of that process's connections it was. So no two of one run have the
-same name, over reloads and dead workers too, and nobody has to be asked for one.
+Its worker writes the line, or the master if that worker died. Each line names the connection by two
+numbers, as in `2-17`: the serial of the worker process since the start of the master, and the
+number of the connection in that process. So no two connections of one run have the same name, over
+reloads and dead workers too. And no worker has to ask anybody for a name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from vsock_proxy.settings import Endpoint, format_address
 WITHOUT_CLIENT = (State.ABSENT, State.STARTING, State.IDLE)
 NANOSECONDS = 1_000_000_000
 
-# How a line about a connection begins: where there is one service, and where there are several.
+# How a line about a connection begins: with one service, and with several.
 NAMED = "#%(connection)s "
 NAMED_OF_SEVERAL = "#%(connection)s %(service)s: "
-# What they say then, and the word for it.
+# How the line goes on, and the outcome if the worker died.
 ENDED = (
     "%(peer)s -> %(upstream)s ended: %(bytes_up)d bytes up, %(bytes_down)d bytes down, "
     "%(seconds).3f s, %(outcome)s"
@@ -31,12 +31,12 @@ WORKER_DIED = "worker died"
 
 
 def connection_name(serial: int, number: int) -> str:
-    """What a connection is called: by its worker's process, and among those of that process."""
+    """The name of a connection. serial: of its worker process; number: within that process."""
     return f"{serial}-{number}"
 
 
 def connected_to(row: Row, endpoint: Endpoint) -> str:
-    """Where a connection that is there leads: of several addresses, the one that it has."""
+    """Where an established connection leads: which of the endpoint's addresses it uses."""
     if not endpoint.is_tcp:
         return str(endpoint)
     return format_address(host_of(row.address), endpoint.port)
@@ -45,9 +45,9 @@ def connected_to(row: Row, endpoint: Endpoint) -> str:
 def cut_short(
     row: Row, worker: str, service: str, several: bool, endpoint: Endpoint, now: int
 ) -> Optional[Tuple[str, Dict[str, object]]]:
-    """The line for the connection of a worker that died, None if that had none or has one.
+    """The line for the connection of a worker that died; None: no connection, or it has its line.
 
-    several: whether there are several services, so that the line has to say of which it is.
+    several: whether there are several services, so that the line has to name the service.
     """
     if row.state in WITHOUT_CLIENT:
         return None

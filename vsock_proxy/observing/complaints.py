@@ -1,4 +1,4 @@
-"""The last words of a program that ends before or instead of serving, when there is no log yet."""
+"""The last words of a program that ends before or instead of serving, while it has no log."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Complaints:
         self._in_json = in_json
 
     def fail(self, message: str, exit_code: int, traceback: str = "") -> int:
-        """Say what is wrong, where it is the program's fault with a traceback; the exit code."""
+        """Say what is wrong; returns the exit code. traceback: if it is the program's fault."""
         if self._in_json:
             self.stderr.say(_in_json(message, exit_code, traceback))
             return exit_code
         if traceback:
             self.stderr.say(printable_lines(traceback))
-        # An argument may hold bytes that are no text (PEP 383) or control characters.
+        # An argument may hold bytes that are not text (PEP 383), or control characters.
         self.stderr.say(f"vsock-proxy: {printable(message)}")
         return exit_code
 
 
 def _in_json(message: str, exit_code: int, traceback: str) -> str:
-    # Imported late: without it, nobody needs Python's json.
+    # Imported late: only this needs Python's json.
     from vsock_proxy.observing.json_lines import json_line
 
     head = {

@@ -1,9 +1,9 @@
 """A process between the log and a stderr that could make its writers wait.
 
-Needed only where stderr cannot be opened anew (stderr.py). All others send their lines to a socket,
-which takes as much as fits and then says so; this process alone waits for stderr. It ends when all
-others have. A line that cannot be written is tried again, so that nothing is lost in here: when the
-socket is full, those who send count what they lose.
+It is needed only if stderr cannot be opened again (stderr.py). All other processes send their lines
+to a socket, which never makes them wait. Only this process waits for stderr. It ends after all
+others. It tries again to write a line that it could not write, so it loses nothing. If the socket
+is full, the senders count the lines that they lose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vsock_proxy.process.forking import fork
 from vsock_proxy.process.signals import Signals
 from vsock_proxy.process.titles import set_title
 
-# Seconds between two tries after an error of stderr: the first time, and at most.
+# Seconds between two tries after an error of stderr: at first, and at most.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 # Seconds for the last lines, once all other processes have ended.
@@ -28,7 +28,7 @@ LAST_WORDS = 1.0
 
 
 class Copier:
-    """The process and the socket before it; for the master."""
+    """The process and the socket that leads to it; for the master."""
 
     def __init__(self, stderr: Stderr, signals: Signals) -> None:
         self.pid: Optional[int] = None
@@ -37,9 +37,9 @@ class Copier:
         self._near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def start(self, leave: Callable[[], None] = lambda: None) -> None:
-        """Begin, or begin again. leave: closes what the process must not hold.
+        """Start the process, or another. leave: closes what it must not hold.
 
-        Raises OSError if there can be no process.
+        Raises OSError if no process can be started.
         """
 
         def child() -> None:
@@ -53,11 +53,11 @@ class Copier:
 
     @property
     def descriptor(self) -> int:
-        """What only the master and this process may hold."""
+        """The descriptor that only the master and this process may hold."""
         return self._far.fileno()
 
     def finish(self) -> None:
-        """Let the process write what it has, and see to its end. All others must have ended."""
+        """Let the process write what it has, then end it. All others must have ended before."""
         self._stderr.write_directly()
         self._near.close()
         deadline = time.monotonic() + LAST_WORDS
@@ -74,10 +74,10 @@ class Copier:
 
 
 def _copy(source: socket.socket) -> None:
-    """Write what comes, until all who send are gone and nothing is left."""
+    """Write what comes, until all senders are gone and nothing is left."""
     room = select.poll()
     room.register(STDERR, select.POLLOUT)
-    # Tells only that all are gone.
+    # Reports only that all senders are gone.
     gone = select.poll()
     gone.register(source, 0)
     room_or_gone = select.poll()

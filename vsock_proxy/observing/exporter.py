@@ -1,11 +1,11 @@
 """The process that serves metrics and health. It only reads what others have written.
 
-It holds no listener of a service and no connection of a client. Where the processor is scarce,
-connections come first: its niceness is higher (nice(2)).
+It holds no listener of a service and no connection of a client. If the processor is busy,
+connections come first, because its niceness is higher (nice(2)).
 
-It ends with the master, or when another has taken its place, which the master says in Vitals; a
-signal only makes it look there. So signals to the whole group do not end it, and it is there until
-the last connection has drained.
+It ends with the master, or when the master says in Vitals that another has replaced it. A signal
+only makes it look there. So signals to the whole group do not end it, and it runs until the last
+connection has drained.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vsock_proxy.observing.vitals import Vitals
 from vsock_proxy.process.signals import Signals
 
 NICENESS = 10
-# Seconds that the master has for a sign of life, and between two looks for it.
+# Seconds: within which the master must give a sign of life, and between two looks for it.
 PULSE_TIMEOUT = 1.0
 PULSE_LOOK = 0.002
 
@@ -50,13 +50,13 @@ class Exporter:
     def run(
         self, listener: socket.socket, serial: int, lifeline: int, signals: Signals
     ) -> Optional[int]:
-        """Serve until the lifeline ends or there is a later serial; returns an exit code."""
+        """Serve until the lifeline ends or a later exporter runs; returns an exit code."""
         _make_way()
         try:
             from vsock_proxy.observing.exposition import exposition
         except ImportError as error:
             log.error(
-                "cannot serve metrics: %(reason)s; install vsock-proxy[metrics] anew",
+                "cannot serve metrics: %(reason)s; install vsock-proxy[metrics] again",
                 {"event": "metrics_unavailable", "reason": error},
             )
             return os.EX_UNAVAILABLE
@@ -112,7 +112,7 @@ def _make_way() -> None:
     try:
         os.nice(NICENESS)
     except OSError:
-        # A sandbox forbids it, as that of the units does.
+        # A sandbox may forbid it; that of the units does.
         pass
 
 

@@ -1,7 +1,7 @@
 """Figures as Prometheus and OpenMetrics want them.
 
-Only the exporter imports this, since nobody else needs prometheus_client. Of that, what writes the
-two formats is used, and neither its registry of the process nor its server.
+Only the exporter imports this, because nothing else needs prometheus_client. It uses what writes
+the two formats, but not the registry of the process and not the server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STATES = (*(str(state) for state in State), DRAINING)
 
 
 def exposition(accept: str, scene: Scene, untold: Untold, vitals: Vitals) -> Tuple[bytes, str]:
-    """All metrics, and the type of what they are written in. accept: what the scraper takes."""
+    """All metrics, and their content type. accept: the types that the scraper takes."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(list(families(scene, untold, vitals))))
     types = [one.partition(";")[0].strip().lower() for one in accept.split(",")]
@@ -47,7 +47,7 @@ def exposition(accept: str, scene: Scene, untold: Untold, vitals: Vitals) -> Tup
 
 
 class _Collector:
-    """What a registry asks for families that are there already."""
+    """Gives a registry families that are made already."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families
@@ -121,7 +121,7 @@ def _workers(pools: Iterable[PoolView]) -> Metric:
         "Workers by what they do; draining ones have a connection and end with it.",
         labels=["pool", "state"],
     )
-    # Pools that have one name are one: that in force, and those whose place it has taken.
+    # Pools of one name count as one: the pool in force, and those that it has replaced.
     states: Dict[str, List[str]] = {}
     for pool in pools:
         states.setdefault(pool.name, []).extend(_states(pool))
@@ -134,7 +134,7 @@ def _workers(pools: Iterable[PoolView]) -> Metric:
 def _states(pool: PoolView) -> List[str]:
     rows = pool.board.rows()
     retired = pool.board.retired
-    # Who has left a retired pool has no successor there.
+    # A worker that has left a retired pool gets no successor there.
     return [_state(row) for row in rows if not (retired and row.state is State.ABSENT)]
 
 
@@ -173,7 +173,7 @@ def _of_processes(untold: Untold, vitals: Vitals) -> Iterator[Metric]:
     totals = untold.totals()
     lines = CounterMetricFamily(
         "vsock_proxy_log_lines_lost",
-        "Lines that the log lacks: beyond the limit of lines a second, or not to be written.",
+        "Lines missing from the log: over the limit of lines a second, or impossible to write.",
         labels=["reason"],
     )
     lines.add_metric(["limit"], totals[LEFT_OUT])
@@ -195,5 +195,5 @@ def _of_processes(untold: Untold, vitals: Vitals) -> Iterator[Metric]:
 
 
 def _word(text: str) -> str:
-    """What the log calls so, as the value of a label."""
+    """A word of the log as the value of a label."""
     return text.replace(" ", "_").replace("-", "_")

@@ -1,6 +1,6 @@
 """Whether the proxy is alive, and whether it serves: a verdict and one line that says why.
 
-Pure: what was seen is handed in.
+Pure functions: the caller hands in what was seen.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Verdict = Tuple[bool, str]
 
 @dataclass(frozen=True)
 class Condition:
-    """How it stands with one service.
+    """The state of one service.
 
-    workers: of its pool, how many are there.
+    workers: how many workers of its pool run.
     accepts: whether one of them has waited for clients.
-    connected, failed: when the endpoint was last connected to, and when that last failed; 0: never.
+    connected, failed: when the last connect succeeded, and when one last failed; 0: never.
     """
 
     name: str
@@ -35,9 +35,9 @@ class Condition:
 
 
 def conditions(scene: Scene) -> List[Condition]:
-    """Those of all services that are in force.
+    """The conditions of all services in force.
 
-    What a pool has learnt of an endpoint holds on when another takes its place.
+    What a pool has learnt of an endpoint stays valid when another pool replaces it.
     """
     tried = scene.account().tried
     found = []
@@ -71,7 +71,7 @@ def healthy(stage: Stage, master_answers: bool, services: Sequence[Condition]) -
 
 
 def ready(stage: Stage, services: Sequence[Condition], now: int) -> Verdict:
-    """Whether each service accepts, and could connect when it last tried to.
+    """Whether each service accepts, and its last connect succeeded.
 
     now: by time.monotonic_ns().
     """
@@ -94,7 +94,7 @@ def _served(services: Sequence[Condition]) -> str:
     return counted(len(services), "service")
 
 
-# How many names a line may have that a person is to read.
+# How many names a line for people may have.
 MOST_NAMED = 8
 
 

@@ -1,10 +1,9 @@
-"""HTTP for few, small and friendly questions, which others may ask in an unfriendly way.
+"""HTTP for few and small requests, safe against unfriendly clients.
 
-One loop and no thread. A client has so much time in all and may send so much, so one that is slow,
-or says nothing, costs a place and nothing else. The number of places is fixed; where all are taken,
-the client that has had its place longest gives way. One request a connection. What HTTP says of a
-request is left to Python's http.server, which gets it whole, and whose answer is sent as the client
-takes it.
+One loop and no thread. The time of a client and the size of its request are limited. So a slow or
+silent client costs a place and nothing else. The number of places is fixed. If all are taken, the
+client that has had its place longest gives way. Each connection has one request. Python's
+http.server reads it once it is whole. The answer is sent as fast as the client takes it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MOST_CONNECTIONS = 16
 LARGEST_REQUEST = 8 << 10
 # Seconds that a client has for its request and for taking the answer.
 PATIENCE = 10.0
-# Seconds after an accept() that failed, whatever the reason, in which none is tried.
+# Seconds without a further accept() after one has failed, for any reason.
 ACCEPT_PAUSE = 0.2
 CHUNK = 64 << 10
 TOO_LONG = (
@@ -30,14 +29,14 @@ TOO_LONG = (
 )
 TEXT = "text/plain; charset=utf-8"
 
-# Path and Accept of a request to status, type and body of the answer.
+# From path and Accept of a request to status, type and body of the answer.
 Answer = Tuple[int, str, bytes]
 Respond = Callable[[str, str], Answer]
 
 
 @dataclass
 class _Connection:
-    """One client. rest: of the answer, what is still to be sent; None: it is not known yet."""
+    """One client. rest: the part of the answer still to be sent; None: there is no answer yet."""
 
     sock: socket.socket
     deadline: float
@@ -46,16 +45,16 @@ class _Connection:
 
 
 class Answers:
-    """Listens and answers, as long as it is called.
+    """Listens and answers, as long as its owner calls it.
 
-    poll: what its owner sleeps in; told_by() is for what it finds.
+    poll: its owner sleeps in it, and calls told_by() for what it finds.
     """
 
     def __init__(self, listener: socket.socket, respond: Respond, poll: select.poll) -> None:
         self._listener: Optional[socket.socket] = listener
         self._respond = respond
         self._poll = poll
-        # By descriptor, in the order in which they came.
+        # By descriptor, oldest first.
         self._connections: Dict[int, _Connection] = {}
         poll.register(listener, select.POLLIN)
 
@@ -66,18 +65,18 @@ class Answers:
 
     @property
     def is_over(self) -> bool:
-        """Whether it does not listen any more, and has no client left."""
+        """Whether it has stopped listening, and has no client left."""
         return self._listener is None and not self._connections
 
     def stop_listening(self) -> None:
-        """Accept no more; who is connected still gets its answer."""
+        """Accept no more clients. Those that are connected still get their answers."""
         if self._listener is not None:
             self._poll.unregister(self._listener)
             self._listener.close()
             self._listener = None
 
     def told_by(self, fd: int) -> None:
-        """A descriptor is ready; it may be one of these."""
+        """A descriptor is ready; it may be the listener or a client."""
         if self._listener is not None and fd == self._listener.fileno():
             self._accept(self._listener)
         elif fd in self._connections:
@@ -91,7 +90,7 @@ class Answers:
                 self._drop(connection)
 
     def look(self, now: float) -> None:
-        """End what has taken too long."""
+        """Drop the clients that have taken too long."""
         for connection in list(self._connections.values()):
             if connection.deadline <= now:
                 self._drop(connection)
@@ -100,7 +99,7 @@ class Answers:
         try:
             sock, _ = listener.accept()
         except BlockingIOError:
-            # It was gone again, or another process has it.
+            # The client is gone again, or another process has accepted it.
             return
         except OSError:
             time.sleep(ACCEPT_PAUSE)
@@ -112,13 +111,13 @@ class Answers:
         self._poll.register(sock, select.POLLIN)
 
     def _go_on(self, connection: _Connection) -> None:
-        """Raises OSError, of which BlockingIOError says that it goes on later."""
+        """Raises OSError; BlockingIOError means that it goes on later."""
         if connection.rest is None:
             self._receive(connection)
         elif connection.rest:
             self._send(connection)
         elif not connection.sock.recv(CHUNK):
-            # What came after the request was read, so that closing does not break the answer off.
+            # What came after the request was read too, so closing does not cut the answer off.
             self._drop(connection)
 
     def _receive(self, connection: _Connection) -> None:
@@ -150,18 +149,18 @@ class Answers:
 
 
 def _is_whole(request: bytearray) -> bool:
-    """Whether all headers are there; a body has no meaning here."""
+    """Whether all headers have arrived; a body has no meaning here."""
     return b"\r\n\r\n" in request or b"\n\n" in request
 
 
 class _Request(BaseHTTPRequestHandler):
-    """One request in memory. answer: what is to be sent."""
+    """One request in memory. answer: the bytes to send."""
 
     error_message_format = "%(code)d %(message)s\n"
     error_content_type = TEXT
 
     def __init__(self, request: bytes, respond: Respond) -> None:
-        # The one of the base class would want a connection.
+        # The constructor of the base class needs a connection.
         self._respond = respond
         self.rfile = io.BufferedReader(io.BytesIO(request))
         written = io.BytesIO()
@@ -191,4 +190,4 @@ class _Request(BaseHTTPRequestHandler):
         return "vsock-proxy"
 
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape makes no line."""
+        """A scrape leaves no line in the log."""

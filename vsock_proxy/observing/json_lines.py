@@ -1,8 +1,8 @@
-"""A line of the log as one JSON object, for programs; docs/log.schema.json says what may be in it.
+"""A line of the log as one JSON object, for programs; docs/log.schema.json says what it may hold.
 
-Imported only where it is asked for, as Python's json is. A line is valid JSON and valid UTF-8
-whatever its values hold, and never longer than what can be written at once: where it would be, the
-longest texts are cut, and not the line.
+This module and Python's json are imported only if they are needed. A line is always valid JSON and
+valid UTF-8. It is never longer than what can be written at once: the longest texts in it are cut,
+not the line itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Dict, Mapping, Sequence
 from vsock_proxy.observing.stderr import CUT, MOST
 from vsock_proxy.printable import printable, printable_lines
 
-# What a place in the program may know of an event, in the order in which a line has it. What else
-# it gives is for the text alone.
+# The values of an event that a line may hold, in this order. All other values are only for the
+# text.
 KEYS = (
     "check",
     "service",
@@ -35,9 +35,9 @@ KEYS = (
     "errno",
     "exit_code",
 )
-# The mark of a text that was cut.
+# Marks a text that was cut.
 MARK = CUT.decode()
-# Digits behind the point.
+# Digits after the point.
 PRECISION = 6
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -52,9 +52,9 @@ def json_line(
 ) -> str:
     """
     head: what every line has.
-    known: what is known of the event.
-    message: what the line of text would say.
-    most: bytes that the line may have.
+    known: the values of the event.
+    message: the text that a line of text would have.
+    most: the bytes that the line may have.
     """
     line: Dict[str, object] = dict(head)
     for key in KEYS:
@@ -82,7 +82,7 @@ def _plain(value: object) -> object:
 
 
 def _cut(line: Dict[str, object], excess: int) -> None:
-    """Shorten a line by that number of bytes or a few more: its longest texts, to one size."""
+    """Shorten the longest texts of a line to one size, to save these bytes or a few more."""
     sizes = {key: _size(value) for key, value in line.items() if isinstance(value, str)}
     most = _largest(sorted(sizes.values()), excess)
     for key in [key for key, size in sizes.items() if size > most]:
@@ -95,7 +95,7 @@ def _cut(line: Dict[str, object], excess: int) -> None:
 
 
 def _largest(sizes: Sequence[int], excess: int) -> int:
-    """How large a text may be so that all together are that much smaller; the shortest first."""
+    """The most that a text may have, so that all together lose the excess. sizes: sorted."""
     room = sum(sizes) - excess
     for place, size in enumerate(sizes):
         share = room // (len(sizes) - place)
@@ -106,7 +106,7 @@ def _largest(sizes: Sequence[int], excess: int) -> int:
 
 
 def _beginning(text: str, size: int) -> str:
-    """As much of a text as has at most that size in JSON."""
+    """The longest beginning of a text that has at most that size in JSON."""
     for place, character in enumerate(text):
         size -= _size(character)
         if size < 0:

@@ -1,13 +1,14 @@
-"""A bound on log lines that a guest can cause at will, one for all workers.
+"""A limit on log lines that a guest can cause at will, one for all workers.
 
-A ring in shared memory has the times of the last lines. When the oldest is a second ago, its place
-is free for one more, so no second has more lines than the ring has places, wherever it begins.
+A ring in shared memory holds the times of the last lines. When the oldest time is a second ago, its
+place is free for one more line. So no second, wherever it begins, has more lines than the ring has
+places.
 
-There is no lock, which a worker could take with it when it dies, and no system call. So two workers
-that take a place in the same instant may take the same one: that is one line too many. It is not
-more, however long one of them was held up in between. Whoever was held up leaves the turn to those
-that have overtaken it. If it sets it back all the same, in the instant between looking and storing,
-the next ones look a few places ahead; and a second later all is right again.
+There is no system call and no lock, because a worker could die with a lock. So two workers may take
+the same place in the same instant. That is one line too many, but never more, however long one of
+them was delayed in between. A delayed worker does not touch the turn if others have moved it. In
+the instant between its look and its store it may still set the turn back. Then the next workers
+look a few places ahead, and a second later all is right again.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import mmap
 LINES_PER_SECOND = 200
 SECOND = 1_000_000_000
 CELL = 8
-# How many places are looked at, the first of which is mostly the one; where each line is one too
-# many, each look is in vain.
+# How many places a worker looks at. The first is mostly free. While every line is one too many,
+# each look is in vain.
 LOOKS = 4
 
 
@@ -26,10 +27,10 @@ class Limiter:
     """Made once, before the first fork."""
 
     def __init__(self, lines: int = LINES_PER_SECOND) -> None:
-        """lines: how many there may be in any second."""
+        """lines: how many are allowed in any second."""
         self._lines = lines
         self._looks = range(min(lines, LOOKS))
-        # The last cell is the number of the place whose turn it is.
+        # The last cell holds the number of the place that is next.
         self._cells = memoryview(mmap.mmap(-1, (lines + 1) * CELL)).cast("Q")
 
     def allow(self, now: int) -> bool:
@@ -44,6 +45,6 @@ class Limiter:
                 if cells[lines] == turn:
                     cells[lines] = following
                 return True
-            # Another worker is just taking it, and the next one's turn has come.
+            # Another worker has taken it just now: look at the next one.
             place = following
         return False

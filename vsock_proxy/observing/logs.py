@@ -1,16 +1,16 @@
 """The log: one line an event on stderr, for people, for the journal, or for programs.
 
-Every process writes each line at once to the shared stderr, unbuffered, so that lines of different
-workers never mix and a fork duplicates none. Where stderr is the journal, a line begins with its
-priority (sd-daemon(3)) and leaves time and process to the journal.
+Every process writes each line whole to the shared stderr, without a buffer. So lines of different
+workers never mix, and a fork duplicates none. If stderr is the journal, a line begins with its
+priority (sd-daemon(3)), and the journal adds time and process.
 
-Who logs gives a text whose values have names, and these values: `log.info("%(host)s is gone",
-{"event": "gone", "host": host})`. The text takes those that it names. A JSON object has those that
-json_lines.py knows, also where the text says them in other words or not at all. So no message is
-written twice, and to know more than the text says costs it nothing.
+A caller gives a text with named values, and the values: `log.info("%(host)s is gone", {"event":
+"gone", "host": host})`. The text shows the values that it names. A JSON object has the values that
+json_lines.py knows, even if the text does not show them. So each message is written once, and more
+values for programs cost the text nothing.
 
-Nobody waits for the log: a line that cannot be written at once is left out and counted, and the
-master says how many there were. A line that is longer than what can be written at once is cut.
+Nobody waits for the log. A line that cannot be written at once is left out and counted, and the
+master logs how many there were. A line that is longer than what can be written at once is cut.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vsock_proxy.printable import printable, printable_lines, timestamp
 from vsock_proxy.settings import JSON, TEXT
 
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
-# What a worker is called begins so.
+# How the name of a worker begins.
 WORKER = "worker "
-# The event of a line that is not this program's.
+# The event of a line that other code logs.
 OTHER = "other"
 
 
@@ -40,7 +40,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         for piece in pieces(self.format(record)):
-            # Not known to be written until that is known: a signal may raise in the middle of it.
+            # Counts as unwritten until it is written: a signal handler may raise in between.
             code = errno.EINTR
             try:
                 code = self.attempt(piece)
@@ -51,7 +51,7 @@ class _StderrHandler(logging.Handler):
     def attempt(self, piece: bytes) -> int:
         """Write whole lines now; the errno if that cannot be done."""
         if self._untold.is_torn:
-            # For the same reason as the one that tore it.
+            # For the reason that tore the line.
             return self._untold.code(UNWRITTEN) or errno.EAGAIN
         try:
             written = self._stderr.write(piece)
@@ -62,7 +62,7 @@ class _StderrHandler(logging.Handler):
         return 0
 
     def _keep(self, rest: bytes) -> None:
-        # Why a write ended in the middle, only the next one says.
+        # Only another write says why this one ended in the middle.
         try:
             rest = rest[self._stderr.write(rest) :]
         except OSError as error:
@@ -70,7 +70,7 @@ class _StderrHandler(logging.Handler):
         self._untold.keep_rest(rest)
 
     def finish_line(self) -> int:
-        """Write what is left of a line that was begun; the errno if that cannot be done."""
+        """Write the rest of a torn line; returns the errno if that cannot be done."""
         rest = self._untold.rest
         if not rest:
             return 0
@@ -111,7 +111,7 @@ class _Json(_Text):
     def __init__(self, prefix: Callable[[logging.LogRecord], str]) -> None:
         """prefix: what comes before the object."""
         super().__init__()
-        # Imported where it is asked for: it needs Python's json.
+        # Imported only if needed: it imports Python's json.
         from vsock_proxy.observing.json_lines import json_line
 
         self._line = json_line
@@ -143,7 +143,7 @@ def _no_prefix(record: logging.LogRecord) -> str:
 def _formatter(log_format: str) -> _Text:
     is_journal = _stderr_is_journal()
     if log_format == JSON:
-        # The journal takes the priority off again.
+        # The journal removes the priority again.
         return _Json(_priority if is_journal else _no_prefix)
     return _Journal() if is_journal else _Text()
 
@@ -164,7 +164,7 @@ class Log:
 
     def __init__(self, level: str, stderr: Stderr, untold: Untold, log_format: str = TEXT) -> None:
         """
-        level: the lowest that is written.
+        level: the lowest level that is written.
         log_format: one of LOG_FORMATS.
         """
         self._text = _formatter(log_format)
@@ -173,7 +173,7 @@ class Log:
         self._handler = _StderrHandler(stderr, untold)
         self._handler.setFormatter(self._text)
         self.finish_line = self._handler.finish_line
-        # What no line says is not looked up (Optimization, in Python's Logging HOWTO).
+        # Python need not look up what no line shows (Optimization, in Python's Logging HOWTO).
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         logging._srcfile = None
         root = logging.getLogger()
@@ -181,7 +181,7 @@ class Log:
         root.setLevel(level.upper())
 
     def rehearse(self) -> None:
-        """Do all for a line but write it, so that what the interpreter caches is shared."""
+        """Do everything for a line except write it, so that children share Python's caches."""
         root = logging.getLogger()
         kept, root.handlers[:] = root.handlers[:], [_FormatOnly(self._text)]
         root.critical(
@@ -200,16 +200,16 @@ class Log:
         root.handlers[:] = kept
 
     def name(self, process: str, cells: Optional[memoryview] = None) -> None:
-        """Say in every line from now on that it is of this process.
+        """Name this process in every line from now on.
 
-        cells: where a child counts what it cannot write (Block.row() of untold.py).
+        cells: where a child counts lines that it cannot write (Block.row() of untold.py).
         """
         self._text.process = process
         if cells is not None:
             self.untold.belong_to(cells)
 
     def write(self, level: int, text: str, known: Dict[str, object]) -> int:
-        """Write a line now, whatever the lowest level is; the errno if that cannot be done."""
+        """Write a line now, whatever its level; returns the errno if that cannot be done."""
         record = logging.LogRecord(__name__, level, "", 0, text, (known,), None)
         (piece,) = pieces(self._text.format(record))
         return self._handler.attempt(piece)

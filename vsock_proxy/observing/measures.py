@@ -1,21 +1,21 @@
-"""What the workers of a pool have done for each of its services, where somebody asks for metrics.
+"""What the workers of a pool have done for each of its services, if there are metrics.
 
-Shared memory beside the scoreboard, with a row of 64-bit cells for each worker and service. A
-worker alone writes its rows, a cell is stored whole, and nothing here is a system call. A row
+This is shared memory beside the scoreboard, with a row of 64-bit cells for each worker and service.
+Only the worker writes its rows. A cell is stored whole, and nothing here is a system call. A row
 outlives the process that wrote it.
 
-Bytes are counted where they always are, in the worker's slot (scoreboard.py), whatever the service.
-Which of them were whose follows from two cells of a row: LEFT is the service's total when the
-worker turned from it, BASE the worker's total less the service's when it turned to it. Of the
-service that ROUTE of the slot names it is the total less BASE that counts, of all others LEFT. So
-to turn, a worker fills what does not count yet, and the one store to ROUTE puts all of it in force:
+A worker counts the bytes of all services in its slot (scoreboard.py). Two cells of a row tell how
+many are of one service. LEFT is the service's total when the worker turned from it. BASE is the
+worker's total minus the service's when it turned to it. For the service that ROUTE of the slot
+names, the worker's total minus BASE counts. For all others, LEFT counts. To turn, a worker first
+fills the cells that do not count yet. Then one store to ROUTE puts all of them in force. So
 wherever the worker dies, no total goes back, and none counts twice.
 
-A reader may come between those stores and between those of the connections before and after. It
-looks at SERIAL and CONNECTIONS before and after, and again if these have changed.
+A reader may come between these stores. So it reads SERIAL and CONNECTIONS before and after, and
+starts again if they have changed.
 
-Memory is taken where it is first written to, or read. So a byte for each row says whether it was
-ever written to, and no other row is read.
+The kernel gives memory at the first write or read. So a byte for each row says whether it was ever
+written to, and no other row is read.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from vsock_proxy.observing.scoreboard import (
 
 CELL = 8
 
-# Upper bounds, in nanoseconds. A connect() is a matter of the network, up to --connect-timeout;
-# a connection may be a single request or last for days.
+# Upper bounds, in nanoseconds. A connect() takes what the network takes, up to --connect-timeout.
+# A connection may be a single request or last for days.
 CONNECT_BOUNDS = tuple(
     round(seconds * NANOSECONDS)
     for seconds in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -52,32 +52,32 @@ DURATION_BOUNDS = tuple(
     for seconds in (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 3600, 86400)
 )
 
-# How a connection can turn out, by the cell of the slot that counts it too, in the order of those.
+# How a connection can turn out, by the cell of the slot that also counts it, in that order.
 RESULTS = dict(sorted({SERVED: "served", **FAILURES, CLIENT_GONE: "client gone"}.items()))
 
 # The cells of a row: the results, in the order of the slot's cells,
 FIRST_RESULT = min(RESULTS)
 RESULT_CELLS = len(RESULTS)
-# the bytes of each direction, see above,
+# the bytes of each direction (see above),
 LEFT_UP, LEFT_DOWN, BASE_UP, BASE_DOWN = range(RESULT_CELLS, RESULT_CELLS + 4)
-# when the endpoint was last connected to, and when that last failed, by time.monotonic_ns(),
+# when the last connect succeeded, and when one last failed, by time.monotonic_ns(),
 CONNECTED_AT, FAILED_AT = range(RESULT_CELLS + 4, RESULT_CELLS + 6)
-# and two histograms, each a cell for each bucket, the last of which has no bound, and the sum.
+# and two histograms: each has a cell a bucket, the last without a bound, and one for the sum.
 CONNECT = RESULT_CELLS + 6
 CONNECT_SUM = CONNECT + len(CONNECT_BOUNDS) + 1
 DURATION = CONNECT_SUM + 1
 DURATION_SUM = DURATION + len(DURATION_BOUNDS) + 1
 ROW = DURATION_SUM + 1
-# What a row does not say of bytes is in these cells of the slot.
+# For each direction: LEFT, BASE, and the cell of the slot with the worker's total.
 BYTES = ((LEFT_UP, BASE_UP, TOTAL_UP), (LEFT_DOWN, BASE_DOWN, TOTAL_DOWN))
 WRITTEN = b"\1"
-# A try that fails means that a connection began meanwhile, which is rare within so short a time.
+# A try fails if a connection begins meanwhile. That is rare in such a short time.
 TRIES = 100
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """counts: of each bucket alone, the last without a bound; total: of the values, in ns."""
+    """counts: of each single bucket, the last without a bound; total: the sum of values, in ns."""
 
     counts: Tuple[int, ...]
     total: int
@@ -91,8 +91,8 @@ class Measured:
     """What was done for one service.
 
     results: in the order of RESULTS.
-    connect: how long it took to connect. duration: how long connections lasted that have ended.
-    connected, failed: when the endpoint was last connected to, and when that last failed; 0: never.
+    connect: how long each connect took. duration: how long each ended connection lasted.
+    connected, failed: when the last connect succeeded, and when one last failed; 0: never.
     """
 
     results: Tuple[int, ...] = (0,) * RESULT_CELLS
@@ -116,7 +116,7 @@ class Measured:
 
 
 class Tally:
-    """The row of a worker and the service that it has turned to, for that worker to count in."""
+    """The row in which a worker counts for the service that it has turned to."""
 
     __slots__ = ("_row",)
 
@@ -124,7 +124,7 @@ class Tally:
         self._row = row
 
     def connected(self, took: int, now: int) -> None:
-        """There is a connection to the endpoint; how many ns that took."""
+        """The endpoint is connected. took: nanoseconds."""
         row = self._row
         row[SERVED - FIRST_RESULT] += 1
         row[CONNECT + bisect_left(CONNECT_BOUNDS, took)] += 1
@@ -132,17 +132,17 @@ class Tally:
         row[CONNECTED_AT] = now
 
     def ended(self, lasted: int) -> None:
-        """A connection has ended; how many ns it lasted."""
+        """A connection has ended. lasted: nanoseconds."""
         row = self._row
         row[DURATION + bisect_left(DURATION_BOUNDS, lasted)] += 1
         row[DURATION_SUM] += lasted
 
     def came_to_nothing(self, cause: int) -> None:
-        """A client could not be served, and the endpoint has no part in that."""
+        """A client could not be served, for a reason that does not lie with the endpoint."""
         self._row[cause - FIRST_RESULT] += 1
 
     def failed(self, cause: int, now: int) -> None:
-        """The endpoint could not be connected to."""
+        """The connect to the endpoint failed."""
         self._row[cause - FIRST_RESULT] += 1
         self._row[FAILED_AT] = now
 
@@ -151,7 +151,7 @@ class Measures:
     """The rows of one pool. Made by the master before the first worker is forked."""
 
     def __init__(self, board: Scoreboard, services: int) -> None:
-        """services: how many the pool has. Raises OSError if there cannot be so much memory."""
+        """services: how many the pool has. Raises OSError if memory is short."""
         rows = board.workers * services
         self._board = board
         self._services = services
@@ -159,7 +159,7 @@ class Measures:
         self._written = mmap.mmap(-1, rows)
 
     def turn(self, number: int, place: int) -> Tally:
-        """In a worker: count for the service at that place of its pool from now on."""
+        """In a worker: from now on, count for the service at this place of its pool."""
         slot = self._board.slot(number)
         left, row = slot[ROUTE], self._row(number, place)
         self._written[self._index(number, place)] = 1
@@ -173,12 +173,12 @@ class Measures:
         return Tally(row)
 
     def tally(self, number: int) -> Tally:
-        """In the master, where a worker has died: the row in which it counted last."""
+        """In the master, after a worker has died: the row in which it counted last."""
         return Tally(self._row(number, self._board.slot(number)[ROUTE]))
 
     def read(self) -> List[Measured]:
         """What was done for each service, by all workers together."""
-        # As plain rows, which are added up much sooner than what is made of them.
+        # Plain rows add up much faster than the objects made of them.
         sums = [[0] * ROW for _ in range(self._services)]
         for number in range(1, self._board.workers + 1):
             for place, row in self._of_worker(number):
@@ -205,7 +205,7 @@ class Measures:
         return rows
 
     def _places(self, number: int) -> Iterator[int]:
-        """Of the services of which that worker has written a row."""
+        """The places of the services for which this worker has written a row."""
         start = self._index(number, 0)
         found = self._written.find(WRITTEN, start, start + self._services)
         while found >= 0:

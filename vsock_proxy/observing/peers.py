@@ -1,7 +1,7 @@
-"""Who connects: a guest by its CID and port, a hybrid vsock, which tells neither, or a TCP client.
+"""Who connects: a guest with CID and port, a hybrid vsock, which shows neither, or a TCP client.
 
-A peer is a tuple of numbers, so that the scoreboard can hold it. Of vsock it is the one that
-accept() gives, and of a Unix socket always the same, so neither costs anything.
+A peer is a tuple of numbers, so that the scoreboard can hold it. For vsock it is the tuple that
+accept() gives, and for a Unix socket it is always the same, so neither costs anything.
 
     vsock   CID, port
     Unix    UNIX_PEER
@@ -18,7 +18,7 @@ from vsock_proxy.settings import format_address
 
 Peer = Tuple[int, ...]
 
-# Stand for the CID where there is none; a CID has 32 bits, so none is that large.
+# Stand in place of a CID. A CID has 32 bits, so none is that large.
 NO_CID, TCP_PEER = 1 << 32, 2 << 32
 UNIX_PEER: Peer = (NO_CID, 0)
 BITS = struct.Struct("!QQ")
@@ -29,9 +29,9 @@ MAPPED, MAPPED_HIGH = "::ffff:", 0xFFFF
 def peer_of(address: Any) -> Peer:
     """The peer for the address that accept() gives.
 
-    AF_VSOCK: a tuple of CID and port. AF_UNIX: the name that the client has bound itself to, which
-    says nothing of the guest behind it: '' or None for no name, a str for a path, bytes for an
-    abstract name. TCP: a tuple that begins with the host and the port.
+    AF_VSOCK: a tuple of CID and port. AF_UNIX: the name to which the client has bound itself: ''
+    or None for no name, a str for a path, bytes for an abstract name. It says nothing of the guest.
+    TCP: a tuple that begins with the host and the port.
     """
     if type(address) is not tuple:
         return UNIX_PEER
@@ -43,7 +43,7 @@ def peer_of(address: Any) -> Peer:
 
 
 def peer_name(peer: Peer) -> str:
-    """`CID:PORT`, `unix`, or `address:port`; of the scoreboard, what is behind them is ignored."""
+    """`CID:PORT`, `unix`, or `address:port`. Ignores the cells that such a peer does not use."""
     kind, port = peer[0], peer[1]
     if kind < NO_CID:
         return f"{kind}:{port}"
@@ -51,7 +51,7 @@ def peer_name(peer: Peer) -> str:
 
 
 def _host(high: int, low: int) -> str:
-    """Faster than host_of(): each connection has a line with it."""
+    """Faster than host_of(), because the line of each connection needs it."""
     packed = BITS.pack(high, low)
     if high == 0 and low >> 32 == MAPPED_HIGH:
         return socket.inet_ntoa(packed[-4:])

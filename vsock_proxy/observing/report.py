@@ -32,12 +32,12 @@ HEADINGS = (
 )
 SERVICE = HEADINGS.index("service")
 
-# A line of the log, and what is known beside its text.
+# A line of the log, and its values for programs.
 Line = Tuple[str, Dict[str, object]]
 
 
 def worker_name(service: Optional[str], number: int) -> str:
-    """`2`, or `8001/2` for a worker that a service has of its own."""
+    """`2`; or `8001/2` for a worker of service 8001's own."""
     return str(number) if service is None else f"{service}/{number}"
 
 
@@ -45,10 +45,10 @@ def worker_name(service: Optional[str], number: int) -> str:
 class Staff:
     """The workers of one pool at one moment.
 
-    services: the names of those that they serve; Row.route is a place in it.
-    own: whether it is one service, which has these workers of its own.
-    retired: whether another pool has taken this one's place.
-    endpoints: where those services lead, in the same order.
+    services: the names of the services that they serve; Row.route is an index of it.
+    own: whether they serve one service with workers of its own.
+    retired: whether another pool has replaced this one.
+    endpoints: those of the services, in the same order.
     """
 
     services: Tuple[str, ...]
@@ -60,7 +60,7 @@ class Staff:
 
 @dataclass(frozen=True)
 class Totals:
-    """What workers have done together; those that have ended count too.
+    """What all workers have done together, also those that have ended.
 
     failures are in the order of FAILURES.
     """
@@ -76,7 +76,7 @@ class Totals:
         return sum(self.failures)
 
     def plus(self, rows: Iterable[Row]) -> Totals:
-        """These, and what the workers of those slots have done."""
+        """These totals, and what the workers of these slots have done."""
         known = list(rows)
         return Totals(
             self.served + sum(row.served for row in known),
@@ -88,7 +88,7 @@ class Totals:
 
     @property
     def known(self) -> Dict[str, object]:
-        """What a line that has these in its text knows beside it."""
+        """The totals as values for programs, for a line that shows them in its text."""
         return {
             "served": self.served,
             "failed": self.failed,
@@ -112,7 +112,7 @@ NOTHING = Totals()
 def table(pools: Iterable[Staff], now: int, before: Totals = NOTHING) -> List[Line]:
     """One line a worker, then the totals; now is a time.monotonic_ns().
 
-    Where there are several services, a column says whose client a worker has, or whose it is alone.
+    With several services, a column names the service of a worker's client, or of its own workers.
     before: what was done in pools that have ended.
     """
     known = list(pools)
@@ -121,7 +121,7 @@ def table(pools: Iterable[Staff], now: int, before: Totals = NOTHING) -> List[Li
         (pool, row)
         for pool in known
         for row in pool.rows
-        # Who has left a retired pool has no successor there.
+        # A worker that has left a retired pool gets no successor there.
         if not (pool.retired and row.state is State.ABSENT)
     ]
     lines = [HEADINGS] + [_cells(pool, row, now) for pool, row in workers]
@@ -151,7 +151,7 @@ def _cells(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
         connection_name(row.serial, row.connections) if serves else "-",
         peer_name(row.peer) if serves else "-",
         connected if serves and row.state is not State.CONNECTING else "-",
-        # A worker that died has left those of the connection it had.
+        # The row of a dead worker still has the bytes of its last connection.
         str(row.up if serves else 0),
         str(row.down if serves else 0),
         str(row.served),
@@ -160,7 +160,7 @@ def _cells(pool: Staff, row: Row, now: int) -> Tuple[str, ...]:
 
 
 def _known(pool: Staff, row: Row, now: int) -> Dict[str, object]:
-    """The same for programs: what a worker lacks, such as a client, is left out."""
+    """The values for programs. What a worker lacks, such as a client, is left out."""
     serves = row.state not in WITHOUT_CLIENT
     known: Dict[str, object] = {
         "event": "scoreboard_worker",

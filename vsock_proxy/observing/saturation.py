@@ -1,16 +1,16 @@
-"""Noticing that all workers are busy, without anyone looking while they are not.
+"""Noticing that all workers are busy. While some are idle, nobody has to look.
 
-The worker that takes the last free place raises an alarm, one byte in a pipe. Only then does the
-master look, ten times a second, until a worker is idle again; when a second has passed first, it
-warns. It also looks when a worker has ended, since that may have been the last idle one. All pools
-share the pipe, so at an alarm the master looks at each of them.
+The worker that takes the last free place raises an alarm: one byte in a pipe. Only then the master
+looks, ten times a second, until a worker is idle again. If that takes a second, it warns. It also
+looks when a worker has ended, because that may have been the last idle one. All pools share the
+pipe, so the master looks at each of them after an alarm.
 
-While it looks, workers raise no further alarm. It is the master that says so on the scoreboard, and
-never a worker: that might die, or be late, before or after its byte, and leave word that somebody
-looks when nobody does.
+While the master looks, workers raise no further alarm. Only the master writes on the scoreboard
+that it looks, never a worker. A worker might die or be late, before or after its byte. Then the
+scoreboard would say that the master looks, and it would not.
 
-What it sees it also adds up on the scoreboard, from the alarm to the moment when a worker became
-idle, which the worker has noted.
+The master also adds up, on the scoreboard, the time from the alarm until a worker became idle. That
+worker has noted when.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Optional
 from vsock_proxy.observing.closing import NANOSECONDS
 from vsock_proxy.observing.scoreboard import Scoreboard
 
-# Seconds: how often to look, for how long all must be busy, and between two warnings.
+# Seconds: between two looks, until the first warning, and between two warnings.
 LOOK_INTERVAL = 0.1
 TOLERATED = 1.0
 WARNING_INTERVAL = 60.0
@@ -38,7 +38,7 @@ class Alarm:
         self._writer = writer
 
     def raise_once(self) -> None:
-        """All are busy: tell the master, unless it is looking already."""
+        """All are busy: tell the master, unless it looks already."""
         if self._board.watched:
             return
         self.wake_master()
@@ -50,11 +50,11 @@ class Alarm:
             self.wake_master()
 
     def wake_master(self) -> None:
-        """Let it look at what has changed."""
+        """Let the master look at what has changed."""
         try:
             os.write(self._writer, b"\0")
         except (BlockingIOError, BrokenPipeError):
-            # Told often enough, or there is no master any more.
+            # The pipe is full of alarms, or the master is gone.
             pass
 
 
@@ -62,11 +62,11 @@ class Watch:
     """The master's side, for one pool."""
 
     def __init__(self, board: Scoreboard, service: Optional[str] = None) -> None:
-        """service: the name of the one that has these workers of its own; None: they are shared."""
+        """service: the one that has these workers of its own; None: services share them."""
         self._board = board
         self._service = service
         self._since: Optional[float] = None
-        # Until when the time has been added up.
+        # The time is added up until this moment.
         self._counted = 0.0
         self._next_look: Optional[float] = None
         self._last_warning = -WARNING_INTERVAL
@@ -74,28 +74,28 @@ class Watch:
 
     @property
     def due(self) -> Optional[float]:
-        """When to look next, of time.monotonic(); None while nobody raised the alarm."""
+        """When to look next, by time.monotonic(); None while there is no alarm."""
         return self._next_look
 
     def suspect(self, now: float) -> None:
-        """All may be busy, as an alarm was raised or a worker has ended: look for a while."""
+        """There is an alarm, or a worker has ended, so all may be busy: look for a while."""
         if self._since is None and not self._over:
             self._board.watched = True
             self._since = self._counted = now
             self._next_look = now + LOOK_INTERVAL
 
     def end(self, now: float) -> None:
-        """No clients come any more: look no more, and hear of no alarm."""
+        """No more clients come: stop looking, and get no more alarms."""
         if self._since is not None:
             self._count(now)
         self._over = self._board.watched = True
         self._since = self._next_look = None
 
     def look(self, now: float) -> None:
-        """See whether all are still busy; warn once that has lasted."""
+        """See whether all are still busy, and warn once that has lasted."""
         if self._since is None:
             return
-        # In this order: a worker that takes the last place after the look must find nobody looking.
+        # Before the look: a worker that takes the last place after it has to raise an alarm.
         self._board.watched = False
         if not self._board.all_busy():
             self._count(min(now, self._board.idle_since() / NANOSECONDS))
@@ -110,7 +110,7 @@ class Watch:
             self._warn()
 
     def _count(self, until: float) -> None:
-        """All were busy until then, as far as that is not added up yet."""
+        """Add up that all were busy until then."""
         if until > self._counted:
             self._board.saturated += round((until - self._counted) * NANOSECONDS)
             self._counted = until

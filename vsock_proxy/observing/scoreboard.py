@@ -1,12 +1,12 @@
-"""What every worker does, in shared memory that anyone may read and nobody locks.
+"""What every worker does, in shared memory that all processes may read without a lock.
 
-One anonymous shared map, made before the first fork. A worker owns one slot, a row of 64-bit
-cells, and is the only one to write it; a cell is stored whole, so a reader may see two cells of
-different moments but never half a number. Totals belong to the slot and not to the process: they
-outlive a worker that is replaced. Nothing here is a system call.
+It is one anonymous shared map, made before the first fork. Each worker owns one slot, a row of
+64-bit cells, and only this worker writes it. A cell is stored whole. So a reader may see two cells
+of different moments, but never half a number. Totals belong to the slot and not to the process, so
+they outlive a worker that is replaced. Nothing here is a system call.
 
-Beside the slots, one byte a worker says whether it is idle, busy or not there: to see whether any
-is idle is then one search for a byte, cheap even among a thousand.
+Beside the slots, one byte for each worker says whether it is idle, busy or absent. So one search
+for a byte finds an idle worker, and stays cheap among a thousand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CELL = 8
 
 
 class State(enum.IntEnum):
-    """What a worker does at the moment, apart from whether it is to end afterwards."""
+    """What a worker does at the moment, whether or not it ends afterwards."""
 
     ABSENT = 0
     STARTING = 1
@@ -34,31 +34,31 @@ class State(enum.IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-# The cells of a slot. Plain integers, not an enum: they are used on every connection, and an enum's
-# member costs more to look up than the cell to write. First those of the present:
+# The cells of a slot. They are plain integers because every connection uses them: to look up a
+# member of an enum costs more than to write the cell. First the cells of the present:
 PID, STATE, SINCE = range(3)
-# the client, as peers.py has it; the last two are those of a TCP client;
+# the client, as peers.py has it; only a TCP client uses the last two;
 PEER_KIND, PEER_PORT, PEER_HIGH, PEER_LOW = range(3, 7)
 # the endpoint's address as 128 bits, an IPv4 one mapped into IPv6 (RFC 4291, 2.5.5.2);
 ADDRESS_HIGH, ADDRESS_LOW = range(7, 9)
-# the totals of bytes as they were when the connection began: what it has moved is the difference,
-# so nothing has to be added up at its end, when a worker may die;
+# the totals of bytes when the connection began; what it has moved is the difference, so nothing has
+# to be added up at its end, when a worker may die;
 UP_BEFORE, DOWN_BEFORE = range(9, 11)
-# then the totals: connections served, failed by cause, those whose client had gone, and bytes, side
+# then the totals: connections served, failed by cause, and left by their clients; and bytes, side
 # by side for the relay to count in.
 SERVED, REFUSED, TIMED_OUT, UNREACHABLE, UNRESOLVED, FAILED, DENIED, CLIENT_GONE = range(11, 19)
 TOTAL_UP, TOTAL_DOWN = range(19, 21)
-# Whether the worker ends when its connection does, and which of its pool's services it serves, or
-# has served last.
+# Whether the worker ends with its connection, and which of its pool's services it serves now or
+# served last.
 DRAINS, ROUTE = range(21, 23)
-# Which process of all that have been workers since the start it is, and how many connections that
-# process has accepted: the name of a connection (closing.py).
+# The serial of its process among all workers since the start, and how many connections that process
+# has accepted. Together they name a connection (closing.py).
 SERIAL, CONNECTIONS = range(23, 25)
 FIELDS = 25
-# What the byte of a worker says,
+# The values of a worker's byte,
 IS_IDLE, IS_BUSY, IS_ABSENT = range(3)
 IDLE_BYTE, BUSY_BYTE = bytes((IS_IDLE,)), bytes((IS_BUSY,))
-# and which byte behind those says what.
+# and the places of the pool's own bytes, which come after those.
 WATCHED, SERVING, RETIRED, SEVERAL = range(4)
 FLAGS = 4
 
@@ -76,10 +76,10 @@ FAILURES = {
 class Row:
     """One slot at one moment.
 
-    since is the time.monotonic_ns() when the worker began what it does: to wait, to serve the
-    connection, or to be absent; 0 if it has never been there. failures are in the order of
-    FAILURES. route is the place of the service in its pool. serial counts the processes that have
-    been workers of the run, and connections what this one has accepted.
+    since: the time.monotonic_ns() when the worker began to wait, to serve its connection, or to be
+    absent; 0 if it never ran. failures: in the order of FAILURES. route: the place of the service
+    in its pool. serial: the number of its process among all workers of the run. connections: how
+    many this process has accepted.
     """
 
     number: int
@@ -110,7 +110,7 @@ class Scoreboard:
 
     def __init__(self, workers: int) -> None:
         self._slots_end = workers * FIELDS
-        # Behind them, one cell of the master's.
+        # After them comes one cell of the master.
         self._busy_start = (self._slots_end + 1) * CELL
         self._busy_end = self._busy_start + workers
         self._map = mmap.mmap(-1, self._busy_end + FLAGS)
@@ -124,11 +124,11 @@ class Scoreboard:
         return self._cells[(number - 1) * FIELDS : number * FIELDS]
 
     def expect(self, number: int, serial: int) -> None:
-        """A worker is about to be forked, of that serial; for the master to say."""
+        """For the master: a worker with this serial is about to be forked."""
         self.slot(number)[SERIAL] = serial
 
     def claim(self, number: int, pid: int) -> memoryview:
-        """Take over a slot for a new worker, which goes on with the service that it was left at."""
+        """Take over a slot for a new worker. It goes on with the service that was served last."""
         slot = self.slot(number)
         slot[UP_BEFORE], slot[DOWN_BEFORE] = slot[TOTAL_UP], slot[TOTAL_DOWN]
         slot[PID] = pid
@@ -140,7 +140,7 @@ class Scoreboard:
         return slot
 
     def vacate(self, number: int) -> None:
-        """A worker has ended, however that was; for the master to say."""
+        """For the master: a worker has ended, in whatever way."""
         slot = self.slot(number)
         slot[STATE] = State.ABSENT
         slot[PID] = 0
@@ -152,13 +152,13 @@ class Scoreboard:
         self._map[self._busy_start + number - 1] = IS_BUSY if busy else IS_IDLE
 
     def all_busy(self) -> bool:
-        """Whether no worker is idle, of those that are there, if any is."""
+        """Whether there are workers and none of them is idle."""
         find, start, end = self._map.find, self._busy_start, self._busy_end
         return find(IDLE_BYTE, start, end) < 0 <= find(BUSY_BYTE, start, end)
 
     @property
     def watched(self) -> bool:
-        """Whether the master already looks into all workers being busy."""
+        """Whether the master already looks because all workers may be busy."""
         return bool(self._map[self._busy_end + WATCHED])
 
     @watched.setter
@@ -167,7 +167,7 @@ class Scoreboard:
 
     @property
     def serving(self) -> bool:
-        """Whether any worker has served, or has waited for a connection."""
+        """Whether any worker has served or waited for a connection."""
         return bool(self._map[self._busy_end + SERVING])
 
     @serving.setter
@@ -176,7 +176,7 @@ class Scoreboard:
 
     @property
     def retired(self) -> bool:
-        """Whether another pool has taken this one's place; set before the workers are told so."""
+        """Whether another pool has replaced this one; set before its workers learn of that."""
         return bool(self._map[self._busy_end + RETIRED])
 
     @retired.setter
@@ -185,7 +185,7 @@ class Scoreboard:
 
     @property
     def several(self) -> bool:
-        """Whether there are several services, in this pool or in others: then they are named."""
+        """Whether there are several services, in this pool or others. Then lines name them."""
         return bool(self._map[self._busy_end + SEVERAL])
 
     @several.setter
@@ -194,7 +194,7 @@ class Scoreboard:
 
     @property
     def saturated(self) -> int:
-        """For how many nanoseconds all workers have been busy, in all; for the master to say."""
+        """The nanoseconds in which all workers were busy, in total; only the master sets it."""
         return self._cells[self._slots_end]
 
     @saturated.setter
@@ -202,7 +202,7 @@ class Scoreboard:
         self._cells[self._slots_end] = value
 
     def idle_since(self) -> int:
-        """The time.monotonic_ns() when the first of the idle workers became so; 0 if none is."""
+        """The time.monotonic_ns() when the first idle worker became idle; 0 if none is."""
         cells = self._cells
         states = cells[STATE : self._slots_end : FIELDS].tolist()
         since = cells[SINCE : self._slots_end : FIELDS].tolist()

@@ -1,19 +1,19 @@
-"""stderr, written to without ever waiting for who reads it.
+"""Writing to stderr without ever waiting for its reader.
 
-A pipe that nobody reads, a terminal that was stopped, a log socket whose service hangs: whoever
-writes there waits, perhaps without end. O_NONBLOCK would help, but it belongs to the open file and
-not to the descriptor, and stderr is an open file that other programs share: they would be surprised
-by it. So what can be opened anew takes the place of descriptor 2, and then holds also for what the
+A pipe that nobody reads, a stopped terminal, or a log socket whose service hangs makes a writer
+wait, perhaps without end. O_NONBLOCK would help. But it belongs to the open file and not to the
+descriptor, and other programs share the open file of stderr. It would surprise them. So stderr is
+opened again if possible, and the new file replaces descriptor 2. That also holds for what the
 interpreter or a library writes there.
 
-    a socket                      cannot be opened anew; send() with MSG_DONTWAIT does not wait
-    a file on a disk              never makes a writer wait, and the place in it is shared: as it is
-    a pipe, a terminal, a device  opened anew by /proc, with O_NONBLOCK
-    where that cannot be done     poll() says first whether there is room (no /proc, or a file
-                                  of another user's after a change of user)
+    a socket                      cannot be opened again; send() with MSG_DONTWAIT does not wait
+    a file on a disk              stays: it never makes a writer wait, and its position is shared
+    a pipe, a terminal, a device  opened again by /proc, with O_NONBLOCK
+    if that cannot be done        poll() first says whether there is room (no /proc, or the file
+                                  of another user after a change of user)
 
-In the last case somebody else may take the room between poll() and write(). For a line before the
-program ends that is good enough; who serves puts a Copier in between (copier.py).
+In the last case another program may take the room between poll() and write(). That is good enough
+for a line before the program ends. For serving, a Copier stands in between (copier.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import stat
 from typing import Callable, Iterator, Tuple
 
 STDERR = 2
-# A pipe takes so much whole or not at all.
+# A pipe takes this number of bytes whole or not at all.
 MOST = select.PIPE_BUF
 CUT = b" ..."
 
@@ -34,9 +34,9 @@ CUT = b" ..."
 class Stderr:
     """Where lines go.
 
-    write: takes at most MOST bytes and returns how many were written; raises OSError, of which
-    BlockingIOError says that it would have had to wait.
-    is_own: whether nothing that others do can make write() wait.
+    write: takes at most MOST bytes, and returns how many were written. Raises OSError;
+    BlockingIOError means that it would have to wait.
+    is_own: whether nothing that other programs do can make write() wait.
     fd: what to poll for room.
     """
 
@@ -49,11 +49,11 @@ class Stderr:
         self.write, self.fd = _sender(sock), sock.fileno()
 
     def write_directly(self) -> None:
-        """Write to descriptor 2 again, where there is room."""
+        """Write to descriptor 2 again, if there is room."""
         self.write, self.fd = _write_if_there_is_room, STDERR
 
     def say(self, text: str) -> None:
-        """Write what of a text can be written now."""
+        """Write as much of a text as can be written now."""
         try:
             for piece in pieces(text):
                 self.write(piece)

@@ -1,8 +1,8 @@
-"""The master's side of what is untold: one line for all processes, once a second at most.
+"""The master's side of untold.py: one line for all processes, at most once a second.
 
-A line that cannot be written is tried again when poll() says that there is room, so a log that
-nobody reads wakes nobody. Where poll() cannot know (a full disk, a reader that is gone), or was
-wrong, it is tried again after a while, and ever more seldom.
+If a line cannot be written, the master tries again when poll() says that there is room. So a log
+that nobody reads wakes nobody. If poll() cannot know (a full disk, a reader that is gone), or was
+wrong, the master tries again after a while, and then less and less often.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vsock_proxy.observing.logs import Log
 from vsock_proxy.observing.untold import KINDS, LEFT_OUT, NOT_ACCEPTED, UNWRITTEN
 from vsock_proxy.words import counted
 
-# Seconds: from the first of its kind to the line that tells it, and between two such lines.
+# Seconds: from the first event of a kind to its line, and between two such lines.
 GATHERING = 0.1
 INTERVAL = 1.0
 LONGEST_INTERVAL = 60.0
@@ -35,7 +35,7 @@ UNREAD = "nobody read it in time"
 
 class Teller:
     """
-    due: when to call look(), of time.monotonic(); None while there is no such time.
+    due: when to call look(), by time.monotonic(); None: not at all.
     """
 
     def __init__(self, log_output: Log) -> None:
@@ -49,7 +49,7 @@ class Teller:
         self._polls = False
 
     def watch_by(self, poll: select.poll) -> None:
-        """Before a wait: let this poll() tell what is to be known."""
+        """Call this before a wait: registers with this poll() what the master waits for."""
         poll.register(self._untold.reader, select.POLLIN)
         if self._awaits_room:
             poll.register(self._log.stderr.fd, select.POLLOUT)
@@ -59,7 +59,7 @@ class Teller:
             self._polls = False
 
     def told_by(self, fd: int, now: float) -> None:
-        """poll() told of a descriptor, perhaps of one of these."""
+        """poll() has returned a descriptor; it may be one of this class."""
         if fd == self._untold.reader:
             os.read(fd, 4096)
             self.begin(now)
@@ -73,7 +73,7 @@ class Teller:
             self.due = max(now + GATHERING, self._last + INTERVAL)
 
     def look(self, now: float) -> None:
-        """Tell what is new, or see when that may be possible."""
+        """Log what is new, or find out when that may be possible."""
         had_room, self._awaits_room = self._awaits_room, False
         before = list(self._told)
         code = self._log.finish_line() or self._tell()
@@ -120,7 +120,7 @@ class Teller:
             self.due = now + INTERVAL
             return
         self.due = None
-        # In this order: a process that counts after the look must find nobody looking.
+        # Before the look: a process that counts after it has to wake the master.
         self._untold.looked_at = False
         if self._untold.totals() != self._told or self._untold.is_torn:
             self.begin(now)

@@ -1,16 +1,16 @@
-"""What happened and has no line of its own in the log, counted by all and reported by the master.
+"""Events without a line of their own in the log: all processes count them, the master reports them.
 
-A line that could not be written, a line that was one too many, an accept() that failed: whoever
-meets with it counts it in shared memory, where each process has cells that it alone writes, and
-wakes the master by one byte in a pipe. The master then looks once a second until nothing new has
-come, and writes one line for all processes. While it looks, nobody wakes it; while nothing of the
-kind happens, nobody looks. Counts belong to the cells and not to the process, so they outlive it.
+Such an event is a line that could not be written, a line over the limit, or an accept() that
+failed. A process counts it in shared memory, in cells that only this process writes. Then it wakes
+the master by one byte in a pipe. The master looks once a second until nothing new has come, and
+writes one line for all processes. While it looks, nobody wakes it. While there are no such events,
+nobody looks. Counts belong to the cells and not to the process, so they outlive it.
 
-The cells of the workers of one pool are a block, which is made before its first worker is forked,
-and given back when its last has ended. What was counted there stays in the totals.
+The cells of the workers of one pool are a block. The block is made before the first of them is
+forked, and given back when the last has ended. What was counted in it stays in the totals.
 
-The rest of a line of which only a part could be written is kept here too. Until the master has
-written it, others write nothing, so that their lines do not end up in the middle of it.
+If only a part of a line could be written, its rest is kept here too. Until the master has written
+the rest, no other process writes, because its lines would end up in the middle of that line.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CELL = 8
 
 
 class Block:
-    """Cells for this number of processes, a row each; a row belongs to one process at a time."""
+    """Cells for a number of processes, a row each. A row belongs to one process at a time."""
 
     def __init__(self, processes: int) -> None:
         self._cells = memoryview(mmap.mmap(-1, processes * KINDS * CELL)).cast("Q")
 
     def row(self, place: int) -> memoryview:
-        """The cells of one process, a cell for each kind; the first place is 0."""
+        """The cells of one process, one for each kind. The first place is 0."""
         return self._cells[place * KINDS : (place + 1) * KINDS]
 
     def totals(self) -> List[int]:
@@ -56,18 +56,18 @@ class Untold:
         self._text = memoryview(self._map)[-MOST:]
         self._blocks: List[Block] = []
         self._own = self.add(1).row(0)
-        # What was counted in blocks that were given back.
+        # The counts of blocks that were given back.
         self._before = [0] * KINDS
         self.reader, self._writer = non_blocking_pipe()
 
     def add(self, processes: int) -> Block:
-        """In the master: cells for this number of processes more, before they are forked."""
+        """In the master: make cells for this number of processes, before they are forked."""
         block = Block(processes)
         self._blocks.append(block)
         return block
 
     def drop(self, block: Block) -> None:
-        """In the master: the processes have ended that counted there."""
+        """In the master: the processes that counted there have ended."""
         self._before = [sum(both) for both in zip(self._before, block.totals())]
         self._blocks.remove(block)
 
@@ -82,7 +82,7 @@ class Untold:
         self._wake()
 
     def because(self, kind: int, code: int) -> None:
-        """The errno that says why, of the last of a kind."""
+        """Note the errno of the last event of a kind."""
         self._codes[kind] = code
 
     def _wake(self) -> None:
@@ -91,7 +91,7 @@ class Untold:
         try:
             os.write(self._writer, b"\0")
         except (BlockingIOError, BrokenPipeError):
-            # Woken already, or there is no master any more.
+            # The master is woken already, or is gone.
             pass
 
     def totals(self) -> List[int]:
@@ -100,12 +100,12 @@ class Untold:
         return [sum(of_kind) for of_kind in zip(*counted)]
 
     def code(self, kind: int) -> int:
-        """The errno that says why."""
+        """The errno of the last event of a kind."""
         return self._codes[kind]
 
     @property
     def looked_at(self) -> bool:
-        """Whether the master looks already. Only it writes this, so no death leaves it wrong."""
+        """Whether the master looks already. Only it writes this, so no other's death matters."""
         return bool(self._state[0])
 
     @looked_at.setter
@@ -114,7 +114,7 @@ class Untold:
 
     @property
     def rest(self) -> bytes:
-        """What is still to be written of a line that has begun."""
+        """The rest of a torn line, which is still to be written."""
         return bytes(self._text[: self._state[1]])
 
     @property
@@ -123,7 +123,7 @@ class Untold:
         return bool(self._state[1])
 
     def keep_rest(self, rest: bytes) -> None:
-        """Let the master write it, before anything else is written."""
+        """Let the master write it before any other line."""
         self._text[: len(rest)] = rest
         self._state[1] = len(rest)
         if rest:

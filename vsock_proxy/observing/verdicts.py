@@ -1,8 +1,8 @@
 """The verdicts of --check, a line each: text, in colour on a terminal, or JSON.
 
-A fault is what serving would end with, and has its exit code. The verdicts come in the order in
-which serving would meet them, so the exit code is that of the first fault. What other code logs
-meanwhile becomes a warning. So each thing that serving would say is said once.
+A fault would end serving, and has its exit code. The verdicts come in the order of the steps of
+serving, so the check ends with the exit code of the first fault. What other code logs meanwhile
+becomes a warning. So the check says once each thing that serving would say.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHECKED = "checked"
 OK, WARNING, FAULT = logging.INFO, logging.WARNING, logging.ERROR
 WORDS = {OK: "ok", WARNING: "warning", FAULT: "fault"}
 LONGEST_WORD = max(map(len, WORDS.values()))
-# Of ECMA-48: green, yellow, red.
+# Colours of ECMA-48: green, yellow, red.
 COLOURS = {OK: 32, WARNING: 33, FAULT: 31}
 
 Write = Callable[[str], None]
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 
 class Verdicts(logging.Handler):
-    """Where they are told."""
+    """Writes the verdicts, and counts them."""
 
     def __init__(self, write: Write, log_format: str, lowest: str, is_coloured: bool) -> None:
         """
         write: writes a line, and adds its end. What it raises ends the check.
         log_format: one of LOG_FORMATS.
-        lowest: the level of the log, below which nothing is told.
+        lowest: the lowest level that is written.
         """
         super().__init__()
         self.exit_code = os.EX_OK
@@ -51,22 +51,22 @@ class Verdicts(logging.Handler):
         root.setLevel(OK)
 
     def tell(self, level: int, check: str, text: str, service: str = "", **known: object) -> None:
-        """Tell one verdict.
+        """Write one verdict.
 
         level: OK, WARNING or FAULT; a fault has its exit_code.
-        check: what was looked at, in a word that stays the same.
+        check: what was checked, in a word that stays the same.
         service: the name of the service that it is about.
-        known: what a JSON object has besides (json_lines.py).
+        known: further values for a JSON object (json_lines.py).
         """
         named = f"{service}: {text}" if service and self.are_several else text
         self._verdict(level, check, named, service, known)
 
     def refuse(self, check: str, error: ProxyError, service: str = "") -> None:
-        """Tell what would end the start; of a service of the file the error itself has the name."""
+        """Write an error that would end the start. The error names its service of the file."""
         self._verdict(FAULT, check, str(error), service, {"exit_code": error.exit_code})
 
     def unless_refused(self, check: str, step: Callable[[], T]) -> Optional[T]:
-        """What a step of serving returns, None if it would end the start."""
+        """What a step of serving returns; None if it would end the start."""
         try:
             return step()
         except ProxyError as error:
@@ -86,7 +86,7 @@ class Verdicts(logging.Handler):
         self._tell(level, text, {"event": CHECKED, "check": check, **about, **known})
 
     def emit(self, record: logging.LogRecord) -> None:
-        """What the log would have said."""
+        """Write what the log would say, as a warning."""
         known = record.args if isinstance(record.args, dict) else {}
         trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         self._tell(WARNING, record.getMessage(), known, trace)
@@ -96,7 +96,7 @@ class Verdicts(logging.Handler):
         if level < self._lowest:
             return
         if self._in_json:
-            # Imported where it is asked for: it needs Python's json.
+            # Imported only if needed: it imports Python's json.
             from vsock_proxy.observing.json_lines import json_line
 
             head = {
@@ -118,9 +118,9 @@ class Verdicts(logging.Handler):
 
 
 def is_colour_wanted(fd: int, environment: Mapping[str, str]) -> bool:
-    """Whether lines there are to be coloured: a terminal that can, and nobody objects.
+    """Whether to colour lines: on a terminal that can, unless NO_COLOR forbids it.
 
-    NO_COLOR objects if it is set and not empty (no-color.org).
+    NO_COLOR forbids it if it is set and not empty (no-color.org).
     """
     return (
         not environment.get("NO_COLOR")

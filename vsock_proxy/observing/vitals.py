@@ -1,9 +1,8 @@
-"""What the master says of the run, for the process that serves metrics: a few cells of its own.
+"""What the master tells the exporter of the run: a few cells that only the master writes.
 
-It says how far the run has come, how often it has started another process to replace one that
-ended, and which process for metrics is the one in force. And it counts the rounds of its loop. It
-makes none while nothing happens; whoever wants to know whether it is there wakes it and sees
-whether the count moves.
+They hold how far the run has come, how often the master has replaced a process that ended, and
+which exporter is in force. They also count the rounds of the master's loop. It makes none while
+nothing happens. To see whether the master is alive, wake it and see whether the count moves.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import time
 from typing import Dict
 
 CELL = 8
-# Processes that have successors, by what they are called.
+# The names of processes that the master replaces when they end.
 RESPAWNED = ("worker", "resolver", "log", "metrics")
 
 
@@ -30,9 +29,9 @@ STAGE, ROUNDS, EXPORTER, RESPAWNS = range(4)
 
 
 class Vitals:
-    """Made once, by the master, which alone writes it.
+    """Made once, by the master. Only the master writes it.
 
-    started: when, by time.time().
+    started: when the master started, by time.time().
     """
 
     def __init__(self) -> None:
@@ -54,12 +53,12 @@ class Vitals:
         return self._cells[ROUNDS]
 
     def count_round(self) -> None:
-        """The master has done all that there was to do."""
+        """The master has done everything that was due."""
         self._cells[ROUNDS] += 1
 
     @property
     def exporter(self) -> int:
-        """The serial of the process for metrics that is in force; an earlier one is to go."""
+        """The serial of the exporter in force. Exporters with a lower serial have to end."""
         return self._cells[EXPORTER]
 
     @exporter.setter
@@ -68,9 +67,9 @@ class Vitals:
 
     @property
     def respawns(self) -> Dict[str, int]:
-        """How often there was a successor, by what the processes are called."""
+        """How often a process was replaced, by the name of the process."""
         return dict(zip(RESPAWNED, self._cells[RESPAWNS:]))
 
     def count_respawn(self, process: str) -> None:
-        """There is to be another of those that are called so."""
+        """The master starts another process of this name."""
         self._cells[RESPAWNS + RESPAWNED.index(process)] += 1
