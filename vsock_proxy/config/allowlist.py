@@ -1,8 +1,8 @@
 """The allowlist: which endpoints this proxy may be started for.
 
-The file is that of AWS's vsock-proxy. It is read at start and on SIGHUP, never while a
-connection is being made. An entry that can never permit anything is an error, since whoever wrote
-it meant something by it.
+The file has the format of AWS's vsock-proxy. It is read at start and on SIGHUP, never while a
+connection is being made. An entry that can never permit anything is an error, because its author
+wanted to permit something.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vsock_proxy.settings import VSOCK_PREFIX
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 KNOWN_KEYS = ("address", "port")
-# Of IPv6, with a zone and a prefix length or mask.
+# Characters: an IPv6 network with a zone and a prefix length or mask.
 LONGEST_NETWORK = 100
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 EXPECTED_ADDRESS = (
@@ -40,9 +40,9 @@ MOST_FOREIGN_NAMES = 1000
 class Entry:
     """One permitted endpoint; exactly one of name, suffix, network and place is set.
 
-    zone: the one that the network is in, None for any (RFC 4007).
+    zone: the zone of the network; None: any zone (RFC 4007).
     place: `vsock:CID`, `vsock:*` or `unix:PATH`.
-    line: where it is in the file; 0: nowhere. No part of what is permitted.
+    line: its line in the file; 0: none. It does not change what is permitted.
     """
 
     port: int
@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def address(self) -> str:
-        """What stands in the file, in the one form that it is compared in."""
+        """The text in the file, in the one form for comparison."""
         if self.suffix is not None:
             return f"*{self.suffix}"
         network = self.network
@@ -71,7 +71,7 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """How it permits, in a word."""
+        """The kind of entry, in a word."""
         if self.place is not None:
             if self.place == EVERY_CID:
                 return "wildcard"
@@ -94,11 +94,11 @@ class Allowlist:
     entries: Tuple[Entry, ...]
 
     def permits_name(self, host: str, port: int) -> bool:
-        """Whether a host name, as text, is permitted; needs no DNS."""
+        """Whether the text of a host name is permitted. Asks no DNS."""
         return self.entry_of_name(host, port) is not None
 
     def entry_of_name(self, host: str, port: int) -> Optional[Entry]:
-        """The first entry that permits a host name, None if none does."""
+        """The first entry that permits a host name; None if none does."""
         try:
             name = normal_name(host)
         except NoHost:
@@ -111,18 +111,18 @@ class Allowlist:
         return self.entry_of_place(text, port) is not None
 
     def entry_of_place(self, text: str, port: int) -> Optional[Entry]:
-        """The first entry that permits it, None if none does."""
+        """The first entry that permits such a place; None if none does."""
         place = normal_place(text)
         places = (place, EVERY_CID) if text.startswith(VSOCK_PREFIX) else (place,)
         found = (entry for entry in self.entries if entry.port == port and entry.place in places)
         return next(found, None)
 
     def permits_address(self, address: Address, port: int) -> bool:
-        """Whether an address is that of an entry or within the network of one."""
+        """Whether an entry has this address, or a network that contains it."""
         return self.entry_of_address(address, port) is not None
 
     def entry_of_address(self, address: Address, port: int) -> Optional[Entry]:
-        """The first such entry, None if there is none."""
+        """The first such entry; None if there is none."""
         version, number = address.version, int(address)
         zone = getattr(address, "scope_id", None)
         found = (
@@ -140,10 +140,10 @@ class Allowlist:
 
     @cached_property
     def _networks(self) -> Dict[int, List[Tuple[int, int, int, Entry]]]:
-        """By port, each network as IP version, mask and number, and its entry.
+        """By port: IP version, mask and number of each network, and its entry.
 
-        Numbers, since on a reload the master may have to compare 64 addresses with 10,000 networks
-        and must not be away for a second.
+        These are numbers because on a reload the master may have to compare 64 addresses with
+        10,000 networks, and must not be away for a second.
         """
         found: Dict[int, List[Tuple[int, int, int, Entry]]] = {}
         for entry in self.entries:
@@ -158,14 +158,14 @@ def entries(node: yaml.Node, unknown: UnknownKeys) -> Tuple[Entry, ...]:
     """What is permitted by the value of the key `allowlist`. Raises Fault."""
     if not isinstance(node, yaml.SequenceNode):
         raise Fault(node, f"allowlist is {shown(node)}; expected a list of endpoints")
-    # An alias makes one node an entry many thousands of times; each node is looked at once.
+    # Aliases can make one node an entry thousands of times. Each node is looked at once.
     nodes = {id(node): node for node in node.value}.values()
     _check_foreign(nodes)
     return tuple(replace(_entry(node, unknown), line=line_of(node)) for node in nodes)
 
 
 def _check_foreign(nodes: Iterable[yaml.Node]) -> None:
-    """Bound the time that IDNA takes: a quarter of a second for as many as are permitted."""
+    """Limit the time that IDNA takes: a quarter of a second for the most names permitted."""
     count = 0
     for node in nodes:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []

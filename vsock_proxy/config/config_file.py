@@ -1,9 +1,9 @@
-"""A file of the operator's: read whole, without waiting for somebody who may never come.
+"""Reading the operator's file whole, without waiting for somebody who may never come.
 
-open() of a FIFO waits for a writer, and read() of a terminal for a line, so the file is opened
-non-blocking. At start it may be a pipe, as `--config <(...)` is; its writer is waited for, within
-bounds. Later it must be a regular file: a process that waits for its configuration serves nobody.
-What is looked at is the file that was opened, since its path may lead elsewhere a moment later.
+open() of a FIFO waits for a writer, and read() of a terminal waits for a line. So the file is
+opened non-blocking. At start it may be a pipe, as in `--config <(...)`, and its writer has some
+time. Later it must be a regular file, because a process that waits for its configuration serves
+nobody. The checks look at the open file, because its path may lead elsewhere a moment later.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Unreadable(Exception):
 def read(path: str, patience: float) -> bytes:
     """The content of the file. Raises Unreadable.
 
-    patience: seconds in which a pipe must have been written; 0: only a regular file will do.
+    patience: seconds within which a pipe must be written; 0: it must be a regular file.
     """
     try:
-        # A terminal is not made this process's controlling one.
+        # O_NOCTTY: a terminal must not become the controlling terminal of this process.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise Unreadable(_why_not_opened(path, error)) from None
@@ -70,20 +70,20 @@ def _content(fd: int, deadline: float) -> bytes:
 
 
 def _has_yet_to_be_written(fd: int) -> bool:
-    """Whether nothing to read means that no writer has come, and not that the last one has gone."""
+    """Whether a file with nothing to read still waits for its first writer."""
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return False
     try:
-        # A pipe without a name has its writers from the beginning.
+        # A pipe without a name has writers from the beginning.
         named = not os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:")
     except OSError:
         named = True
-    # The kernel reports a hang-up only to those who had a writer (pipe_poll() in fs/pipe.c).
+    # The kernel reports a hang-up only after there was a writer (pipe_poll() in fs/pipe.c).
     return named and not any(event & select.POLLHUP for event in _events(fd, 0))
 
 
 def _await(fd: int, deadline: float) -> None:
-    """Wait until there is something to read, or the end. Raises TimeoutError."""
+    """Wait until there is something to read, or the end of the file. Raises TimeoutError."""
     if not _events(fd, max(0.0, deadline - time.monotonic())):
         raise TimeoutError
 
@@ -101,7 +101,7 @@ def _why_not_opened(path: str, error: Exception) -> str:
         mode = os.stat(path).st_mode
     except OSError:
         mode = 0
-    # open(2) calls that: No such device or address.
+    # open(2) of a socket fails with: No such device or address.
     return _not_regular(mode) if stat.S_ISSOCK(mode) else os.strerror(error.errno or 0)
 
 

@@ -6,8 +6,8 @@
     unix:PATH             hybrid vsock: a port of the guest whose VMM    the same, of the guest
                           listens on the Unix socket PATH
 
-One place for the command line, the services and the allowlist. The latter two kinds name a place as
-it is, so no lookup comes between what was permitted and what is connected to.
+The command line, the services and the allowlist share these rules. vsock:CID and unix:PATH name a
+place directly. So no lookup stands between what is permitted and what is connected to.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vsock_proxy.settings import UNIX_PREFIX, VSOCK_PREFIX
 
 EXPECTED = "a host name, an IP address, vsock:CID or unix:PATH"
 PREFIXES = (VSOCK_PREFIX, UNIX_PREFIX)
-# In the allowlist.
+# Only in the allowlist.
 EVERY_CID = f"{VSOCK_PREFIX}*"
 
 
 def check_endpoint(text: str) -> None:
-    """Raise NoHost if the text is nothing that can be connected to."""
+    """Raise NoHost if nothing can be connected to by this text."""
     if normal_place(text) is None:
         check_host(without_placeholders(text))
 
 
 def normal_place(text: str) -> Optional[str]:
-    """`vsock:CID` or `unix:PATH` in the one form that it is compared in; None if it is neither.
+    """`vsock:CID` or `unix:PATH` in the one form for comparison; None if the text is neither.
 
-    Raises NoHost if it can be no such place.
+    Raises NoHost if there cannot be such a place.
     """
     for prefix, normal in ((VSOCK_PREFIX, _normal_cid), (UNIX_PREFIX, _normal_path)):
         if text.startswith(prefix):
@@ -46,7 +46,7 @@ def normal_place(text: str) -> Optional[str]:
 
 
 def port_rule(text: str) -> rules.Integer:
-    """Which ports an endpoint of that text has."""
+    """Which ports an endpoint with this text can have."""
     return rules.VSOCK_REMOTE_PORT if text.startswith(PREFIXES) else rules.TCP_PORT
 
 
@@ -68,6 +68,6 @@ def _normal_path(text: str) -> str:
     except UnicodeEncodeError:
         raise NoHost("has a path that is not UTF-8", "no allowlist can name it") from None
     if "*" in text:
-        # It would look like a pattern, and permit nothing.
+        # It would look like a pattern, but permit nothing.
         raise NoHost("has a * in its path", "a path is no pattern, write each one out")
     return rules.normal_path(text)

@@ -1,7 +1,7 @@
 """What a host is: an address in any of its spellings, a name, or neither.
 
-A text that is neither must be refused where it is written. The C library would make an address of
-`127.1` or `16` without a word, and looks up `a..x` again and again without a hope.
+A text that is neither is refused at once. The C library would silently turn `127.1` or `16` into an
+address, and would look up `a..x` again and again without success.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 LONGEST_NAME = 253
 LONGEST_LABEL = 63
-# Letters, digits and hyphens (RFC 1123, 2.1), and the underscore that names in use have. The C
-# library looks up no name that begins with a hyphen (res_hnok() in resolv/res-name-checking.c).
+# Letters, digits and hyphens (RFC 1123, 2.1), and the underscore, which some names have. The C
+# library does not look up a name that begins with a hyphen (res_hnok() in
+# resolv/res-name-checking.c).
 NAME = re.compile(rf"(?!-)[a-z0-9_-]{{1,{LONGEST_LABEL}}}(\.[a-z0-9_-]{{1,{LONGEST_LABEL}}})*")
-# 'Ends in a number' of the WHATWG's URL Standard: then it is an address or nothing.
+# 'Ends in a number' (WHATWG's URL Standard): then a text is an address or nothing.
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # dev_valid_name() in net/core/dev.c; a name has 15 bytes at most.
 ZONE = re.compile(r"[^\s/%:]{1,15}")
 
 
 class NoHost(Exception):
-    """The text is no host name; reason says why, and hint what may have been meant."""
+    """The text is no host name. reason: why; hint: what the author may have meant."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(f"{reason}; {hint}" if hint else reason)
@@ -33,7 +34,7 @@ class NoHost(Exception):
 
 
 def parse_address(host: str) -> Optional[Address]:
-    """The address that a text is, or None if it is none. IPv4 mapped into IPv6 is IPv4."""
+    """The address that a text means; None if it is no address. IPv4 mapped into IPv6 is IPv4."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -47,16 +48,16 @@ def parse_address(host: str) -> Optional[Address]:
 
 
 def is_zone(text: str) -> bool:
-    """Whether there can be a network interface of that name or number."""
+    """Whether a network interface can have this name or number."""
     return bool(ZONE.fullmatch(text)) and text.isprintable()
 
 
 def normal_name(host: str) -> str:
-    """A host name in the one form it is compared in: lower case, no final dot, IDNA (RFC 5890).
+    """A host name in the one form for comparison: lower case, no final dot, IDNA (RFC 5890).
 
-    Raises NoHost if there can be no such name.
+    Raises NoHost if there cannot be such a name.
     """
-    # Before anything that takes time: how long IDNA takes grows with the square of the length.
+    # This check comes first, because the time of IDNA grows with the square of the length.
     if len(host) > LONGEST_NAME + 1:
         raise NoHost(f"is longer than the {LONGEST_NAME} characters of a host name")
     name = _ascii(host).lower()

@@ -1,12 +1,10 @@
-"""The operator's file, read once for all that is in it: the allowlist, and the services.
+"""The operator's file. One reading finds the allowlist and the services.
 
 It is read at start and on SIGHUP, never while a connection is being made. The services are parsed
-only when they are asked for: a proxy that was given its one service on the command line does not
-look at them.
+only if they are needed. A proxy with its one service on the command line does not look at them.
 
-An error begins with the key that it is about, `allowlist` or `services`, and with `file` if it is
-about neither. On SIGHUP the command line is not read again, so no error then sends the operator
-there.
+An error begins with the key that it is about, `allowlist` or `services`, or with `file` if it is
+about neither. On SIGHUP the command line is not read again, so an error then does not mention it.
 """
 
 from __future__ import annotations
@@ -41,8 +39,8 @@ class Configuration:
         again: bool,
     ) -> None:
         """
-        nodes: each key `services`.
-        again: as load() has it.
+        nodes: each key `services`, with its value.
+        again: as in load().
         """
         self.allowlist = permitted
         self._path = path
@@ -54,12 +52,12 @@ class Configuration:
     ) -> Tuple[ServiceSettings, ...]:
         """The services of the file, at least one.
 
-        options: those of the command line, the defaults of each service.
-        workers: how many serve those that have none of their own.
-        refuse: gets each fault of a service; where it does not raise, the others are parsed too.
+        options: those of the command line, which are the defaults of each service.
+        workers: how many serve the services without workers of their own.
+        refuse: gets each fault of a service. If it does not raise, the others are parsed too.
 
-        Raises ConfigurationError: one line with file, line, value, expectation; UsageError if at
-        start the file has no services.
+        Raises ConfigurationError, one line with file, line, value and expectation; and UsageError
+        if the file has no services at start.
         """
         if not self._services:
             if self._again:
@@ -82,9 +80,9 @@ class Configuration:
 
 
 def load(path: str, again: bool = False) -> Configuration:
-    """Read the file. Raises ConfigurationError: one line with file, line, value, expectation.
+    """Read the file. Raises ConfigurationError: one line with file, line, value and expectation.
 
-    again: while others are served, so only a regular file will do.
+    again: True on a reload, while services are served: then it must be a regular file.
     """
     root = _compose(path, _read(path, again))
     unknown = UnknownKeys(path)
@@ -128,14 +126,14 @@ def _compose(path: str, text: str) -> yaml.Node:
 
 
 def _hint(text: str, line: int) -> str:
-    """What is likely to be wrong in that line, which is no YAML."""
+    """The likely mistake in this line, which is not valid YAML."""
     if line and metadata.placeholders(text.split("\n")[line - 1 : line]):
         return "; an address with {region} or {domain} must be in quotes"
     return ""
 
 
 def _parts(root: yaml.Node, unknown: UnknownKeys) -> Tuple[List[Pair], List[Pair]]:
-    """Each key `allowlist`, of which there is one at least, and each key `services`."""
+    """Each key `allowlist`, at least one, and each key `services`."""
     if not isinstance(root, yaml.MappingNode):
         raise Fault(root, f"{shown(root)} where 'allowlist:' is expected")
     found: Dict[object, List[Pair]] = {"allowlist": [], "services": []}
@@ -150,7 +148,7 @@ def _parts(root: yaml.Node, unknown: UnknownKeys) -> Tuple[List[Pair], List[Pair
 
 
 def _only(pairs: List[Pair], things: str) -> yaml.Node:
-    """The value of a key that must be there once. things: what it lists."""
+    """The value of a key that may stand there only once. things: what it lists."""
     if len(pairs) > 1:
         key, _ = pairs[1]
         raise Fault(key, f"a second '{key.value}:'; put all {things} in one list")

@@ -1,13 +1,14 @@
 """`{region}` and `{domain}` of endpoints' names, from the EC2 instance metadata service.
 
-An instance knows where it runs, so one unit file serves every region. Asked once for all endpoints:
-session-oriented (IMDSv2), the older way only where the service does not know the newer, over IPv4
-or, where nobody answers there, IPv6. At boot the network may not be up yet, hence the patience.
+An instance knows where it runs, so one unit file serves every region. The proxy asks once for all
+endpoints. It asks with a session (IMDSv2), and without one only if the service knows no sessions.
+It asks over IPv4, and over IPv6 if nobody answers there. It is patient, because at boot the network
+may not be up yet.
 
-http.client ignores the proxies of the environment, which is wanted: the metadata of another machine
-is of no use. But it bounds neither time nor length of a whole answer, so its socket does that.
-What nothing can bound is a lookup of the service's name; so all runs in a process of its own, which
-can be killed. There http.client is imported, and nowhere else.
+http.client ignores the proxies of the environment. That is right, because the metadata of another
+machine is of no use. But it limits neither the time nor the length of a whole answer, so its socket
+does that. Nothing can limit a lookup of the service's name. So all this runs in a process of its
+own, which can be killed. Only that process imports http.client.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ URL = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 TOKEN_LIFETIME = 60
-# What a service that predates IMDSv2 answers to the request for a token.
+# The answers of a service without IMDSv2 to the request for a token.
 NO_TOKENS = (404, 405)
 LONGEST_ANSWER = 1024
-# With its status lines and headers, and those of what comes before it (100 Continue).
+# All bytes of an answer, with status lines and headers, also those of a 100 Continue before it.
 MOST_BYTES = 1 << 16
-# Seconds: for one answer; for the whole search, and how much later it is ended if it did not end
-# itself; and between two rounds of it.
+# Seconds: for one answer; for the whole search; after that, until a search that goes on is killed;
+# and between two rounds.
 ANSWER_TIMEOUT = 1.0
 PATIENCE = 28.0
 GRACE = 2.0
@@ -96,7 +97,7 @@ Search = Callable[[Sequence[str], Sequence[str], float], Dict[str, str]]
 
 
 def placeholders(hosts: Iterable[str]) -> Tuple[str, ...]:
-    """Those that occur in any of the host names."""
+    """The placeholders that occur in any of the host names."""
     found = tuple(hosts)
     return tuple(name for name in PATHS if any(name in host for host in found))
 
@@ -107,12 +108,12 @@ def values(
     environment: Mapping[str, str] = os.environ,
     search: Optional[Search] = None,
 ) -> Dict[str, str]:
-    """The values of placeholders, all asked for at once, and no more than must be.
+    """The values of placeholders. Asks for all unknown ones together.
 
-    known: what was found out before; an instance does not move.
-    search: look_up(), or something that does the same.
+    known: values from before; they stay true, because an instance does not move.
+    search: look_up(), or a function that does the same.
 
-    Raises TryAgainError if they cannot be found out, UsageError if a variable of the environment
+    Raises TryAgainError if they cannot be found out. Raises UsageError if an environment variable
     that overrides them is malformed.
     """
     found = {**(known or {}), **_known(environment)}
@@ -123,7 +124,7 @@ def values(
 
 
 def fill(host: str, values: Mapping[str, str]) -> str:
-    """The host name with its placeholders filled in. Raises UsageError if it is none then."""
+    """The host name with its placeholders filled in. Raises UsageError if that is no host name."""
     filled = host
     for placeholder, value in values.items():
         filled = filled.replace(placeholder, value)
@@ -160,7 +161,7 @@ def look_up_apart(signals: Signals) -> Search:
 def look_up(names: Sequence[str], endpoints: Sequence[str], patience: float) -> Dict[str, str]:
     """The values of placeholders, from the first endpoint that answers. Raises TryAgainError.
 
-    It takes no longer than the patience, or one answer, but for a name server that hangs.
+    It takes at most the patience, or the time of one answer, unless a name server hangs.
     """
     addresses = [_address(endpoint) for endpoint in endpoints]
     deadline = time.monotonic() + max(patience, ANSWER_TIMEOUT)
@@ -185,7 +186,7 @@ def look_up(names: Sequence[str], endpoints: Sequence[str], patience: float) -> 
 
 
 def _known(environment: Mapping[str, str]) -> Dict[str, str]:
-    """What the environment says without asking anyone."""
+    """The values that the environment gives, without asking the service."""
     region = environment.get(REGION_VARIABLE, "")
     if not region:
         return {}
@@ -213,7 +214,7 @@ def _address(endpoint: str) -> _Address:
 
 
 def _is_host(text: str) -> bool:
-    """Whether it is an IPv4 address as usual or a name, and not a number such as 127.1."""
+    """Whether it is an ordinary IPv4 address or a name, and not a number such as 127.1."""
     try:
         return parse_address(text) is not None or bool(normal_name(text))
     except NoHost:
@@ -231,7 +232,7 @@ def _is_ipv6(text: str) -> bool:
 def _ask_in_turn(
     addresses: Iterable[_Address], names: Sequence[str], deadline: float, problems: List[str]
 ) -> Optional[Dict[str, str]]:
-    """Ask the first that answers at all; what is wrong is added to the problems."""
+    """Ask the first address that answers at all. Adds what is wrong to the problems."""
     from http.client import HTTPException
 
     for address in addresses:
@@ -240,7 +241,7 @@ def _ask_in_turn(
         except OSError as error:
             problems.append(f"{address}: {error.strerror or error}")
         except (HTTPException, ValueError) as error:
-            # A ValueError is http.client's for a length that is a number and yet none.
+            # http.client raises ValueError for a length that it cannot parse.
             problems.append(f"{address}: {type(error).__name__} {str(error)[:60]!r}")
             break
         except _Unusable as error:
@@ -292,7 +293,7 @@ def _request(
 
 
 def _body(response: HTTPResponse, path: str) -> bytes:
-    """The body, if it is as long as the answer says, which one that was cut off is not."""
+    """The body, if it is as long as the answer says. Raises _Unusable if it was cut short."""
     if not response.chunked:
         lengths = set(response.headers.get_all("Content-Length", ()))
         if len(lengths) != 1 or not re.fullmatch("[0-9]{1,9}", lengths.pop()):
@@ -313,7 +314,7 @@ def _body(response: HTTPResponse, path: str) -> bytes:
 class _Bounded(io.RawIOBase):
     """The socket of an HTTPConnection: reads until a moment, and up to a limit of bytes.
 
-    A timeout of the socket's own is for each byte, of which a service may send one a second.
+    The socket's own timeout is for each read, and a service may send a byte a second.
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
@@ -341,11 +342,11 @@ class _Bounded(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Nothing: http.client closes its connection before it has read the answer."""
+        """Does nothing, because http.client closes its connection before it reads the answer."""
 
 
 def _left(deadline: float) -> float:
-    """The seconds that are left. Raises TimeoutError if there are none."""
+    """The seconds left. Raises TimeoutError if there are none."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")

@@ -14,24 +14,24 @@ def vsock_place(port: int) -> str:
 
 
 def unix_place(path: Union[str, bytes]) -> str:
-    # Bytes are an abstract address. A path is told from another without what makes no difference.
+    # Bytes are an abstract address. Two texts for one path become the same.
     return (
         f"Unix socket {path!r}" if isinstance(path, bytes) else f"Unix socket {normal_path(path)}"
     )
 
 
 def tcp_place(address: str, port: int, v6_only: bool) -> str:
-    # Who may come to :: is a part of the place: only a new socket can change it.
+    # Whether IPv4 clients may come to :: is part of the place: only a new socket can change it.
     return f"TCP {format_address(address, port)}{', IPv6 only' if v6_only else ''}"
 
 
 def place_of(service: ServiceSettings) -> str:
-    """Where a service listens; no two that are listened on at a time have the same words."""
+    """Where a service listens. Two places that can be listened on at once differ in words."""
     return _place(service, service.is_v6_only)
 
 
 def claim_of(service: ServiceSettings) -> str:
-    """The same without what does not let another listen there too."""
+    """The same without `IPv6 only`, which does not let a second service listen there."""
     return _place(service, v6_only=False)
 
 
@@ -55,7 +55,7 @@ class TcpPlace(NamedTuple):
 
 
 def tcp_place_of(service: ServiceSettings) -> Optional[TcpPlace]:
-    """Where a service listens on TCP, None if it listens elsewhere."""
+    """Where a service listens on TCP; None if it does not."""
     address = service.options.listen_tcp
     return None if address is None else TcpPlace(address, service.local_port, service.is_v6_only)
 

@@ -1,7 +1,7 @@
-"""What the value of an option may be, whether it stands on the command line or in the file.
+"""What the value of an option may be, on the command line and in the file.
 
-One place for each rule: what one of them takes the other takes too, and both expect the same in the
-same words. The rules know of text alone. Where it stands, and how that is said, the caller knows.
+Each rule stands in one place. So both take the same values, and both say in the same words what
+they expect. The rules know only the text. The caller knows where it stands, and says so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
 class Unfit(Exception):
-    """It cannot be such a value; the text says what is expected."""
+    """The value does not fit; the text says what is expected."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Seconds:
-    """A time that has a shortest and a longest."""
+    """A time between a shortest and a longest one."""
 
     minimum: float = 0.0
 
@@ -67,7 +67,7 @@ class Seconds:
 
 
 VSOCK_PORT = Integer(4, 0xFFFFFFFE)
-# That something listens on; unlike here, where ports below 4 are none.
+# A port that somebody else listens on. To listen here, a port must be at least 4.
 VSOCK_REMOTE_PORT = Integer(0, 0xFFFFFFFE)
 TCP_PORT = Integer(1, 65535)
 CID = Integer(0, 0xFFFFFFFE)
@@ -80,7 +80,7 @@ DRAIN_TIMEOUT = Seconds()
 
 
 def local_address(text: str) -> str:
-    """An address to listen on over TCP, in the one form that it is compared in. Raises Unfit."""
+    """An address to listen on over TCP, in the one form for comparison. Raises Unfit."""
     address = parse_address(text)
     if address is None or address.is_multicast or str(address) == BROADCAST:
         raise Unfit(LOCAL_ADDRESS)
@@ -88,13 +88,13 @@ def local_address(text: str) -> str:
     if zone is None:
         return str(address)
     if not address.is_link_local:
-        # The kernel heeds no zone of any other, and would let clients of each interface come.
+        # The kernel ignores the zone of other addresses, and would let in clients of any interface.
         raise Unfit(LOCAL_ADDRESS)
     return f"{str(address).partition('%')[0]}%{_interface(zone)}"
 
 
 def _interface(zone: str) -> str:
-    """The zone by the name of its interface, if it is the number of one."""
+    """The zone as the name of its interface, if it is the number of one."""
     try:
         return socket.if_indextoname(INTERFACE.parse(zone))
     except (Unfit, OSError):
@@ -125,25 +125,25 @@ def _metrics_host(text: str) -> str:
 
 
 def port_to_listen_on(over_tcp: bool) -> Integer:
-    """The rule for it."""
+    """The rule for a port to listen on."""
     return TCP_PORT if over_tcp else VSOCK_PORT
 
 
 def check_uds_path(path: str, port: int) -> None:
-    """Whether PATH_PORT can be a Unix socket. Raises Unfit."""
+    """Check that PATH_PORT can be a Unix socket. Raises Unfit."""
     if not path or not _is_path(f"{path}_{port}"):
         raise Unfit(f"a path that with _PORT is at most {LONGEST_PATH} bytes")
 
 
 def check_path(path: str) -> None:
-    """Whether a Unix socket can have that path. Raises Unfit."""
+    """Check that a Unix socket can have this path. Raises Unfit."""
     if not path or not _is_path(path):
         raise Unfit(f"a path of at most {LONGEST_PATH} bytes")
 
 
 def normal_path(path: str) -> str:
-    """A path in the one form that it is compared in, as far as that needs no look at links."""
-    # To POSIX, two slashes at the beginning may be another root than one; to Linux they are not.
+    """A path in the one form for comparison. Does not look at links."""
+    # POSIX lets two slashes at the beginning mean another root than one. Linux does not.
     return str(PurePosixPath(f"/{path.lstrip('/')}" if path.startswith("//") else path))
 
 
@@ -151,5 +151,5 @@ def _is_path(path: str) -> bool:
     try:
         return "\0" not in path and len(os.fsencode(path)) <= LONGEST_PATH
     except UnicodeEncodeError:
-        # Not every file has a name that this system's encoding can write.
+        # The encoding of this system cannot write every file name.
         return False

@@ -1,8 +1,8 @@
-"""The services of the file: where to listen, and which endpoint the clients there are led to.
+"""The services of the file: where each listens, and the endpoint of its clients.
 
-The keys of a service are ours alone, so one that is unknown is an error: it is a misspelt one, and
-a service without its `allow_cid` would serve whom it must not. What a key may have is what the
-option of the same name may have (config/rules.py).
+Only this program knows the keys of a service. So an unknown key is an error: it is a misspelt one,
+and a service without its `allow_cid` would serve guests that it must not serve. A key takes the
+same values as the option of the same name (config/rules.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from vsock_proxy.config.yaml_nodes import line_of
 from vsock_proxy.config.yaml_values import Fault, number, shown, text
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
-# Each has a listener in every worker that serves it, and one with a name has pipes and a thread of
-# the resolver too. So there must be a bound, and nobody has a thousand endpoints.
+# Each service has a listener in every worker that serves it. One with a name also has pipes and a
+# thread of the resolver. So there must be a limit, and nobody has a thousand endpoints.
 MOST_SERVICES = 1000
-# Of all services together: an alias makes one long list that of many.
+# Of all services together, because an alias gives one long list to many services.
 MOST_CIDS = yaml_nodes.MAX_VALUES
 NEEDED = ("listen", "address", "port")
 FAMILY_NAMES = {family: name for name, family in rules.FAMILIES.items()}
@@ -40,11 +40,11 @@ Refuse = Callable[[Fault], None]
 def parse(
     node: yaml.Node, options: ServiceOptions, workers: int, refuse: Refuse
 ) -> Tuple[ServiceSettings, ...]:
-    """What the value of the key `services` says. Raises Fault.
+    """The services in the value of the key `services`. Raises Fault.
 
-    options: what a service has unless it says otherwise.
-    workers: how many serve those together that have none of their own.
-    refuse: gets each fault of a service; where it does not raise, the others are parsed too.
+    options: the defaults of each service.
+    workers: how many serve the services without workers of their own.
+    refuse: gets each fault of a service. If it does not raise, the others are parsed too.
     """
     listed: List[Tuple[Nodes, int]] = []
     for each in _listed(node):
@@ -103,11 +103,11 @@ def _nodes(node: yaml.Node) -> Nodes:
 
 def _service(nodes: Nodes, line: int, options: ServiceOptions) -> ServiceSettings:
     if "uds_path" in nodes or "listen_tcp" in nodes:
-        # Of the two, a default is for services that say neither.
+        # The default of either is only for services with neither key.
         options = replace(options, uds_path=None, listen_tcp=None)
     over_tcp = "listen_tcp" in nodes or options.listen_tcp is not None
     address = _value("address", nodes["address"], _address)
-    # Which ports there are, depends on where it listens and on what the address is.
+    # Which ports are possible depends on where it listens and on the kind of address.
     readers = {
         **READERS,
         "listen": _number(rules.port_to_listen_on(over_tcp)),
@@ -146,7 +146,7 @@ def _address(node: yaml.Node) -> str:
 
 def _path(node: yaml.Node) -> str:
     path = text(node) or ""
-    # With the port that takes least; the service's own is known once all its keys are.
+    # Checked with the shortest port. The service's own port is known only after all its keys.
     rules.check_uds_path(path, rules.VSOCK_PORT.minimum)
     return path
 
@@ -188,14 +188,14 @@ READERS: Dict[str, Reader] = {
     "idle_timeout": _number(rules.IDLE_TIMEOUT),
     "resolve_interval": _number(rules.RESOLVE_INTERVAL),
 }
-# Of ServiceOptions, where they are not called like the key.
+# The fields of ServiceOptions whose names differ from the key.
 FIELDS = {"allow_cid": "allowed_cids"}
-# What is of no use where nothing is looked up.
+# The keys that make no sense if nothing is looked up.
 OF_LOOKUPS = ("family", "resolve_interval")
 
 
 def _check_lookup(nodes: Nodes, service: ServiceSettings) -> None:
-    """Whether no lookup is described where there is none. Raises Fault."""
+    """Check that options of lookups stand only where there is a lookup. Raises Fault."""
     if service.endpoint.is_tcp:
         return
     for name in OF_LOOKUPS:
@@ -208,7 +208,7 @@ def _check_lookup(nodes: Nodes, service: ServiceSettings) -> None:
 
 
 def _check_family(nodes: Nodes, service: ServiceSettings) -> None:
-    """Whether an address is one that the family permits. Raises Fault."""
+    """Check that an address is of the permitted family. Raises Fault."""
     family = service.options.family
     address = parse_address(service.endpoint.host)
     if address is None or family in (socket.AF_UNSPEC, rules.FAMILIES[f"ipv{address.version}"]):
@@ -222,7 +222,7 @@ def _check_family(nodes: Nodes, service: ServiceSettings) -> None:
 
 
 def _check_transport(nodes: Nodes, service: ServiceSettings) -> None:
-    """Whether there is one, and it can be what the service asks of it. Raises Fault."""
+    """Check that there is one transport, and that it can do what is asked. Raises Fault."""
     uds_path, listen_tcp = service.options.uds_path, service.options.listen_tcp
     if uds_path is not None and listen_tcp is not None:
         raise Fault(
@@ -256,12 +256,12 @@ def _check_no_cids(nodes: Nodes, service: ServiceSettings, transport: str, cause
 
 
 def _written(name: str, nodes: Nodes) -> str:
-    """What stands where the value comes from: the key, or the option."""
+    """The name of what gave the value: the key, or the option."""
     return name if name in nodes else f"--{name.replace('_', '-')}"
 
 
 def _check_cids(listed: List[Nodes]) -> None:
-    """Whether all services together do not have too many CIDs. Raises Fault."""
+    """Check that all services together do not have too many CIDs. Raises Fault."""
     count = 0
     for node in (nodes["allow_cid"] for nodes in listed if "allow_cid" in nodes):
         count += len(node.value) if isinstance(node, yaml.SequenceNode) else 0
@@ -270,7 +270,7 @@ def _check_cids(listed: List[Nodes]) -> None:
 
 
 def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) -> None:
-    """Whether no two services listen in the same place. Raises Fault."""
+    """Check that no two services listen in the same place. Raises Fault."""
     places: Dict[str, yaml.Node] = {}
     for service, nodes in zip(services, listed):
         node = nodes["listen"]
@@ -285,7 +285,7 @@ def _check_places(services: Iterable[ServiceSettings], listed: Iterable[Nodes]) 
 
 
 def _check_workers(services: List[ServiceSettings], listed: Iterable[Nodes], shared: int) -> None:
-    """Whether the workers of all pools together are not too many. Raises Fault."""
+    """Check that all pools together do not have too many workers. Raises Fault."""
     most = rules.WORKERS.maximum
     count = shared if any(service.workers is None for service in services) else 0
     of_shared = f" and the {count} that others share (-w)" if count else ""

@@ -1,6 +1,6 @@
-"""Keys of the file that are none of ours: said, and ignored as AWS's program does.
+"""Keys of the file that this program does not know: logged, and ignored as AWS's program does.
 
-A bounded number of lines, since one file may have many thousands of them.
+The number of lines is limited, because one file may have many thousands of such keys.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class UnknownKeys:
-    """Says of which keys nothing is made."""
+    """Logs which keys are ignored."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._count = 0
 
     def ignore(self, key: yaml.Node) -> None:
-        """Nothing is made of this one."""
+        """This key is ignored."""
         self._count += 1
         if self._count <= MOST_WARNINGS:
             where = f"file {self._path}, line {line_of(key)}"
@@ -36,7 +36,7 @@ class UnknownKeys:
             )
 
     def end(self) -> None:
-        """There are no more."""
+        """No more keys come: log how many have no line of their own."""
         more = self._count - MOST_WARNINGS
         if more > 0:
             log.warning(

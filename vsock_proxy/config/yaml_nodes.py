@@ -1,13 +1,13 @@
 """YAML to nodes, in bounded time and memory, whatever the text.
 
-YAML is composed to nodes instead of constructed to objects: nodes keep the line of each value,
-which an error message must name, and nothing in the file is ever executed or expanded.
+YAML is composed to nodes and not constructed to objects. Nodes keep the line of each value, for
+error messages. And nothing in the file is ever executed or expanded.
 
-PyYAML's own composers call themselves for each level, so fifty thousand levels of `- - -` overrun
-the stack, and with libyaml's parser that kills the process. The parser takes time that grows with
-the square of the depth. So nodes are made here, from the parser's events, and the first event that
-is one level too deep or one value too many ends it. A file of 1 MiB then takes 0.3 s at most, and
-3 s where PyYAML was built without libyaml.
+PyYAML's own composers call themselves for each level. So fifty thousand levels of `- - -` overrun
+the stack, and with libyaml's parser that kills the process. The time of the parser grows with the
+square of the depth. So this module makes the nodes itself, from the parser's events. It stops at
+the first event that is a level too deep or a value too many. A file of 1 MiB then takes 0.3 s at
+most, and 3 s if PyYAML was built without libyaml.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from yaml.resolver import Resolver
 
 MAX_DEPTH = 20
 MAX_VALUES = 50_000
-# Each is compared with all before it.
+# The parser compares each directive with all before it.
 MAX_TAG_DIRECTIVES = 16
-# libyaml's parser, where PyYAML was built with it, takes a tenth of the time.
+# libyaml's parser takes a tenth of the time, if PyYAML was built with it.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Malformed(Exception):
-    """The text is not YAML, or more than can be wanted; line is None where nobody knows it."""
+    """The text is not YAML, or exceeds a limit. line: None if it is not known."""
 
     def __init__(self, problem: str, line: Optional[int] = None) -> None:
         super().__init__(problem)
@@ -34,7 +34,7 @@ class Malformed(Exception):
 
 
 def compose(text: str) -> Optional[yaml.Node]:
-    """The root of the one document in the text, None if there is none. Raises Malformed."""
+    """The root of the one document in the text; None if there is none. Raises Malformed."""
     _check_directives(text)
     try:
         return _Composer().compose(yaml.parse(text, Loader=Loader))
@@ -54,7 +54,7 @@ def compose(text: str) -> Optional[yaml.Node]:
 
 
 def line_of(node: Any) -> int:
-    """The line on which a node or an event begins, the first being 1."""
+    """The line on which a node or an event begins. The first line is 1."""
     return int(node.start_mark.line) + 1
 
 
@@ -71,7 +71,7 @@ class _Composer:
     def __init__(self) -> None:
         self._resolver: Any = Resolver()
         self._root: Optional[yaml.Node] = None
-        # The collections that are open, each with its nodes so far: of a mapping keys and values.
+        # The open collections, each with its nodes so far. A mapping has keys and values in turn.
         self._open: List[Tuple[yaml.Node, List[yaml.Node]]] = []
         self._anchors: Dict[str, yaml.Node] = {}
         self._values = 0

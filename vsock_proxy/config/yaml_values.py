@@ -1,8 +1,8 @@
 """What a YAML node says: a number, a text, or something else, and how a message shows it.
 
-YAML 1.1 reads more into a plain word than whoever wrote it meant: 010 is 8 to it, 1:30 is 90, and
+YAML 1.1 reads more into a plain word than its author meant: 010 is 8, 1:30 is 90, and
 1:2:3:4:5:6:7:8 is a number. So a value is taken as it is written. A number must have the ordinary
-form, and what looks like a number may be a text.
+form, and a word that looks like a number may be a text.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ DECIMAL = re.compile(r"\+?((0|[1-9][0-9]*)(\.[0-9]+)?|\.[0-9]+)")
 
 
 class Fault(Exception):
-    """What is wrong with a node; the text says it."""
+    """A node is wrong; the text says how."""
 
     def __init__(self, node: yaml.Node, problem: str) -> None:
         super().__init__(problem)
         self.node = node
 
     def of(self, part: str, path: str) -> ConfigurationError:
-        """The error for the operator. part: what of the file it is in."""
+        """The error for the operator. part: the part of the file that has it."""
         return ConfigurationError(f"{part} {path}, line {line_of(self.node)}: {self}")
 
 
 def number(node: yaml.Node) -> str:
-    """The digits of a decimal number, with or without a fraction; empty if it is none."""
+    """The digits of a decimal number, with or without a fraction; empty if it is no number."""
     if isinstance(node, yaml.ScalarNode) and node.tag in (INTEGER_TAG, FLOAT_TAG):
         found = DECIMAL.fullmatch(node.value)
         return found[1] if found else ""
@@ -42,14 +42,14 @@ def number(node: yaml.Node) -> str:
 
 
 def text(node: yaml.Node) -> Optional[str]:
-    """The text that the node is, None if it is none."""
+    """The text of the node; None if it is no text."""
     if isinstance(node, yaml.ScalarNode) and node.tag in TEXT_TAGS:
         return str(node.value)
     return None
 
 
 def shown(node: yaml.Node) -> str:
-    """A node's value as it stands in the file, short and escaped."""
+    """The value of a node as it stands in the file, short and escaped."""
     if isinstance(node, yaml.ScalarNode):
         if node.style in ("'", '"'):
             return f"the text {node.value[:60]!r}"
