@@ -1,4 +1,4 @@
-"""Packs archives whose bytes depend on the files alone, not on who packs them, when and where.
+"""Packs archives whose bytes depend only on the files, not on who packs them, when and where.
 
     python3 packaging/packing.py zipapp FOLDER TARGET    the program of a folder, as one file
     python3 packaging/packing.py sdist ARCHIVE FOLDER    a source distribution, packed again
@@ -16,17 +16,17 @@ import time
 import zipfile
 from pathlib import Path
 
-# A ZIP archive knows no earlier time.
+# A ZIP archive cannot hold an earlier time.
 OLDEST = (1980, 1, 1, 0, 0, 0)
 
 
 def pack_zipapp(tree: Path, target: Path, epoch: int) -> None:
-    """Put the files of a folder into an archive that is a command."""
+    """Put the files of a folder into an archive that can be run as a command."""
     date = max(time.gmtime(epoch)[:6], OLDEST)
     with target.open("wb") as file:
-        # Not -I, which env(1) could not tell from a part of the name.
+        # Without -I, because env(1) would take it for a part of the name.
         file.write(b"#!/usr/bin/env python3\n")
-        # Not compressed: the bytes would depend on zlib's version. An image is compressed whole.
+        # Not compressed: then the bytes do not depend on zlib. An image is compressed whole.
         with zipfile.ZipFile(file, "w") as archive:
             for path in sorted(path for path in tree.rglob("*") if path.is_file()):
                 member = zipfile.ZipInfo(str(path.relative_to(tree)), date)
@@ -36,8 +36,8 @@ def pack_zipapp(tree: Path, target: Path, epoch: int) -> None:
 
 
 def pack_sdist_again(archive: Path, folder: Path, epoch: int) -> None:
-    """Copy a .tar.gz into a folder, without what setuptools put in of this machine and moment."""
-    # Not tarfile's own compression, which dates the archive by the clock.
+    """Copy a .tar.gz into a folder, without the traces of this machine and moment."""
+    # Not by tarfile's own compression, because that writes the time of the clock into the archive.
     with (
         tarfile.open(archive) as old,
         (folder / archive.name).open("wb") as file,
