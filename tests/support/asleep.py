@@ -1,4 +1,4 @@
-"""A guest that is there but does not answer, as before it has booted: vhost with nobody behind."""
+"""A guest that exists but does not answer, as before its boot: vhost without a guest behind it."""
 
 from __future__ import annotations
 

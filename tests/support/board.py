@@ -53,7 +53,7 @@ def wait_until_idle(proxy: Proxy, workers: int) -> None:
 
 
 def last(proxy: Proxy) -> List[Row]:
-    """The table of the last time that it was asked for."""
+    """The newest table in the log."""
     texts = [text for text in map(_said_by_master, list(proxy.log.lines)) if text]
     # The master also says of a worker that it has ended.
     heading = max(index for index, text in enumerate(texts) if text.split()[:2] in HEADINGS)
@@ -87,11 +87,11 @@ def _row(cells: Dict[str, str]) -> Row:
 
 
 def totals(proxy: Proxy) -> str:
-    """The line below the table, of the last time that it was asked for."""
+    """The line below the newest table in the log."""
     return proxy.log.matching(TOTALS)[-1]
 
 
 def totals_now(proxy: Proxy) -> str:
-    """The line below the table, of now."""
+    """The line below a table that is asked for now."""
     ask(proxy)
     return totals(proxy)

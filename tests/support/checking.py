@@ -36,7 +36,7 @@ class Checked:
 
 
 def check(*arguments: str, **process: object) -> Checked:
-    """Call the program with --check. process: as run() has it."""
+    """Call the program with --check. process: as in run()."""
     return Checked(run("--check", *arguments, **process))  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from tests.support.program import Proxy
 
 
 def answers(proxy: Proxy) -> bool:
-    """Whether a client gets through; it may be closed instead, but not left without an end."""
+    """Whether a client gets an answer. Otherwise its connection must end."""
     try:
         # On TCP a proxy that is quick may reset the client before it knows of its connection.
         with proxy.connect() as client:
@@ -28,7 +28,7 @@ def end_of(client: socket.socket) -> bytes:
 
 
 def is_refused(proxy: Proxy, port: Optional[int] = None) -> bool:
-    """Whether a new client is turned away, as where nobody listens."""
+    """Whether a new client is refused, as if nobody listens."""
     try:
         proxy.connect(port).close()
     except (ConnectionResetError, ConnectionRefusedError, FileNotFoundError):

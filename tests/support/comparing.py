@@ -1,11 +1,11 @@
 """Whether one thing takes longer than another, on a machine that others use too.
 
-Each is measured many times, in turns: a sample of the one and a sample of the other in every turn.
-What others do on the machine falls on the one as well as on the other, so each turn's two samples
-could as well be exchanged. That is done at random, some thousand times (a permutation test). Where
-noise alone makes the difference, many of these exchanges make one as large; where it is real,
-hardly any does. So a comparison needs no second attempt and no quiet machine: noise may hide a
-difference from it, but makes none.
+Both are measured many times, in turns: each turn has a sample of the one and a sample of the other.
+Other load on the machine slows both, so the two samples of a turn could be exchanged. The
+comparison exchanges them at random, some thousand times (a permutation test). If noise alone makes
+the difference, many of these exchanges make one as large. If it is real, hardly any does. So a
+comparison needs no second attempt and no quiet machine: noise may hide a difference, but makes
+none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEED = 1
 class Comparison(NamedTuple):
     """What was found: a percentile of both, and whether their difference may be noise.
 
-    chance: how often noise would make as much of a difference, were the second at its limit.
+    chance: how often noise makes a difference this large if the second is exactly at its limit.
     """
 
     percent: int
@@ -48,7 +48,7 @@ def compare(turns: Sequence[Turn], factor: float, percent: int = 99) -> Comparis
     found = alike.ratio([0] * len(turns))
     draw = random.Random(SEED)
     ratios = (alike.ratio(draw.choices((0, 1), k=len(turns))) for _ in range(EXCHANGES))
-    # What was found is itself one of the exchanges.
+    # The measured order is itself one of the exchanges.
     chance = (sum(ratio >= found for ratio in ratios) + 1) / (EXCHANGES + 1)
     first, second = ([each for turn in turns for each in turn[side]] for side in (0, 1))
     return Comparison(percent, at_most(first, percent), at_most(second, percent), chance)
@@ -65,7 +65,7 @@ def _place(count: int, percent: int) -> int:
 
 
 class _Exchangeable:
-    """All times in one order, the largest first, so that few are looked at for each exchange."""
+    """All times sorted, the largest first, so that each exchange looks at few of them."""
 
     def __init__(self, turns: Sequence[Turn], factor: float, percent: int) -> None:
         scaled = (
@@ -78,7 +78,7 @@ class _Exchangeable:
         self._place = _place(sum(len(first) for first, _ in turns), percent)
 
     def ratio(self, exchanged: Sequence[int]) -> float:
-        """The second's in terms of the first's, where the samples of some turns are exchanged."""
+        """The second's percentile divided by the first's, after the exchange of some turns."""
         counts, found = [0, 0], [0.0, 0.0]
         for time, turn, side in self._times:
             owner = side ^ exchanged[turn]

@@ -1,8 +1,7 @@
 """Clients that come to several ports at a steady rate, and what became of each.
 
-Each has a number of its own, which it sends and expects back. The endpoint remembers the numbers
-that it has read. So a client that was cut off before anybody had accepted it can be told from one
-whose connection was lost.
+Each client sends a number of its own and expects it back. The endpoint remembers the numbers that
+it has read. So a test can tell a client that nobody accepted from one whose connection was lost.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class End(enum.Enum):
 
 @dataclass(frozen=True)
 class Client:
-    """One that has been; letter is that of the endpoint that answered it."""
+    """A client that has ended. letter: of the endpoint that answered it."""
 
     number: int
     port: int
@@ -101,7 +100,7 @@ class Crowd:
 
 
 def answering(letter: bytes, heard: Set[int]) -> Handler:
-    """An endpoint for such clients, which notes whom it has heard."""
+    """An endpoint for such clients. It notes the numbers that it has read."""
 
     def answer(connection: socket.socket) -> None:
         with connection:

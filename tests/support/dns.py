@@ -1,6 +1,6 @@
-"""A name server that says what a test wants: addresses, that there are none, or nothing at all.
+"""A name server that answers as a test wants: with addresses, without any, or not at all.
 
-Only as much of RFC 1035 as a stub resolver's question needs: UDP, one question, A and AAAA.
+It implements only the part of RFC 1035 that a stub resolver needs: UDP, one question, A and AAAA.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TTL = 0
 
 
 class Mood(enum.IntEnum):
-    """How a question is answered; the values are the response codes, but for SILENT."""
+    """How a question is answered. The values are response codes, except SILENT."""
 
     ANSWERING = 0
     SERVFAIL = 2
@@ -37,10 +37,10 @@ class NameServer:
     def __init__(self) -> None:
         self.mood = Mood.ANSWERING
         self.questions = 0
-        # Names of which it says nothing at all, and of each how often it was asked.
+        # Names for which it gives no answer, and how often it was asked for each name.
         self.unanswered: Set[str] = set()
         self.asked: Counter[str] = Counter()
-        # What becomes of an answer before it is sent.
+        # Changes an answer before it is sent.
         self.garble: Optional[Callable[[bytes], bytes]] = None
         self._names: Dict[str, Tuple[str, ...]] = {}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -49,7 +49,7 @@ class NameServer:
         self._thread.start()
 
     def set(self, name: str, *addresses: str) -> None:
-        """What a name is from now on, in this order."""
+        """Set the addresses of a name, in this order."""
         self._names[name] = addresses
 
     def wait_for_questions(self, count: int) -> None:

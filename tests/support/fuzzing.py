@@ -1,4 +1,4 @@
-"""How much is tried with fuzzing, and what must hold for the program whatever it is given."""
+"""How much fuzzing tries, and what must be true of the program for every input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.program import PROJECT, Log, command
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
 
-# sysexits.h: 64 to 78; 0 is what --help and a proxy that was told to end give.
+# sysexits.h: 64 to 78. --help and a proxy that a signal ends give 0.
 SYSEXITS = {os.EX_OK, *range(os.EX_USAGE, os.EX_CONFIG + 1)}
 MANY = settings(
     max_examples=int(at_full_length(10_000, 500)),
@@ -41,9 +41,9 @@ def assert_civil(
     wrapper: Sequence[str] = (),
     going: str = r" workers?$",
 ) -> None:
-    """Run the program to its end; if it serves, which it well may, tell it to end.
+    """Run the program to its end. If it serves, end it by a signal.
 
-    What it logs when it goes on, instead of ending, matches `going`.
+    going: what it logs if it serves.
     """
     with subprocess.Popen(
         [*wrapper, *command(*arguments)],

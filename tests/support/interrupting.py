@@ -2,10 +2,10 @@
 
 Run as a program, which has no other thread: python -m tests.support.interrupting FOLDER GRAIN HOW
 
-For each instruction between a client's arrival and the end of its connection, a worker is forked
-that gets the signal right there; a line of JSON tells what became of the connection. GRAIN is
-`line` or `opcode`. HOW is `once`: SIGQUIT; or `again`: that also at each call and return from there
-on, as when a terminal and the master both send it; or `kill`: SIGKILL.
+A worker is forked for each instruction between a client's arrival and the end of its connection. It
+gets the signal at that instruction, and a line of JSON tells what became of the connection. GRAIN
+is `line` or `opcode`. HOW is `once`: SIGQUIT; `again`: SIGQUIT, also at each call and return after
+that, as when a terminal and the master both send it; or `kill`: SIGKILL.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from vsock_proxy.serving.worker import Duty, Worker
 from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 
 PACKAGE = os.path.dirname(vsock_proxy.__file__)
-# What the test itself is about; a signal may come in them, but they are no part of a connection.
+# Modules that handle signals. A signal may come in them, but they are not part of a connection.
 ELSEWHERE = ("signals.py", "forking.py")
 SIGNALS = {"kill": signal.SIGKILL, "retire": signal.SIGTERM}
 UPLOAD, ANSWER = b"12345", b"123"
@@ -140,7 +140,7 @@ def one_connection(site: Site, injector: Injector) -> Dict[str, object]:
                 seen = "reset"
             else:
                 down = receive(client)
-    # Where the signal's turn did not come, nothing else ends it.
+    # If the instruction was never reached, nothing else ends it.
     os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
     os.close(ended)

@@ -19,7 +19,7 @@ class KmsServer:
     """Serves the KMS over TLS on loopback until closed."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """name: what its clients take it for, a host name or an address."""
+        """name: the host name or the address by which clients know it."""
         self.host = "127.0.0.1"
         self.certificate, key = _make_certificate(folder, name)
         self._server = make_server(

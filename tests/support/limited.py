@@ -1,4 +1,4 @@
-"""A user who may have few processes."""
+"""A user with a low limit of processes."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def limited_to(processes_allowed: int) -> List[str]:
 
 
 def lift_limit(proxy: Proxy) -> None:
-    """Who is the same user may do that."""
+    """Remove the limit. A process of the same user may do that."""
     subprocess.run([*LIMITED_USER, "prlimit", f"--pid={proxy.pid}", "--nproc=1000"], check=True)

@@ -24,7 +24,7 @@ class Sink:
         os.set_blocking(reader, False)
 
     def fill(self) -> int:
-        """Let no byte more be written; returns how many were. The open file is blocking after."""
+        """Write until nothing more fits; returns the bytes written. Leaves the file blocking."""
         os.set_blocking(self.writer, False)
         size = 0
         for piece in (b"#" * (CHUNK - 1) + b"\n", b"#\n", b"\n"):

@@ -169,7 +169,7 @@ class _Texts(ast.NodeVisitor):
         self._add(node, text)
 
     def _number(self, part: ast.FormattedValue) -> str:
-        """What a constant of the module is in the text; nothing if it is no such constant."""
+        """The number of a constant of the module, as text; nothing if it is no such constant."""
         name = ast.unparse(part.value)
         if name not in self._numbers:
             return ""

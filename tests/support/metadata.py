@@ -1,4 +1,4 @@
-"""An instance metadata service on loopback, as old, as young or as broken as a test needs."""
+"""An instance metadata service on loopback, as old, new or broken as a test needs."""
 
 from __future__ import annotations
 

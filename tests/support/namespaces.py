@@ -1,9 +1,9 @@
-"""A network of a test's own: a network namespace in which names and routes are what it wants.
+"""A network of a test's own: a network namespace with the names and routes that it wants.
 
-It lives as long as a shell that waits for the end of its input, so nothing is left of it when the
-test run dies. The proxy is started inside by `wrapper`, which ends in an exec and keeps the pid;
-the servers of the test stay threads of this process, and only their sockets are made inside.
-Unix sockets are found by their path, from within and from without.
+It lives as long as a shell that waits for the end of its input. So nothing of it is left if the
+test run dies. `wrapper` starts the proxy inside. It ends in an exec, so the pid stays the same. The
+servers of the test stay threads of this process, and only their sockets are made inside. The path
+of a Unix socket works from inside and from outside.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Namespace:
         self._wait_for_route(address)
 
     def add_black_holes(self, *addresses: str) -> None:
-        """Addresses of which no packet ever comes back, nor an error."""
+        """Addresses from which neither a packet nor an error ever comes back."""
         self.run("ip", "link", "add", "hole0", "type", "veth", "peer", "name", "hole1")
         for name in ("hole0", "hole1"):
             self.run("ip", "link", "set", name, "up")

@@ -74,7 +74,7 @@ def pss_kib(pid: int) -> int:
 
 
 def context_switches(pid: int) -> int:
-    """How often a process gave up the processor of itself, which is once a wait."""
+    """How often a process gave up the processor by itself: once for each wait."""
     return int(field(f"/proc/{pid}/status", "voluntary_ctxt_switches"))
 
 

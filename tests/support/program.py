@@ -109,8 +109,8 @@ class Proxy:
         program: Sequence[str] = (),
     ) -> None:
         """
-        stderr: a descriptor of the caller's; log then has no lines until it is given others.
-        program: what is run, if not the source by this interpreter.
+        stderr: a descriptor of the caller; log then has no lines until read_log_from().
+        program: the command to run, if not the source with this interpreter.
         """
         self.transport = transport
         self._process = subprocess.Popen(
@@ -126,7 +126,7 @@ class Proxy:
         self._seen: List[int] = []
 
     def read_log_from(self, stream: IO[str]) -> None:
-        """Where the lines are to be read of a proxy that was given its stderr."""
+        """Read the lines of a proxy with a stderr of the caller from this stream."""
         self.log = Log(stream)
 
     @property
@@ -186,7 +186,7 @@ class Proxy:
         return found if len(found) == count else None
 
     def end(self) -> None:
-        """End it, if it has not ended, and let no process of it be left."""
+        """End it if it runs, and leave none of its processes."""
         self.children()
         if not self.has_ended():
             self.send(signal.SIGQUIT)

@@ -1,4 +1,4 @@
-"""A table of addresses whose cells remember each store, and writers that are killed between two."""
+"""A table of addresses that records each store, and writers that are killed between two stores."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Recording(List[int]):
 
 
 class History:
-    """What one writer after another has stored, and which list each version is."""
+    """What several writers have stored, one after another, and the list of each version."""
 
     def __init__(self) -> None:
         self.stores: List[Store] = []
@@ -92,5 +92,5 @@ def length_of(addresses: Addresses) -> int:
 # The reader
 
 
-# To be killed after the last store is to have published.
+# Without the last store: a writer that is killed after it has published.
 KILLED_AFTER = range(1, length_of(TWO))

@@ -12,7 +12,7 @@ from tests.support.timing import SLOWNESS
 
 
 def printed_by(code: str, *arguments: str, options: List[str] | None = None) -> str:
-    """What the code prints; fails where it fails. options: the interpreter's."""
+    """What the code prints. Fails if the code fails. options: for the interpreter."""
     return _output([*(options or []), "-c", code, *arguments])
 
 

@@ -51,20 +51,20 @@ PAIRS: Dict[str, Callable[[], SocketPair]] = {
 }
 
 
-# Of which transports the client and the endpoint are.
+# The transports of the client and of the endpoint.
 Kinds = Tuple[str, str]
 EACH_PAIR: List[Kinds] = list(itertools.product(PAIRS, PAIRS))
 
 
 def on(kinds: Kinds, *more: object) -> object:
-    """Parameters of a test, the first of which are kinds: run where there are such."""
+    """Parameters of a test, beginning with kinds. It runs only where these transports exist."""
     mark = pytest.mark.vsock_only if "vsock" in kinds else pytest.mark.hybrid_only
     name = ", ".join((" to ".join(kinds), *map(str, more)))
     return pytest.param(kinds, *more, marks=mark, id=name)
 
 
 class Relayed:
-    """The client's and the endpoint's end of a connection that a relay joins."""
+    """A client and an endpoint that a relay joins: the ends that a test holds."""
 
     def __init__(
         self,

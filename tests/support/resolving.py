@@ -1,6 +1,6 @@
-"""A resolver by itself, with as much of a master as it needs: its tables and its lifeline.
+"""A resolver alone, with the parts of a master that it needs: its tables and its lifeline.
 
-Run as a program it is that master. It takes one command a line, and answers each with one line:
+As a program, this module is that master. It takes one command a line, and answers with one line:
 
     pid         the resolver's
     show N      the addresses in table N
@@ -67,7 +67,7 @@ class Resolving:
         return self._process.stdout.readline().rstrip("\n")
 
     def kill_master(self) -> None:
-        """Let the master be gone, as it may be at any moment."""
+        """Kill the master, as may happen at any moment."""
         self._process.kill()
 
     def close(self) -> None:

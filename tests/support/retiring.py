@@ -2,11 +2,12 @@
 
 Run as a program, which has no other thread: python -m tests.support.retiring FOLDER HOW [ROUNDS]
 
-In each round there are old workers and new ones, which wait on the same listeners behind the old,
-so that a client wakes an old one alone. Then clients come, and the old are told to end; a line of
-JSON tells who was served. HOW is `line` or `opcode`: one client, and the one old worker gets the
-signal at one instruction after the other. With `race` there are several of each. A process apart
-then sends the signal, a little before or after the clients come. ROUNDS says how often.
+Each round has old workers and new ones. The new ones wait on the same listeners behind the old, so
+a client wakes only an old worker. Then clients come, and the old workers are told to end. A line
+of JSON tells which clients were served. HOW is `line` or `opcode`: there is one client, and the one
+old worker gets the signal at a different instruction in each round. With `race` there are several
+of each, and a process apart sends the signal a little before or after the clients come. ROUNDS is
+the number of rounds.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from vsock_proxy.settings import Endpoint, ServiceOptions, ServiceSettings
 SERVICES = 3
 WORKERS = 2
 CLIENTS = 2
-# Within which the signal comes before or after the clients, in nanoseconds, and in how many steps.
+# The signal comes up to these nanoseconds before or after the clients, in this number of steps.
 SPREAD, STEPS = 400_000, 41
-# Until both are ready to do it at the same moment.
+# Nanoseconds until both are ready to act at the same moment.
 AHEAD = 2_000_000
 # The exit code of a worker that ended before its signal's turn had come.
 SPARED = 3
@@ -161,7 +162,7 @@ def at_instruction(site: Site, injector: Injector) -> Dict[str, object]:
         refused = is_refused(str(listener.path))
     for sock in (*served, client):
         sock.close()
-    # Where the signal's turn did not come, nothing else ends it.
+    # If the instruction was never reached, nothing else ends it.
     old.tell(signal.SIGTERM)
     (code,) = old.wait()
     codes = codes or new.wait()
@@ -203,7 +204,7 @@ def retire_at(pool: Pool, at: int) -> None:
 
 
 def await_time(at: int) -> None:
-    """Not by sleeping, which may take longer."""
+    """Wait without sleeping, because a sleep may take longer."""
     while time.monotonic_ns() < at:
         pass
 

@@ -1,11 +1,11 @@
-"""The root of a guest: a Python with its standard library, what is put beside it, and nothing else.
+"""The root of a guest: a Python with its standard library, what a test adds, and nothing else.
 
-No shell, no /proc, no /dev, no /tmp, no /etc: what a program finds missing there, it would find
-missing in the smallest image of an enclave or microVM. All is at the place that it has on this
-machine, where the interpreter and the loader look for it.
+It has no shell, no /proc, no /dev, no /tmp and no /etc. What a program misses there, it would also
+miss in the smallest image of an enclave or microVM. All files are at the same places as on this
+machine, because the interpreter and the loader look for them there.
 
-A process of this machine can be put into such a root, which it cannot write to (`inside`); and
-packed into an archive the folder is a guest's initramfs (tests/vm).
+`inside` puts a process of this machine into such a root, which it cannot write to. Packed into an
+archive, the folder is a guest's initramfs (tests/vm).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def why_no_root() -> str:
 def inside(root: Path, *writable: Path) -> List[str]:
     """What to put before a command to run it in this root, with an empty environment.
 
-    writable: folders of this machine that are there too, at their own places.
+    writable: folders of this machine that the root also has, at the same places.
     """
     for folder in writable:
         (root / os.path.relpath(folder, "/")).mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def inside(root: Path, *writable: Path) -> List[str]:
 
 
 class Root:
-    """A folder that is to be the root of others.
+    """A folder that becomes the root of other processes.
 
     python: the interpreter in it.
     program: what runs vsock-proxy in it.
@@ -69,13 +69,13 @@ class Root:
     python = "/bin/python3"
 
     def __init__(self, folder: Path) -> None:
-        """Put this interpreter in, without the packages that it has here, and the program."""
+        """Put in the program, and this interpreter without its packages."""
         self.folder = folder
         _build(folder)
         self.program = self._put_program("/opt/vsock-proxy")
 
     def within(self, place: Place) -> Path:
-        """Where in this machine's files a place of the root is."""
+        """The path on this machine of a place in the root."""
         return self.folder / os.path.relpath(place, "/")
 
     def put(self, source: Path, place: Place = "") -> None:

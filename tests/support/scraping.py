@@ -45,11 +45,11 @@ class Metrics:
         }
 
     def value(self, name: str, **labels: object) -> float:
-        """That of the series with exactly these labels."""
+        """The value of the series with exactly these labels."""
         return self._values[name, _labels(labels)]
 
     def sum(self, name: str, **labels: object) -> float:
-        """That of all series which have these labels, and perhaps others."""
+        """The sum of all series with these labels, whatever others they have."""
         asked = _labels(labels)
         return sum(
             value for (of, had), value in self._values.items() if of == name and asked <= had
@@ -108,7 +108,7 @@ def wait_for_value(address: Address, value: float, name: str, **labels: object) 
 
 
 def wait_for_line(address: Address, path: str, status: int, beginning: str) -> str:
-    """The line of a probe, once it says that."""
+    """Wait until the line of a probe begins like this; returns it."""
 
     def line() -> str:
         response = get(address, path)

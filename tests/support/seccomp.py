@@ -1,6 +1,6 @@
 """A kernel that refuses a system call, as a sandbox does: a seccomp filter (seccomp(2)).
 
-refuse() and refuse_splice() are for the calling thread, while it lives. For a program and all its
+refuse() and refuse_splice() work for the calling thread, while it lives. For a program and all its
 children:
 
     python -m tests.support.seccomp splice EPERM COMMAND...
@@ -33,7 +33,7 @@ LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 
 
 class Refused(enum.Enum):
-    """Which calls of splice(): the length shows it, as only filling a pipe asks for in full."""
+    """Which calls of splice(). Their length tells: only filling a pipe asks for the full length."""
 
     ALL = enum.auto()
     FILLING = enum.auto()

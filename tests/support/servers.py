@@ -70,12 +70,12 @@ class Server:
         try:
             self._handler(connection)
         except OSError:
-            # The test ended the connection; what it expects of that it checks on its side.
+            # The test ended the connection, and checks the result on its side.
             pass
 
 
 class UnixServer(Server):
-    """Serves on a Unix socket; the proxy takes it for a VMM, with that port of its guest."""
+    """Serves on a Unix socket. To the proxy it is a VMM, with that port of its guest."""
 
     def __init__(self, handler: Handler, path: Path, port: int = 5000) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -85,7 +85,7 @@ class UnixServer(Server):
 
 
 class VsockServer(Server):
-    """Serves on AF_VSOCK, for whoever connects by the loopback."""
+    """Serves on AF_VSOCK, for clients of the loopback."""
 
     def __init__(self, handler: Handler) -> None:
         listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -95,9 +95,9 @@ class VsockServer(Server):
 
 
 def echo(connection: socket.socket) -> None:
-    """Send back what comes; at its end, or its failure, close.
+    """Send back what comes. Close at the end or at a failure.
 
-    So its descriptor is free: a test of thousands of connections may be limited to a thousand.
+    Closing frees the descriptor: a test of thousands of connections may have only a thousand.
     """
     with connection:
         while True:
@@ -133,7 +133,7 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def exchange(client: socket.socket, data: bytes) -> bytes:
-    """Send and read back as much, at the same time, so that no amount deadlocks."""
+    """Send data and read back the same amount, at the same time, so that no amount deadlocks."""
     sender = threading.Thread(target=client.sendall, args=(data,), daemon=True)
     sender.start()
     answer = read_exactly(client, len(data))

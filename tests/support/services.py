@@ -30,9 +30,9 @@ def service(listen: int, endpoint: Endpoint, **keys: object) -> Service:
 
 
 class ServicesFile:
-    """The file that the proxy reads, and the socket by which it says that it has.
+    """The file that the proxy reads, and the socket by which it says that a reload is over.
 
-    The log is no such sign: there is a line when a reload was read, and none when all is served.
+    The log does not say that: it has a line once the file is read, and none once all is served.
     """
 
     def __init__(self, path: Path, systemd: NotifySocket) -> None:
@@ -42,7 +42,7 @@ class ServicesFile:
     def write(
         self, services: Iterable[Service], permitted: Optional[List[Tuple[str, int]]] = None
     ) -> None:
-        """Write it anew; unless told otherwise the allowlist has all endpoints of the services."""
+        """Write the file again. By default the allowlist has all endpoints of the services."""
         entries = list(services)
         if permitted is None:
             permitted = [(str(each["address"]), int(str(each["port"]))) for each in entries]
@@ -53,9 +53,9 @@ class ServicesFile:
         new.rename(self.path)
 
     def reload(self, proxy: Proxy, *services: Service) -> None:
-        """Write it anew, unless there is nothing to write, and let the proxy read it.
+        """Write the file again, if there are services, and let the proxy read it.
 
-        What it says is in force then.
+        Returns once the file is in force.
         """
         if services:
             self.write(services)
@@ -64,7 +64,7 @@ class ServicesFile:
         assert len(proxy.log.wait_for(READ_AGAIN, count=read + 1)) == read + 1
 
     def reload_in_vain(self, proxy: Proxy) -> str:
-        """Let the proxy read what it cannot put into force; why it cannot."""
+        """Let the proxy read what it cannot put into force; returns its reason."""
         read = len(proxy.log.matching(READ_AGAIN))
         refused = len(proxy.log.matching(NOTHING_CHANGES))
         self._reload(proxy)
@@ -98,7 +98,7 @@ def say(client: socket.socket) -> bytes:
 
 
 def letter_at(proxy: Proxy, port: int) -> bytes:
-    """The letter of the endpoint that new clients of a port are led to."""
+    """The letter of the endpoint that new clients of a port reach."""
     with proxy.connect(port) as client:
         return say(client)
 
@@ -110,7 +110,7 @@ def echo_once(proxy: Proxy, port: int, data: bytes = b"x") -> None:
 
 
 def nothing_came(client: socket.socket) -> bool:
-    """Whether the connection is as it was: no byte, no end."""
+    """Whether neither a byte nor an end has come."""
     return not select.select([client], [], [], 0)[0]
 
 

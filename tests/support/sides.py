@@ -36,7 +36,7 @@ def half_close(sock: socket.socket) -> None:
 
 
 def reset(sock: socket.socket) -> None:
-    """What SO_LINGER makes a reset on TCP, and nothing else on other transports."""
+    """Close it: with SO_LINGER this is a reset on TCP, and an ordinary end elsewhere."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
 

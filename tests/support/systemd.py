@@ -51,7 +51,7 @@ class NotifySocket:
 
 
 def passing(*sockets: Tuple[str, Path | str]) -> List[str]:
-    """The words to put before a command so that it is passed these, each a kind and an address."""
+    """The words to put before a command to pass it these sockets, each a kind and an address."""
     words = [f"{kind}={address}" for kind, address in sockets]
     return [sys.executable, "-m", "tests.support.systemd", *words, "--"]
 

@@ -6,15 +6,15 @@ import os
 import time
 from typing import Callable, Optional, TypeVar
 
-# Whether faults last as long as in life, and examples are as many as they should be.
+# Whether faults last as long as in real life, and all examples are tried.
 FULL_LENGTH = bool(os.environ.get("VSOCK_PROXY_TEST_FULL_LENGTH"))
 # How much slower than an ordinary machine this one is; the virtual machine says so itself.
 SLOWNESS = float(os.environ.get("VSOCK_PROXY_TEST_SLOWNESS", "1"))
 POLL_INTERVAL = 0.005
-# Seconds that what is done at once takes at most, even on a machine on which others have the
-# processor for a while. For tests where what is not done at once would take ten or more.
+# Seconds that an immediate action takes at most, even if others have the processor for a while. For
+# tests in which an action that is not immediate takes ten seconds or more.
 AT_ONCE = 2.0
-# So often in a row others hardly take the processor away for longer than a test allows.
+# In all of this number of tries, others hardly take the processor longer than a test allows.
 TRIES = 5
 
 T = TypeVar("T")
@@ -39,14 +39,14 @@ def let_pass(seconds: float, why: str) -> None:
 
 
 def is_within(seconds: float, take: Callable[[], float]) -> bool:
-    """Whether something takes at most so long (times the slowness) in one of a few tries.
+    """Whether something takes at most these seconds (times the slowness) in one of a few tries.
 
-    Others who use the machine make it take longer, and not in every try; what is due to the program
-    itself is in every one. `take` does it, and says how long it took.
+    Other load on the machine delays some tries, but not all. A delay by the program itself is in
+    every try. `take` does it, and returns the seconds that it took.
     """
     return any(take() <= seconds * SLOWNESS for _ in range(TRIES))
 
 
 def at_full_length(value: float, otherwise: float = 2.0) -> float:
-    """What a test takes where tests take as long as they should, and what it makes do with."""
+    """The value for tests at full length; otherwise the shorter one."""
     return value if FULL_LENGTH else otherwise

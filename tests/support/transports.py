@@ -46,7 +46,7 @@ class Hybrid:
         return connected(client, str(self.path_of(port or self.port)))
 
     def occupy(self, port: int) -> socket.socket:
-        """Listen where the proxy is to listen."""
+        """Listen where the proxy wants to listen."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(self.path_of(port)))
         listener.listen()
@@ -79,7 +79,7 @@ class Vsock:
         return connected(client, (VMADDR_CID_LOCAL, port or self.port))
 
     def occupy(self, port: int) -> socket.socket:
-        """Listen where the proxy is to listen."""
+        """Listen where the proxy wants to listen."""
         listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         listener.bind((VMADDR_CID_ANY, port))
         listener.listen()
@@ -114,7 +114,7 @@ class Tcp:
         return connected(client, (self.address, port or self.port))
 
     def occupy(self, port: int) -> socket.socket:
-        """Listen where the proxy is to listen."""
+        """Listen where the proxy wants to listen."""
         return socket.create_server((self.address, port))
 
 

@@ -61,7 +61,7 @@ class Firecracker(UnixServer):
         return self._join(host)
 
     def close(self) -> None:
-        """Be gone, as if killed: with all connections, of whichever side."""
+        """End as if killed, with the connections of both sides."""
         super().close()
         for sock in self._open:
             _end(sock)
@@ -116,7 +116,7 @@ class CloudHypervisor(Firecracker):
 
 
 def _requested_port(host: socket.socket) -> Optional[int]:
-    """What port the host asks for; None if that cannot be read, at once and as a whole."""
+    """The port that the host asks for; None if it cannot be read at once and whole."""
     select.select([host], [], [])
     host.setblocking(False)
     try:
@@ -152,6 +152,6 @@ def _wait_for_close(sock: socket.socket) -> None:
 
 
 def _end(sock: socket.socket) -> None:
-    """Shut both directions; whoever waits for one in a thread learns of it, unlike by close()."""
+    """Shut both directions. Unlike close(), this wakes a thread that waits for the socket."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

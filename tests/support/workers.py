@@ -1,4 +1,4 @@
-"""A scoreboard whose workers are as a test says."""
+"""A scoreboard with workers in the states that a test gives."""
 
 from __future__ import annotations
 
