@@ -17,8 +17,9 @@ import sys
 from types import CodeType
 from typing import Iterable, List, MutableSequence, cast
 
-# _Py_IMMORTAL_REFCNT of CPython 3.12 and 3.13 (Include/object.h).
-IMMORTAL = 0xFFFFFFFF
+# _Py_IMMORTAL_REFCNT of CPython 3.12 and 3.13 (Include/object.h), and _Py_IMMORTAL_INITIAL_REFCNT
+# of 3.14 (Include/refcount.h).
+KNOWN = (0xFFFFFFFF, 0xC0000000)
 WORD = 4
 
 
@@ -32,14 +33,13 @@ def make_all_immortal() -> None:
     except ImportError:
         # Built without ctypes.
         return
-    mortal = object()
-    known = counts[id(None) // WORD], counts[id(mortal) // WORD]
-    if known != (IMMORTAL, sys.getrefcount(mortal) - 1):
+    immortal = counts[id(None) // WORD]
+    if immortal not in KNOWN or not _counts_references(counts):
         return
     tracked = gc.get_objects()
     held = gc.get_referents(*tracked)
     for address in {*map(id, tracked), *map(id, held), *map(id, _constants(held))}:
-        counts[address // WORD] = IMMORTAL
+        counts[address // WORD] = immortal
 
 
 def _memory() -> MutableSequence[int]:
@@ -57,6 +57,14 @@ def _memory() -> MutableSequence[int]:
         _length_ = 1 << 46
 
     return cast("MutableSequence[int]", Words.from_address(0))
+
+
+def _counts_references(counts: MutableSequence[int]) -> bool:
+    """Whether the first word of a mortal object is its count."""
+    mortal = object()
+    before = counts[id(mortal) // WORD]
+    more = [mortal] * 7
+    return counts[id(mortal) // WORD] == before + len(more)
 
 
 def _constants(held: Iterable[object]) -> List[object]:
