@@ -366,3 +366,31 @@ def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
         slow.sendall(b"\r\n")
         assert slow.recv(12) == b"HTTP/1.0 200"
     wait_until(lambda: before not in exporters(proxy), "the process of before has ended")
+
+
+@pytest.mark.hybrid_only
+def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
+    start_services: StartProxy,
+    start_server: StartServer,
+    services_file: ServicesFile,
+    transport: Transport,
+    metrics_path: Path,
+    metrics_option: Tuple[str, str],
+) -> None:
+    one, other = transport.ports(2)
+    server = start_server()
+    proxy = start_services(service(one, server), options=metrics_option)
+    (before,) = exporters(proxy)
+    os.kill(before, signal.SIGSTOP)
+    services_file.reload(proxy, service(one, server), service(other, server))
+    wait_until(lambda: len(exporters(proxy)) == 2, "another process serves metrics")
+    (later,) = set(exporters(proxy)) - {before}
+    os.kill(later, signal.SIGSTOP)
+    with connect(metrics_path) as scraper:
+        scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        # It finds the scraper and the signal that another has its place at once.
+        os.kill(before, signal.SIGCONT)
+        wait_until(lambda: before not in exporters(proxy), "the process of before has ended")
+        os.kill(later, signal.SIGCONT)
+        with scraper.makefile("rb") as answer:
+            assert f'service="{other}"'.encode() in answer.read()

@@ -76,15 +76,17 @@ class Exporter:
         poll.register(signals.reader, select.POLLIN)
         answers = Answers(listener, respond, poll)
         while not answers.is_over:
-            for fd, _ in poll.poll(_patience(answers.due)):
+            ready = [fd for fd, _ in poll.poll(_patience(answers.due))]
+            if self._vitals.exporter > serial:
+                # Before a client is accepted: the one that waits now is for the later exporter.
+                answers.stop_listening()
+            for fd in ready:
                 if fd == lifeline:
                     return os.EX_OK
                 if fd == signals.reader:
                     signals.take()
                 else:
                     answers.told_by(fd)
-            if self._vitals.exporter > serial:
-                answers.stop_listening()
             answers.look(time.monotonic())
         return os.EX_OK
 
