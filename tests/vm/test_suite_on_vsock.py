@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .conftest import RunPytestInVm
 
-TIMEOUT = 2100
+TIMEOUT = 2700
 # One more than the machine has processors: about a third of the time, a test waits.
 AT_ONCE = "-n3"
 # The suite itself leaves out what has no meaning on vsock.
