@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from http.client import HTTPException
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 import pytest
 
@@ -35,6 +35,8 @@ from tests.support.servers import exchange
 from tests.support.services import ServicesFile, echo_once, letter, letter_at, service
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 from vsock_proxy.observing.saturation import LOOK_INTERVAL
+
+Growing = Tuple[Proxy, Callable[[], int]]
 
 
 @pytest.fixture
@@ -344,25 +346,38 @@ def test_no_scrape_is_refused_or_broken_off_by_reloads(
     wait_until(lambda: len(exporters(proxy)) == 1, "one process for metrics is left")
 
 
-@pytest.mark.hybrid_only
-def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
+@pytest.fixture
+def growing(
     start_services: StartProxy,
     start_server: StartServer,
     services_file: ServicesFile,
     transport: Transport,
-    metrics_path: Path,
     metrics_option: Tuple[str, str],
-) -> None:
+) -> Growing:
+    """A proxy with one service, and what adds another by a reload; returns its name."""
     one, other = transport.ports(2)
     server = start_server()
     proxy = start_services(service(one, server), options=metrics_option)
+
+    def add() -> int:
+        services_file.reload(proxy, service(one, server), service(other, server))
+        return other
+
+    return proxy, add
+
+
+@pytest.mark.hybrid_only
+def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
+    growing: Growing, metrics_path: Path
+) -> None:
+    proxy, add = growing
     (before,) = exporters(proxy)
     with connect(metrics_path) as slow:
         slow.sendall(b"GET /metrics HTTP/1.0\r\n")
         # Answered in turn, so the slow one has been accepted.
         assert get(metrics_path, "/healthz").status == 200
-        services_file.reload(proxy, service(one, server), service(other, server))
-        assert scrape(metrics_path).has(CONNECTIONS, service=other, result="served")
+        added = add()
+        assert scrape(metrics_path).has(CONNECTIONS, service=added, result="served")
         slow.sendall(b"\r\n")
         assert slow.recv(12) == b"HTTP/1.0 200"
     wait_until(lambda: before not in exporters(proxy), "the process of before has ended")
@@ -370,19 +385,12 @@ def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
 
 @pytest.mark.hybrid_only
 def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
-    start_services: StartProxy,
-    start_server: StartServer,
-    services_file: ServicesFile,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
+    growing: Growing, metrics_path: Path
 ) -> None:
-    one, other = transport.ports(2)
-    server = start_server()
-    proxy = start_services(service(one, server), options=metrics_option)
+    proxy, add = growing
     (before,) = exporters(proxy)
     os.kill(before, signal.SIGSTOP)
-    services_file.reload(proxy, service(one, server), service(other, server))
+    added = add()
     wait_until(lambda: len(exporters(proxy)) == 2, "another process serves metrics")
     (later,) = set(exporters(proxy)) - {before}
     os.kill(later, signal.SIGSTOP)
@@ -393,4 +401,4 @@ def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
         wait_until(lambda: before not in exporters(proxy), "the process of before has ended")
         os.kill(later, signal.SIGCONT)
         with scraper.makefile("rb") as answer:
-            assert f'service="{other}"'.encode() in answer.read()
+            assert f'service="{added}"'.encode() in answer.read()
