@@ -8,7 +8,7 @@ import time
 from typing import Iterator, List, Tuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vsock_proxy.observing.http_answers import (
@@ -94,6 +94,11 @@ def test_a_request_that_comes_in_pieces_has_its_answer_once_it_is_whole(site: Si
     assert body(client) == b"/a b,c\n"
 
 
+def test_a_request_that_names_no_version_gets_the_body_alone(site: Site) -> None:
+    with site.connect(b"GET /a\r\n\r\n").makefile("rb") as answer:
+        assert answer.read() == b"/a \n"
+
+
 def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(site: Site) -> None:
     client = site.connect(b"GET /large HTTP/1.0\r\n\r\n")
     client.setblocking(False)
@@ -160,6 +165,7 @@ def test_who_is_connected_gets_an_answer_after_the_last_was_accepted(site: Site)
         ),
     )
 )
+@example(b"GET /\n HTTP/1.1\r\nX\n\r\n\r\n")
 def test_whatever_is_sent_has_an_answer_or_none_and_raises_nothing(request_: bytes) -> None:
     answer = _Request(request_, respond).answer
     assert isinstance(answer, bytes)

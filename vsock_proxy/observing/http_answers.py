@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from dataclasses import dataclass, field
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler
 from typing import Callable, Dict, Optional, Tuple
 
@@ -176,7 +177,9 @@ class _Request(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         path, _, _ = self.path.partition("?")
-        accept = ",".join(self.headers.get_all("Accept", ()))
+        # Where a request names no HTTP version, Python 3.14 has a dict instead of the headers.
+        headers = self.headers if isinstance(self.headers, HTTPMessage) else HTTPMessage()
+        accept = ",".join(headers.get_all("Accept", ()))
         status, kind, body = self._respond(path, accept)
         self.send_response(status)
         self.send_header("Content-Type", kind)
