@@ -1,0 +1,1 @@
+"""Metrics and probes of a running proxy, over the whole program."""
