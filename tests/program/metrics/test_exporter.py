@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Tuple
 
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
 from tests.conftest import StartProxy, StartServer
+from tests.program.metrics.conftest import MetricsScene
 from tests.support import processes, seccomp
 from tests.support.program import PROJECT, Transport, run
 from tests.support.scraping import (
@@ -50,19 +50,11 @@ sys.exit(main())
 # What the process has and does
 
 
-def test_the_process_for_metrics_and_the_workers_share_no_listener(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    one, other = transport.ports(2)
-    server = start_server()
-    proxy = start_services(
-        service(one, server), service(other, ("localhost", server.port)), options=metrics_option
-    )
-    scrape(metrics_path)
+def test_the_process_for_metrics_and_the_workers_share_no_listener(scene: MetricsScene) -> None:
+    one, other = scene.ports(2)
+    server = scene.server()
+    proxy = scene.start(service(one, server), service(other, ("localhost", server.port)))
+    scrape(scene.metrics)
     with proxy.connect(one) as client:
         assert exchange(client, b"x") == b"x"
         (exporter,) = exporters(proxy)
@@ -83,49 +75,34 @@ def sockets_of(pid: int) -> set[str]:
 
 
 @pytest.mark.hybrid_only
-def test_the_process_for_metrics_makes_way_for_connections(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
-    scrape(metrics_path)
+def test_the_process_for_metrics_makes_way_for_connections(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
+    scrape(scene.metrics)
     (exporter,) = exporters(proxy)
     expected = min(os.getpriority(os.PRIO_PROCESS, proxy.pid) + NICENESS, NICEST)
     assert os.getpriority(os.PRIO_PROCESS, exporter) == expected
 
 
 @pytest.mark.hybrid_only
-def test_metrics_are_served_in_a_sandbox_that_forbids_setpriority(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
+def test_metrics_are_served_in_a_sandbox_that_forbids_setpriority(scene: MetricsScene) -> None:
     # As the units of the packages do.
     if seccomp.why_not():
         pytest.skip(seccomp.why_not())
     sandbox = [sys.executable, "-m", "tests.support.seccomp", "setpriority", "EPERM"]
-    proxy = start_proxy(start_server(), *metrics_option, wrapper=sandbox)
-    assert get(metrics_path, "/healthz").status == 200
+    proxy = scene.start_one(wrapper=sandbox)
+    assert get(scene.metrics, "/healthz").status == 200
     assert proxy.log.matching(" metrics") == []
 
 
 @pytest.mark.hybrid_only
-def test_a_scrape_makes_no_line_in_the_log(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option, "--log-level", "debug", ready=False)
+def test_a_scrape_makes_no_line_in_the_log(scene: MetricsScene) -> None:
+    proxy = scene.start_one("--log-level", "debug", ready=False)
     proxy.wait_ready()
-    scrape(metrics_path)
-    with connect(metrics_path) as odd:
+    scrape(scene.metrics)
+    with connect(scene.metrics) as odd:
         odd.sendall(b"\x00\xff\r\n\r\n")
         assert odd.recv(1024)
-    get(metrics_path, "/nowhere")
+    get(scene.metrics, "/nowhere")
     echo_once(proxy, proxy.transport.port)
     proxy.log.wait_for("ended: 1 bytes up")
     assert proxy.log.matching(" metrics: ") == []
@@ -134,47 +111,33 @@ def test_a_scrape_makes_no_line_in_the_log(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.hybrid_only
 def test_a_signal_to_the_whole_group_does_not_end_the_process_for_metrics(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-    number: signal.Signals,
+    scene: MetricsScene, number: signal.Signals
 ) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
-    scrape(metrics_path)
+    proxy = scene.start_one()
+    scrape(scene.metrics)
     (exporter,) = exporters(proxy)
     os.kill(exporter, number)
-    scrape(metrics_path)
+    scrape(scene.metrics)
     assert exporters(proxy) == [exporter]
 
 
-def test_metrics_are_served_until_the_last_connection_has_drained(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
+def test_metrics_are_served_until_the_last_connection_has_drained(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
         proxy.send(signal.SIGTERM)
-        wait_for_line(metrics_path, "/readyz", 503, "not ready: draining")
-        wait_for_line(metrics_path, "/healthz", 200, "healthy: draining")
-        wait_for_value(metrics_path, 1, WORKERS, state="draining")
+        wait_for_line(scene.metrics, "/readyz", 503, "not ready: draining")
+        wait_for_line(scene.metrics, "/healthz", 200, "healthy: draining")
+        wait_for_value(scene.metrics, 1, WORKERS, state="draining")
         assert exchange(client, b"y") == b"y"
     assert proxy.wait() == 0
-    assert not metrics_path.exists()
+    assert not scene.metrics.exists()
 
 
 @pytest.mark.hybrid_only
-def test_the_process_for_metrics_ends_with_the_master(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
-    scrape(metrics_path)
+def test_the_process_for_metrics_ends_with_the_master(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
+    scrape(scene.metrics)
     (exporter,) = exporters(proxy)
     proxy.send(signal.SIGKILL)
     wait_until(lambda: not processes.is_alive(exporter), "it has ended")
@@ -184,15 +147,10 @@ def test_the_process_for_metrics_ends_with_the_master(
 
 
 @pytest.mark.hybrid_only
-def test_metrics_are_in_openmetrics_when_that_is_asked_for(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    start_proxy(start_server(), *metrics_option)
+def test_metrics_are_in_openmetrics_when_that_is_asked_for(scene: MetricsScene) -> None:
+    scene.start_one()
     asked = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
-    response = get(metrics_path, "/metrics", asked)
+    response = get(scene.metrics, "/metrics", asked)
     assert response.kind.startswith("application/openmetrics-text; version=1.0.0")
     assert response.text.endswith("# EOF\n")
     families = openmetrics.text_string_to_metric_families(response.text)  # type: ignore[no-untyped-call]
@@ -201,17 +159,12 @@ def test_metrics_are_in_openmetrics_when_that_is_asked_for(
 
 
 @pytest.mark.hybrid_only
-def test_metrics_are_by_the_conventions_of_prometheus(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
+def test_metrics_are_by_the_conventions_of_prometheus(scene: MetricsScene) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool, of Debian's package prometheus")
-    server = start_server()
-    start_proxy(("localhost", server.port), *metrics_option)
-    response = get(metrics_path, "/metrics")
+    server = scene.server()
+    scene.start_one(endpoint=("localhost", server.port))
+    response = get(scene.metrics, "/metrics")
     assert response.kind == "text/plain; version=0.0.4; charset=utf-8"
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
@@ -260,33 +213,22 @@ def is_free(host: str, port: int) -> bool:
 )
 @pytest.mark.hybrid_only
 def test_each_request_has_the_answer_of_http(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-    method: str,
-    path: str,
-    status: int,
+    scene: MetricsScene, method: str, path: str, status: int
 ) -> None:
-    start_proxy(start_server(), *metrics_option)
-    response = get(metrics_path, path, method=method)
+    scene.start_one()
+    response = get(scene.metrics, path, method=method)
     assert response.status == status
     assert bool(response.text) is (method != "HEAD")
 
 
 @pytest.mark.hybrid_only
-def test_many_slow_scrapers_keep_no_other_from_its_answer(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
-    slow = [connect(metrics_path) for _ in range(4 * http_answers.MOST_CONNECTIONS)]
+def test_many_slow_scrapers_keep_no_other_from_its_answer(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
+    slow = [connect(scene.metrics) for _ in range(4 * http_answers.MOST_CONNECTIONS)]
     for sock in slow:
         # None of them ever comes to its end.
         sock.sendall(b"GET /metrics HTTP/1.0\r\n")
-    assert is_within(AT_ONCE, lambda: seconds_of_a_scrape(metrics_path))
+    assert is_within(AT_ONCE, lambda: seconds_of_a_scrape(scene.metrics))
     (exporter,) = exporters(proxy)
     assert len(sockets_of(exporter)) <= http_answers.MOST_CONNECTIONS + 1
     for sock in slow:
@@ -300,17 +242,12 @@ def seconds_of_a_scrape(address: Address) -> float:
 
 
 @pytest.mark.hybrid_only
-def test_a_request_that_is_too_long_is_refused_and_not_kept(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    start_proxy(start_server(), *metrics_option)
-    with connect(metrics_path) as client:
+def test_a_request_that_is_too_long_is_refused_and_not_kept(scene: MetricsScene) -> None:
+    scene.start_one()
+    with connect(scene.metrics) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\nX: " + b"x" * http_answers.LARGEST_REQUEST)
         assert read_exactly(client, 12) == b"HTTP/1.0 431"
-    assert get(metrics_path, "/healthz").status == 200
+    assert get(scene.metrics, "/healthz").status == 200
 
 
 # What is wrong
@@ -333,19 +270,12 @@ def test_without_the_extra_a_line_says_what_to_install() -> None:
 
 @pytest.mark.hybrid_only
 def test_clients_are_served_though_the_extra_for_metrics_is_broken(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    tmp_path: Path,
-    metrics_option: Tuple[str, str],
+    scene: MetricsScene, tmp_path: Path
 ) -> None:
     package = tmp_path / "broken" / "prometheus_client"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('no such part')\n")
-    proxy = start_proxy(
-        start_server(),
-        *metrics_option,
-        environment={**os.environ, "PYTHONPATH": str(package.parent)},
-    )
+    proxy = scene.start_one(environment={**os.environ, "PYTHONPATH": str(package.parent)})
     line = "error metrics: cannot serve metrics: no such part; install vsock-proxy.metrics. again$"
     proxy.log.wait_for(line)
     proxy.log.wait_for(f"warning master: metrics ended, exit code {os.EX_UNAVAILABLE}")

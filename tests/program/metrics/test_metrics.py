@@ -9,14 +9,13 @@ import socket
 import threading
 from collections import Counter
 from http.client import HTTPException
-from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.metrics.conftest import MetricsScene
 from tests.support import board
-from tests.support.program import Proxy, Transport
+from tests.support.program import Proxy
 from tests.support.scraping import (
     BYTES,
     CONNECT,
@@ -32,7 +31,7 @@ from tests.support.scraping import (
     wait_for_value,
 )
 from tests.support.servers import exchange
-from tests.support.services import ServicesFile, echo_once, letter, letter_at, service
+from tests.support.services import echo_once, letter, letter_at, service
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 from vsock_proxy.observing.saturation import LOOK_INTERVAL
 
@@ -50,26 +49,14 @@ def closed() -> Iterator[Tuple[str, int]]:
 # What is counted
 
 
-def test_connections_and_bytes_are_counted_for_their_service(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    one, other, third = transport.ports(3)
-    echo = start_server()
-    proxy = start_services(
-        service(one, echo),
-        service(other, echo),
-        service(third, echo),
-        options=metrics_option,
-        workers=1,
-    )
+def test_connections_and_bytes_are_counted_for_their_service(scene: MetricsScene) -> None:
+    one, other, third = scene.ports(3)
+    echo = scene.server()
+    proxy = scene.start(service(one, echo), service(other, echo), service(third, echo), workers=1)
     for port, size in [(one, 1), (other, 10), (one, 100), (other, 1000)]:
         echo_once(proxy, port, bytes(size))
-    wait_for_value(metrics_path, 2, f"{DURATION}_count", service=other)
-    metrics = scrape(metrics_path)
+    wait_for_value(scene.metrics, 2, f"{DURATION}_count", service=other)
+    metrics = scrape(scene.metrics)
     served = {
         port: metrics.value(CONNECTIONS, service=port, result="served")
         for port in (one, other, third)
@@ -85,81 +72,63 @@ def test_connections_and_bytes_are_counted_for_their_service(
     assert metrics.sum(CONNECTIONS) == 4
 
 
-def test_a_connection_that_lasts_is_seen_before_it_ends(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
+def test_a_connection_that_lasts_is_seen_before_it_ends(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
     with proxy.connect() as client:
         assert exchange(client, bytes(1000)) == bytes(1000)
-        wait_for_value(metrics_path, 1000, BYTES, direction="down")
-        metrics = scrape(metrics_path)
+        wait_for_value(scene.metrics, 1000, BYTES, direction="down")
+        metrics = scrape(scene.metrics)
         assert metrics.sum(CONNECTIONS, result="served") == 1
         assert metrics.sum(f"{DURATION}_count") == 0
         assert metrics.value(WORKERS, pool="shared", state="relaying") == 1
         assert metrics.value(WORKERS, pool="shared", state="idle") == 3
         client.shutdown(socket.SHUT_WR)
-    wait_for_value(metrics_path, 1, f"{DURATION}_count")
-    wait_for_value(metrics_path, 4, WORKERS, pool="shared", state="idle")
+    wait_for_value(scene.metrics, 1, f"{DURATION}_count")
+    wait_for_value(scene.metrics, 4, WORKERS, pool="shared", state="idle")
 
 
 def test_a_connection_that_fails_is_counted_by_its_cause(
-    start_proxy: StartProxy,
-    closed: Tuple[str, int],
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
+    scene: MetricsScene, closed: Tuple[str, int]
 ) -> None:
-    proxy = start_proxy(closed, *metrics_option)
+    proxy = scene.start_one(endpoint=closed)
     proxy.connect().close()
     line = r"Connection refused|had gone"
     proxy.log.wait_for(line)
-    metrics = scrape(metrics_path)
+    metrics = scrape(scene.metrics)
     cause = "refused" if "refused" in proxy.log.matching(line)[0] else "client_gone"
     assert metrics.sum(CONNECTIONS, result=cause) == 1
     assert metrics.sum(CONNECTIONS) == 1
     assert metrics.sum(f"{CONNECT}_count") == 0
 
 
-def test_a_killed_worker_loses_no_count_and_its_successor_is_counted(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option, workers=1)
+def test_a_killed_worker_loses_no_count_and_its_successor_is_counted(scene: MetricsScene) -> None:
+    proxy = scene.start_one(workers=1)
     with proxy.connect() as client:
         assert exchange(client, bytes(100)) == bytes(100)
         (worker,) = proxy.wait_for_workers(1)
         os.kill(worker, signal.SIGKILL)
         proxy.log.wait_for("worker died")
-    wait_for_value(metrics_path, 1, RESPAWNS, process="worker")
+    wait_for_value(scene.metrics, 1, RESPAWNS, process="worker")
     echo_once(proxy, proxy.transport.port, bytes(10))
-    wait_for_value(metrics_path, 2, f"{DURATION}_count")
-    metrics = scrape(metrics_path)
+    wait_for_value(scene.metrics, 2, f"{DURATION}_count")
+    metrics = scrape(scene.metrics)
     assert metrics.sum(CONNECTIONS, result="served") == 2
     assert metrics.sum(BYTES, direction="up") == 110
 
 
 @pytest.mark.hybrid_only
-def test_the_time_is_counted_in_which_all_workers_are_busy(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option, workers=1)
+def test_the_time_is_counted_in_which_all_workers_are_busy(scene: MetricsScene) -> None:
+    proxy = scene.start_one(workers=1)
     name = "vsock_proxy_saturated_seconds_total"
-    assert scrape(metrics_path).value(name, pool="shared") == 0
+    assert scrape(scene.metrics).value(name, pool="shared") == 0
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
-        wait_until(lambda: scrape(metrics_path).value(name, pool="shared") >= 0.2, "it is counted")
+        wait_until(lambda: scrape(scene.metrics).value(name, pool="shared") >= 0.2, "it is counted")
     proxy.wait_for_workers(1, "idle")
-    wait_for_value(metrics_path, 1, WORKERS, pool="shared", state="idle")
+    wait_for_value(scene.metrics, 1, WORKERS, pool="shared", state="idle")
 
     # Counted up to when the worker became idle, and no further.
-    wait_until(lambda: _stays(metrics_path, name), "it is over")
+    wait_until(lambda: _stays(scene.metrics, name), "it is over")
 
 
 def _stays(address: Address, name: str) -> bool:
@@ -170,16 +139,13 @@ def _stays(address: Address, name: str) -> bool:
 
 @pytest.mark.hybrid_only
 def test_lookups_of_a_name_are_counted_and_the_last_good_one_has_its_time(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
+    scene: MetricsScene,
 ) -> None:
-    server = start_server()
-    start_proxy(("localhost", server.port), *metrics_option, "--resolve-interval", "0.1")
+    server = scene.server()
+    scene.start_one("--resolve-interval", "0.1", endpoint=("localhost", server.port))
     name = "vsock_proxy_dns_lookups_total"
-    wait_until(lambda: scrape(metrics_path).sum(name, result="success") >= 2, "two lookups")
-    metrics = scrape(metrics_path)
+    wait_until(lambda: scrape(scene.metrics).sum(name, result="success") >= 2, "two lookups")
+    metrics = scrape(scene.metrics)
     assert metrics.sum(name, result="failure") == 0
     started = metrics.value("process_start_time_seconds")
     last = metrics.sum("vsock_proxy_dns_last_success_timestamp_seconds")
@@ -187,28 +153,17 @@ def test_lookups_of_a_name_are_counted_and_the_last_good_one_has_its_time(
 
 
 @pytest.mark.hybrid_only
-def test_where_nothing_is_looked_up_there_are_no_lookups(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    start_proxy(start_server(), *metrics_option)
-    assert "dns" not in "".join(name for name, _ in scrape(metrics_path).totals())
+def test_where_nothing_is_looked_up_there_are_no_lookups(scene: MetricsScene) -> None:
+    scene.start_one()
+    assert "dns" not in "".join(name for name, _ in scrape(scene.metrics).totals())
 
 
 def test_metrics_and_the_scoreboard_say_the_same(
-    start_services: StartProxy,
-    start_server: StartServer,
-    services_file: ServicesFile,
-    transport: Transport,
-    closed: Tuple[str, int],
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
+    scene: MetricsScene, closed: Tuple[str, int]
 ) -> None:
-    one, other = transport.ports(2)
-    echo = start_server()
-    proxy = start_services(service(one, echo), service(other, closed), options=metrics_option)
+    one, other = scene.ports(2)
+    echo = scene.server()
+    proxy = scene.start(service(one, echo), service(other, closed))
     for size in (1, 1000):
         echo_once(proxy, one, bytes(size))
     with proxy.connect(other):
@@ -218,22 +173,22 @@ def test_metrics_and_the_scoreboard_say_the_same(
         (worker,) = proxy.wait_for_workers(1, f"[{one}: ")
         os.kill(worker, signal.SIGKILL)
         proxy.log.wait_for("worker died")
-    services_file.reload(proxy, service(one, echo, idle_timeout=60), service(other, closed))
+    scene.reload(proxy, service(one, echo, idle_timeout=60), service(other, closed))
     wait_until(lambda: len(proxy.workers()) == 4, "the old workers are gone")
     with proxy.connect(one) as first, proxy.connect(one) as second:
         for client in (first, second):
             assert exchange(client, bytes(100)) == bytes(100)
-        wait_for_value(metrics_path, 2, WORKERS, state="relaying")
+        wait_for_value(scene.metrics, 2, WORKERS, state="relaying")
         states = Counter(row.state for row in board.ask(proxy))
-        metrics = scrape(metrics_path)
+        metrics = scrape(scene.metrics)
         for state, count in states.items():
             assert metrics.value(WORKERS, pool="shared", state=state.replace("-", "_")) == count
         assert metrics.sum(WORKERS) == sum(states.values()) == 4
-    wait_for_value(metrics_path, 5, f"{DURATION}_count")
-    wait_for_value(metrics_path, 4, WORKERS, state="idle")
+    wait_for_value(scene.metrics, 5, f"{DURATION}_count")
+    wait_for_value(scene.metrics, 4, WORKERS, state="idle")
     board.ask(proxy)
     said = re.findall(r"(\d+) (served|failed|refused|bytes up|bytes down)", totals_in_words(proxy))
-    metrics = scrape(metrics_path)
+    metrics = scrape(scene.metrics)
     assert {what: int(number) for number, what in said} == {
         "served": metrics.sum(CONNECTIONS, result="served"),
         "failed": metrics.sum(CONNECTIONS) - metrics.sum(CONNECTIONS, result="served"),
@@ -252,58 +207,46 @@ def totals_in_words(proxy: Proxy) -> str:
 
 
 def test_no_total_goes_back_when_pools_are_replaced_and_services_are_gone(
-    start_services: StartProxy,
-    start_server: StartServer,
-    services_file: ServicesFile,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
+    scene: MetricsScene,
 ) -> None:
-    stays, goes, own = transport.ports(3)
-    a = start_server(letter(b"a"))
-    proxy = start_services(
-        service(stays, a), service(goes, a), service(own, a, workers=1), options=metrics_option
-    )
+    stays, goes, own = scene.ports(3)
+    a = scene.server(letter(b"a"))
+    proxy = scene.start(service(stays, a), service(goes, a), service(own, a, workers=1))
     for port in (stays, goes, goes, own):
         assert letter_at(proxy, port) == b"a"
-    wait_for_value(metrics_path, 4, f"{DURATION}_count")
-    seen = scrape(metrics_path).totals()
+    wait_for_value(scene.metrics, 4, f"{DURATION}_count")
+    seen = scrape(scene.metrics).totals()
 
     def is_kept() -> None:
-        now = scrape(metrics_path).totals()
+        now = scrape(scene.metrics).totals()
         assert {
             key: (value, now.get(key)) for key, value in seen.items() if now.get(key, -1) < value
         } == {}
 
     # The shared pool is replaced, a service and a pool of its own are gone.
-    services_file.reload(proxy, service(stays, a, idle_timeout=60))
+    scene.reload(proxy, service(stays, a, idle_timeout=60))
     is_kept()
     wait_until(lambda: len(proxy.workers()) == 4, "the old workers are gone")
     is_kept()
     # They come back, where they lead elsewhere.
-    b = start_server(letter(b"b"))
-    services_file.reload(proxy, service(stays, b), service(goes, b), service(own, b, workers=1))
+    b = scene.server(letter(b"b"))
+    scene.reload(proxy, service(stays, b), service(goes, b), service(own, b, workers=1))
     assert letter_at(proxy, goes) == b"b"
-    wait_for_value(metrics_path, 3, CONNECTIONS, service=goes, result="served")
+    wait_for_value(scene.metrics, 3, CONNECTIONS, service=goes, result="served")
     is_kept()
 
 
 @pytest.mark.hybrid_only
-def test_no_total_goes_back_when_the_process_for_metrics_is_killed(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
+def test_no_total_goes_back_when_the_process_for_metrics_is_killed(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
     echo_once(proxy, proxy.transport.port)
-    wait_for_value(metrics_path, 1, f"{DURATION}_count")
-    before = scrape(metrics_path).totals()
+    wait_for_value(scene.metrics, 1, f"{DURATION}_count")
+    before = scrape(scene.metrics).totals()
     (exporter,) = exporters(proxy)
     os.kill(exporter, signal.SIGKILL)
     proxy.log.wait_for(r"warning master: metrics ended, signal 9 \(Killed\); starting another")
     # Meanwhile who asks waits, and is not refused.
-    metrics = scrape(metrics_path)
+    metrics = scrape(scene.metrics)
     assert metrics.value(RESPAWNS, process="metrics") == 1
     assert exporters(proxy) != [exporter]
     after = metrics.totals()
@@ -311,24 +254,17 @@ def test_no_total_goes_back_when_the_process_for_metrics_is_killed(
 
 
 @pytest.mark.hybrid_only
-def test_no_scrape_is_refused_or_broken_off_by_reloads(
-    start_services: StartProxy,
-    start_server: StartServer,
-    services_file: ServicesFile,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    (port,) = transport.ports(1)
-    server = start_server()
-    proxy = start_services(service(port, server), options=metrics_option, workers=1)
+def test_no_scrape_is_refused_or_broken_off_by_reloads(scene: MetricsScene) -> None:
+    (port,) = scene.ports(1)
+    server = scene.server()
+    proxy = scene.start(service(port, server), workers=1)
     over = threading.Event()
     seen: List[object] = []
 
     def ask() -> None:
         while not over.is_set():
             try:
-                seen.append(get(metrics_path, "/metrics").status)
+                seen.append(get(scene.metrics, "/metrics").status)
             except (OSError, HTTPException) as error:
                 seen.append(error)
 
@@ -336,7 +272,7 @@ def test_no_scrape_is_refused_or_broken_off_by_reloads(
     scraper.start()
     try:
         for seconds in (60, 70, 80):
-            services_file.reload(proxy, service(port, server, idle_timeout=seconds))
+            scene.reload(proxy, service(port, server, idle_timeout=seconds))
             asked = len(seen)
             wait_until(lambda asked=asked: len(seen) > asked + 1, "a scrape after the reload")  # type: ignore[misc]
     finally:
@@ -347,20 +283,14 @@ def test_no_scrape_is_refused_or_broken_off_by_reloads(
 
 
 @pytest.fixture
-def growing(
-    start_services: StartProxy,
-    start_server: StartServer,
-    services_file: ServicesFile,
-    transport: Transport,
-    metrics_option: Tuple[str, str],
-) -> Growing:
+def growing(scene: MetricsScene) -> Growing:
     """A proxy with one service, and what adds another by a reload; returns its name."""
-    one, other = transport.ports(2)
-    server = start_server()
-    proxy = start_services(service(one, server), options=metrics_option)
+    one, other = scene.ports(2)
+    server = scene.server()
+    proxy = scene.start(service(one, server))
 
     def add() -> int:
-        services_file.reload(proxy, service(one, server), service(other, server))
+        scene.reload(proxy, service(one, server), service(other, server))
         return other
 
     return proxy, add
@@ -368,16 +298,16 @@ def growing(
 
 @pytest.mark.hybrid_only
 def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
-    growing: Growing, metrics_path: Path
+    growing: Growing, scene: MetricsScene
 ) -> None:
     proxy, add = growing
     (before,) = exporters(proxy)
-    with connect(metrics_path) as slow:
+    with connect(scene.metrics) as slow:
         slow.sendall(b"GET /metrics HTTP/1.0\r\n")
         # Answered in turn, so the slow one has been accepted.
-        assert get(metrics_path, "/healthz").status == 200
+        assert get(scene.metrics, "/healthz").status == 200
         added = add()
-        assert scrape(metrics_path).has(CONNECTIONS, service=added, result="served")
+        assert scrape(scene.metrics).has(CONNECTIONS, service=added, result="served")
         slow.sendall(b"\r\n")
         assert slow.recv(12) == b"HTTP/1.0 200"
     wait_until(lambda: before not in exporters(proxy), "the process of before has ended")
@@ -385,7 +315,7 @@ def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
 
 @pytest.mark.hybrid_only
 def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
-    growing: Growing, metrics_path: Path
+    growing: Growing, scene: MetricsScene
 ) -> None:
     proxy, add = growing
     (before,) = exporters(proxy)
@@ -394,7 +324,7 @@ def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
     wait_until(lambda: len(exporters(proxy)) == 2, "another process serves metrics")
     (later,) = set(exporters(proxy)) - {before}
     os.kill(later, signal.SIGSTOP)
-    with connect(metrics_path) as scraper:
+    with connect(scene.metrics) as scraper:
         scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         # It finds the scraper and the signal that another has its place at once.
         os.kill(before, signal.SIGCONT)

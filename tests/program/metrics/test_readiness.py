@@ -3,78 +3,57 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
-from typing import Tuple
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
-from tests.support.program import Transport
+from tests.program.metrics.conftest import MetricsScene
 from tests.support.scraping import get, wait_for_line
-from tests.support.services import ServicesFile, echo_once, service
+from tests.support.services import echo_once, service
 from tests.support.timing import wait_until
 
 
 @pytest.mark.hybrid_only
-def test_it_is_not_healthy_while_the_master_does_not_answer(
-    start_proxy: StartProxy,
-    start_server: StartServer,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    proxy = start_proxy(start_server(), *metrics_option)
-    wait_for_line(metrics_path, "/healthz", 200, "healthy: 1 service\n")
+def test_it_is_not_healthy_while_the_master_does_not_answer(scene: MetricsScene) -> None:
+    proxy = scene.start_one()
+    wait_for_line(scene.metrics, "/healthz", 200, "healthy: 1 service\n")
     proxy.send(signal.SIGSTOP)
-    wait_for_line(metrics_path, "/healthz", 503, "not healthy: the master does not answer\n")
+    wait_for_line(scene.metrics, "/healthz", 503, "not healthy: the master does not answer\n")
     proxy.send(signal.SIGCONT)
-    wait_for_line(metrics_path, "/healthz", 200, "healthy: 1 service\n")
+    wait_for_line(scene.metrics, "/healthz", 200, "healthy: 1 service\n")
 
 
-def test_it_is_ready_unless_the_last_connect_of_a_service_has_failed(
-    start_services: StartProxy,
-    start_server: StartServer,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    (port,) = transport.ports(1)
-    server = start_server()
-    proxy = start_services(service(port, server), options=metrics_option)
-    wait_for_line(metrics_path, "/readyz", 200, "ready: 1 service\n")
+def test_it_is_ready_unless_the_last_connect_of_a_service_has_failed(scene: MetricsScene) -> None:
+    (port,) = scene.ports(1)
+    server = scene.server()
+    proxy = scene.start(service(port, server))
+    wait_for_line(scene.metrics, "/readyz", 200, "ready: 1 service\n")
     server.close()
     with proxy.connect(port):
         proxy.log.wait_for("Connection refused")
     wait_for_line(
-        metrics_path, "/readyz", 503, f"not ready: the last connect failed, of {port} to "
+        scene.metrics, "/readyz", 503, f"not ready: the last connect failed, of {port} to "
     )
-    start_server(port=server.port)
+    scene.server(port=server.port)
     echo_once(proxy, port)
-    wait_for_line(metrics_path, "/readyz", 200, "ready: 1 service\n")
+    wait_for_line(scene.metrics, "/readyz", 200, "ready: 1 service\n")
 
 
-def test_a_reload_forgets_failed_connects_only_of_other_endpoints(
-    start_services: StartProxy,
-    start_server: StartServer,
-    services_file: ServicesFile,
-    transport: Transport,
-    metrics_path: Path,
-    metrics_option: Tuple[str, str],
-) -> None:
-    port, other = transport.ports(2)
-    server, gone = start_server(), start_server()
+def test_a_reload_forgets_failed_connects_only_of_other_endpoints(scene: MetricsScene) -> None:
+    port, other = scene.ports(2)
+    server, gone = scene.server(), scene.server()
     gone.close()
-    proxy = start_services(service(port, gone), options=metrics_option)
+    proxy = scene.start(service(port, gone))
     workers = set(proxy.workers())
     with proxy.connect(port):
         proxy.log.wait_for("Connection refused")
     failed = f"not ready: the last connect failed, of {port} to "
-    wait_for_line(metrics_path, "/readyz", 503, failed)
+    wait_for_line(scene.metrics, "/readyz", 503, failed)
 
     # Another pool takes the place of the one that knew.
-    services_file.reload(proxy, service(port, gone), service(other, server))
-    wait_for_line(metrics_path, "/readyz", 503, failed)
+    scene.reload(proxy, service(port, gone), service(other, server))
+    wait_for_line(scene.metrics, "/readyz", 503, failed)
     wait_until(lambda: not workers & set(proxy.workers()), "the old workers are gone")
-    assert get(metrics_path, "/readyz").text.startswith(failed)
+    assert get(scene.metrics, "/readyz").text.startswith(failed)
 
-    services_file.reload(proxy, service(port, server), service(other, server))
-    wait_for_line(metrics_path, "/readyz", 200, "ready: 2 services\n")
+    scene.reload(proxy, service(port, server), service(other, server))
+    wait_for_line(scene.metrics, "/readyz", 200, "ready: 2 services\n")
