@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Callable
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.names.conftest import Scene
 from tests.support.clients import answers
 from tests.support.dns import NameServer
 from tests.support.named import HERE, NAME, THERE
-from tests.support.namespaces import Namespace, needs_namespace
+from tests.support.namespaces import needs_namespace
 from vsock_proxy.config.hostnames import parse_address
 
 pytestmark = [
@@ -35,18 +33,13 @@ METADATA = {
 
 @pytest.mark.parametrize("address", METADATA.values(), ids=METADATA.keys())
 def test_a_poisoned_name_does_not_lead_to_the_instance_metadata(
-    address: str,
-    network: Namespace,
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
+    address: str, scene: Scene, dns: NameServer
 ) -> None:
-    network.add_address("169.254.169.254/32")
-    network.add_address("fd00:ec2::254/128")
-    metadata = start_inside(host="169.254.169.254")
-    metadata_6 = start_inside(host="fd00:ec2::254", port=metadata.port)
+    scene.network.add_address("169.254.169.254/32")
+    scene.network.add_address("fd00:ec2::254/128")
+    metadata, metadata_6 = scene.servers("169.254.169.254", "fd00:ec2::254")
     dns.set(NAME, address)
-    proxy = start_named(metadata.port, "--connect-timeout", "0.3")
+    proxy = scene.start(metadata.port, "--connect-timeout", "0.3")
     line = proxy.log.wait_for("resolves only to addresses that are not permitted: ")[0]
     assert line.split("permitted: ")[1].split(";")[0] == str(parse_address(address))
     assert not answers(proxy)
@@ -54,27 +47,21 @@ def test_a_poisoned_name_does_not_lead_to_the_instance_metadata(
     assert not metadata_6.accepted
 
 
-def test_of_a_poisoned_answer_the_other_addresses_are_used(
-    network: Namespace, dns: NameServer, start_inside: StartServer, start_named: StartProxy
-) -> None:
-    network.add_address("169.254.169.254/32")
-    metadata = start_inside(host="169.254.169.254")
-    server = start_inside(host=HERE, port=metadata.port)
+def test_of_a_poisoned_answer_the_other_addresses_are_used(scene: Scene, dns: NameServer) -> None:
+    scene.network.add_address("169.254.169.254/32")
+    metadata, server = scene.servers("169.254.169.254", HERE)
     dns.set(NAME, "169.254.169.254", HERE)
-    proxy = start_named(server.port)
+    proxy = scene.start(server.port)
     assert all(answers(proxy) for _ in range(8))
     assert len(server.accepted) == 8
     assert not metadata.accepted
 
 
-def test_a_name_poisoned_later_stays_what_it_was(
-    network: Namespace, dns: NameServer, start_inside: StartServer, start_named: StartProxy
-) -> None:
-    network.add_address("169.254.169.254/32")
-    metadata = start_inside(host="169.254.169.254")
-    start_inside(host=HERE, port=metadata.port)
+def test_a_name_poisoned_later_stays_what_it_was(scene: Scene, dns: NameServer) -> None:
+    scene.network.add_address("169.254.169.254/32")
+    metadata, _ = scene.servers("169.254.169.254", HERE)
     dns.set(NAME, HERE)
-    proxy = start_named(metadata.port, "--resolve-interval", "0.1")
+    proxy = scene.start(metadata.port, "--resolve-interval", "0.1")
     assert answers(proxy)
     dns.set(NAME, "169.254.169.254")
     proxy.log.wait_for("not permitted: 169.254.169.254; keeping the 1 known before")
@@ -82,25 +69,18 @@ def test_a_name_poisoned_later_stays_what_it_was(
     assert not metadata.accepted
 
 
-def test_the_metadata_address_is_served_to_who_names_it(
-    network: Namespace, start_inside: StartServer, start_proxy: StartProxy
-) -> None:
-    network.add_address("169.254.169.254/32")
-    metadata = start_inside(host="169.254.169.254")
-    assert answers(start_proxy(metadata, wrapper=network.wrapper))
+def test_the_metadata_address_is_served_to_who_names_it(scene: Scene) -> None:
+    scene.network.add_address("169.254.169.254/32")
+    metadata = scene.server(host="169.254.169.254")
+    assert answers(scene.start(metadata.port, address=metadata.host))
 
 
 def test_an_endpoint_permitted_by_its_address_is_connected_to_only_there(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    there = start_inside(host=THERE, port=here.port)
+    here, there = scene.servers(HERE, THERE)
     dns.set(NAME, THERE, HERE)
-    config = write_allowlist((HERE, here.port))
-    proxy = start_named(here.port, "--resolve-interval", "0.1", config=config)
+    proxy = scene.start(here.port, "--resolve-interval", "0.1", permitted=[(HERE, here.port)])
     assert all(answers(proxy) for _ in range(8))
     dns.set(NAME, THERE)
     proxy.log.wait_for(f"not permitted: {THERE}; keeping the 1 known before")
@@ -109,49 +89,34 @@ def test_an_endpoint_permitted_by_its_address_is_connected_to_only_there(
 
 
 def test_a_network_of_the_allowlist_permits_the_addresses_within_it(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    outside = start_inside(host="127.0.1.1", port=here.port)
+    here, outside = scene.servers(HERE, "127.0.1.1")
     dns.set(NAME, "127.0.1.1", HERE)
-    proxy = start_named(here.port, config=write_allowlist(("127.0.0.0/24", here.port)))
+    proxy = scene.start(here.port, permitted=[("127.0.0.0/24", here.port)])
     assert all(answers(proxy) for _ in range(8))
     assert not outside.accepted
 
 
 def test_a_name_with_only_forbidden_addresses_is_exit_code_78(
-    network: Namespace,
-    dns: NameServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
     dns.set(NAME, "127.0.1.1")
-    proxy = start_named(443, config=write_allowlist(("127.0.0.0/24", 443)), ready=False)
+    proxy = scene.start(443, permitted=[("127.0.0.0/24", 443)], ready=False)
     assert proxy.wait() == os.EX_CONFIG
     proxy.log.wait_for(f"^vsock-proxy: {NAME}:443 is not permitted by ")
 
 
-def test_a_wildcard_permits_the_names_below_it(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
-) -> None:
-    server = start_inside(host=HERE)
+def test_a_wildcard_permits_the_names_below_it(scene: Scene, dns: NameServer) -> None:
+    server = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    assert answers(start_named(server.port, config=write_allowlist(("*.test", server.port))))
+    assert answers(scene.start(server.port, permitted=[("*.test", server.port)]))
 
 
 @pytest.mark.parametrize("wildcard", ["*.endpoint.test", "*.point.test", "*.other"])
 def test_a_wildcard_permits_neither_the_bare_domain_nor_other_names(
-    wildcard: str,
-    dns: NameServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    wildcard: str, scene: Scene, dns: NameServer
 ) -> None:
     dns.set(NAME, HERE)
-    proxy = start_named(443, config=write_allowlist((wildcard, 443)), ready=False)
+    proxy = scene.start(443, permitted=[(wildcard, 443)], ready=False)
     assert proxy.wait() == os.EX_CONFIG

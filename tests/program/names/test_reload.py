@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Callable
+from typing import Tuple
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.names.conftest import Scene
 from tests.support import processes
 from tests.support.clients import answers
 from tests.support.dns import Mood, NameServer
 from tests.support.named import HERE, NAME, THERE
 from tests.support.namespaces import needs_namespace
+from tests.support.program import Proxy
 from tests.support.servers import exchange
 from tests.support.systemd import NotifySocket
 from tests.support.timing import wait_until
@@ -26,38 +27,30 @@ pytestmark = [
 
 
 def test_a_reload_that_forbids_the_address_ends_no_live_connection(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    server = start_inside(host=HERE)
+    server = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    proxy = start_named(server.port, config=write_allowlist((HERE, server.port)))
+    proxy = scene.start(server.port, permitted=[(HERE, server.port)])
     with proxy.connect() as live:
         assert exchange(live, b"before") == b"before"
-        write_allowlist((THERE, server.port))
-        proxy.send(signal.SIGHUP)
+        scene.reload(proxy, (THERE, server.port))
         proxy.log.wait_for(f"error master: {NAME}:{server.port} is not permitted")
         assert exchange(live, b"after") == b"after"
     assert proxy.wait(timeout=2) == os.EX_CONFIG
 
 
 def test_a_reload_that_permits_other_addresses_leads_new_clients_there(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    there = start_inside(host=THERE, port=here.port)
+    here, there = scene.servers(HERE, THERE)
     dns.set(NAME, HERE, THERE)
-    config = write_allowlist((HERE, here.port), (THERE, here.port))
-    proxy = start_named(here.port, "--resolve-interval", "1000", config=config)
+    proxy = scene.start(
+        here.port, "--resolve-interval", "1000", permitted=[(HERE, here.port), (THERE, here.port)]
+    )
     with proxy.connect() as live:
         exchange(live, b"x")
-        write_allowlist((THERE, here.port))
-        proxy.send(signal.SIGHUP)
+        scene.reload(proxy, (THERE, here.port))
         wait_until(lambda: answers(proxy) and there.accepted, "a connection to the other address")
         old = len(here.accepted)
         assert all(answers(proxy) for _ in range(8))
@@ -66,38 +59,28 @@ def test_a_reload_that_permits_other_addresses_leads_new_clients_there(
 
 
 def test_a_reload_that_permits_more_addresses_makes_use_of_them(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    start_inside(host=THERE, port=here.port)
+    here, _ = scene.servers(HERE, THERE)
     dns.set(NAME, HERE, THERE)
-    config = write_allowlist((HERE, here.port))
-    proxy = start_named(here.port, "--resolve-interval", "1000", config=config)
+    proxy = scene.start(here.port, "--resolve-interval", "1000", permitted=[(HERE, here.port)])
     assert answers(proxy)
     here.close()
     assert not answers(proxy)
-    write_allowlist((HERE, here.port), (THERE, here.port))
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy, (HERE, here.port), (THERE, here.port))
     wait_until(lambda: answers(proxy), "a connection to the other address")
 
 
 def test_after_a_reload_dns_cannot_lead_to_what_the_old_list_permitted(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    there = start_inside(host=THERE, port=here.port)
+    here, there = scene.servers(HERE, THERE)
     dns.set(NAME, THERE)
-    config = write_allowlist((HERE, here.port), (THERE, here.port))
-    proxy = start_named(here.port, "--resolve-interval", "0.1", config=config)
+    proxy = scene.start(
+        here.port, "--resolve-interval", "0.1", permitted=[(HERE, here.port), (THERE, here.port)]
+    )
     assert answers(proxy)
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy, (THERE, here.port))
     proxy.log.wait_for("allowlist read again")
     dns.set(NAME, HERE)
     proxy.log.wait_for(f"not permitted: {HERE}; keeping the 1 known before")
@@ -107,14 +90,14 @@ def test_after_a_reload_dns_cannot_lead_to_what_the_old_list_permitted(
 
 
 def test_a_reload_that_replaces_the_resolver_is_no_trouble_to_warn_of(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    scene: Scene, dns: NameServer
 ) -> None:
-    server = start_inside(host=HERE)
+    server = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    proxy = start_named(server.port)
+    proxy = scene.start(server.port)
     assert answers(proxy)
     questions = dns.questions
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy)
     wait_until(lambda: dns.questions > questions, "the question of the new resolver")
     proxy.log.wait_for("allowlist read again")
     assert answers(proxy)
@@ -127,24 +110,17 @@ IN_FORCE_NOW = "info master: .* it is in force now$"
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
 def test_a_reload_that_permits_the_new_address_of_a_name_leads_there(
-    noticed: bool,
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    noticed: bool, scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    there = start_inside(host=THERE, port=here.port)
+    here, there = scene.servers(HERE, THERE)
     dns.set(NAME, HERE)
     interval = "0.1" if noticed else "1000"
-    config = write_allowlist((HERE, here.port))
-    proxy = start_named(here.port, "--resolve-interval", interval, config=config)
+    proxy = scene.start(here.port, "--resolve-interval", interval, permitted=[(HERE, here.port)])
     assert answers(proxy)
     dns.set(NAME, THERE)
     if noticed:
         proxy.log.wait_for(f"not permitted: {THERE}")
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy, (THERE, here.port))
     proxy.log.wait_for(IN_FORCE_NOW)
     wait_until(lambda: answers(proxy) and there.accepted, "a connection to the new address")
     old = len(here.accepted)
@@ -152,21 +128,23 @@ def test_a_reload_that_permits_the_new_address_of_a_name_leads_there(
     assert len(here.accepted) == old
 
 
-def test_a_reload_that_needs_dns_changes_nothing_until_dns_answers(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+def reload_while_dns_is_down(
+    scene: Scene, dns: NameServer, proxy: Proxy, *permitted: Tuple[str, int]
 ) -> None:
-    here = start_inside(host=HERE)
-    there = start_inside(host=THERE, port=here.port)
-    dns.set(NAME, HERE)
-    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
-    assert answers(proxy)
+    """Let the proxy read a list that only DNS can judge, and that is not in force yet."""
     dns.mood = Mood.NXDOMAIN
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy, *permitted)
     proxy.log.wait_for(IN_FORCE_UNTIL)
+
+
+def test_a_reload_that_needs_dns_changes_nothing_until_dns_answers(
+    scene: Scene, dns: NameServer
+) -> None:
+    here, there = scene.servers(HERE, THERE)
+    dns.set(NAME, HERE)
+    proxy = scene.start(here.port, permitted=[(HERE, here.port)])
+    assert answers(proxy)
+    reload_while_dns_is_down(scene, dns, proxy, (THERE, here.port))
     assert all(answers(proxy) for _ in range(8))
     assert not there.accepted
     dns.set(NAME, THERE)
@@ -177,19 +155,14 @@ def test_a_reload_that_needs_dns_changes_nothing_until_dns_answers(
 
 @pytest.mark.parametrize("answer", [HERE, THERE])
 def test_a_reload_before_the_first_answer_of_dns_is_judged_by_that(
-    answer: str,
-    start_name_server: Callable[[], NameServer],
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    answer: str, scene: Scene
 ) -> None:
-    here = start_inside(host=HERE)
-    proxy = start_named(here.port, config=write_allowlist((NAME, here.port)))
-    write_allowlist((HERE, here.port))
-    proxy.send(signal.SIGHUP)
+    here = scene.server(host=HERE)
+    proxy = scene.start(here.port, permitted=[(NAME, here.port)])
+    scene.reload(proxy, (HERE, here.port))
     proxy.log.wait_for(IN_FORCE_UNTIL)
     assert not proxy.has_ended()
-    start_name_server().set(NAME, answer)
+    scene.start_name_server().set(NAME, answer)
     if answer == HERE:
         wait_until(lambda: answers(proxy), "it serves")
     else:
@@ -198,22 +171,16 @@ def test_a_reload_before_the_first_answer_of_dns_is_judged_by_that(
 
 
 def test_a_further_reload_takes_the_place_of_one_that_is_not_judged_yet(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
+    here = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
+    proxy = scene.start(here.port, permitted=[(HERE, here.port)])
     assert answers(proxy)
-    dns.mood = Mood.NXDOMAIN
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
-    proxy.log.wait_for(IN_FORCE_UNTIL)
-    write_allowlist((HERE, here.port))
+    reload_while_dns_is_down(scene, dns, proxy, (THERE, here.port))
+    scene.write_allowlist((HERE, here.port))
     questions = dns.questions
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy)
     proxy.log.wait_for(IN_FORCE_NOW)
     dns.mood = Mood.ANSWERING
     wait_until(lambda: dns.questions > questions, "the question of the new resolver")
@@ -221,40 +188,27 @@ def test_a_further_reload_takes_the_place_of_one_that_is_not_judged_yet(
 
 
 def test_a_bad_file_leaves_a_list_that_is_not_judged_yet_to_be_judged(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
+    here = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    config = write_allowlist((HERE, here.port))
-    proxy = start_named(here.port, config=config)
-    dns.mood = Mood.NXDOMAIN
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
-    proxy.log.wait_for(IN_FORCE_UNTIL)
+    config = scene.write_allowlist((HERE, here.port))
+    proxy = scene.start(here.port, config=config)
+    reload_while_dns_is_down(scene, dns, proxy, (THERE, here.port))
     config.write_text("nonsense")
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy)
     proxy.log.wait_for("the allowlist stays as it was$")
     dns.mood = Mood.ANSWERING
     assert proxy.wait() == os.EX_CONFIG
 
 
 def test_a_process_that_dies_before_it_has_judged_leaves_that_to_the_next(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    start_inside(host=THERE, port=here.port)
+    here, _ = scene.servers(HERE, THERE)
     dns.set(NAME, HERE)
-    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
-    dns.mood = Mood.NXDOMAIN
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
-    proxy.log.wait_for(IN_FORCE_UNTIL)
+    proxy = scene.start(here.port, permitted=[(HERE, here.port)])
+    reload_while_dns_is_down(scene, dns, proxy, (THERE, here.port))
     dns.mood = Mood.SILENT
     title = "vsock-proxy: reload"
     (judge,) = wait_until(
@@ -269,18 +223,13 @@ def test_a_process_that_dies_before_it_has_judged_leaves_that_to_the_next(
 
 
 def test_a_list_that_waits_for_dns_is_told_once_and_judged_by_one_process(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
+    here = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    proxy = start_named(here.port, config=write_allowlist((HERE, here.port)))
-    dns.mood = Mood.NXDOMAIN
-    config = write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
-    proxy.log.wait_for(IN_FORCE_UNTIL)
+    config = scene.write_allowlist((HERE, here.port))
+    proxy = scene.start(here.port, config=config)
+    reload_while_dns_is_down(scene, dns, proxy, (THERE, here.port))
     # What is in the file now is not asked for by any SIGHUP.
     config.unlink()
     dns.wait_for_questions(6)
@@ -291,22 +240,16 @@ def test_a_list_that_waits_for_dns_is_told_once_and_judged_by_one_process(
 
 
 def test_a_reload_is_over_for_systemd_before_dns_answers(
-    dns: NameServer,
-    start_inside: StartServer,
-    start_named: StartProxy,
-    write_allowlist: Callable[..., Path],
-    tmp_path: Path,
+    scene: Scene, dns: NameServer, tmp_path: Path
 ) -> None:
     systemd = NotifySocket(str(tmp_path / "notify"))
-    here = start_inside(host=HERE)
+    here = scene.server(host=HERE)
     dns.set(NAME, HERE)
     environment = {**os.environ, "NOTIFY_SOCKET": systemd.address}
-    config = write_allowlist((HERE, here.port))
-    proxy = start_named(here.port, config=config, environment=environment)
+    proxy = scene.start(here.port, permitted=[(HERE, here.port)], environment=environment)
     systemd.wait_for("^READY=1$")
     dns.mood = Mood.SILENT
-    write_allowlist((THERE, here.port))
-    proxy.send(signal.SIGHUP)
+    scene.reload(proxy, (THERE, here.port))
     systemd.wait_for("^RELOADING=1\n")
     systemd.wait_for("^READY=1$")
     assert not proxy.log.matching(IN_FORCE_NOW)

@@ -6,17 +6,17 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Callable, List
+from typing import List
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.names.conftest import Scene
 from tests.support import board, processes
 from tests.support.clients import answers, end_of, is_refused
 from tests.support.comparing import FEWEST_TURNS, Turn, compare
 from tests.support.dns import Mood, NameServer
 from tests.support.named import HERE, NAME, THERE
-from tests.support.namespaces import Namespace, needs_namespace
+from tests.support.namespaces import needs_namespace
 from tests.support.program import Proxy, run
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS, at_full_length, wait_until
@@ -58,11 +58,11 @@ def same_processes(proxy: Proxy, pids: List[int]) -> bool:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda mood: mood.name)
 @pytest.mark.alone
 def test_a_name_that_stops_resolving_neither_fails_nor_slows_a_connection(
-    fault: Mood, dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    fault: Mood, scene: Scene, dns: NameServer
 ) -> None:
-    server = start_inside(host=HERE)
+    server = scene.server(host=HERE)
     dns.set(NAME, HERE)
-    proxy = start_named(
+    proxy = scene.start(
         server.port, "--resolve-interval", "0.1", "--log-level", "warning", ready=False
     )
     wait_until(lambda: len(proxy.workers("idle")) == 4, "all are there")
@@ -83,10 +83,10 @@ def test_a_name_that_stops_resolving_neither_fails_nor_slows_a_connection(
 
 
 def test_a_trouble_with_dns_is_logged_when_it_begins_and_when_it_ends(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    scene: Scene, dns: NameServer
 ) -> None:
     dns.set(NAME, HERE)
-    proxy = start_named(start_inside(host=HERE).port, "--resolve-interval", "0.1")
+    proxy = scene.start(scene.server(host=HERE).port, "--resolve-interval", "0.1")
     proxy.log.wait_for(f"{NAME} is {HERE}")
     dns.mood = Mood.NXDOMAIN
     dns.wait_for_questions(20)
@@ -95,11 +95,9 @@ def test_a_trouble_with_dns_is_logged_when_it_begins_and_when_it_ends(
     assert len(proxy.log.matching("warning resolver: ")) == 1
 
 
-def test_an_answer_without_an_address_changes_nothing(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
-) -> None:
+def test_an_answer_without_an_address_changes_nothing(scene: Scene, dns: NameServer) -> None:
     dns.set(NAME, HERE)
-    proxy = start_named(start_inside(host=HERE).port, "--resolve-interval", "0.1")
+    proxy = scene.start(scene.server(host=HERE).port, "--resolve-interval", "0.1")
     assert answers(proxy)
     dns.set(NAME)
     proxy.log.wait_for("does not resolve")
@@ -107,10 +105,10 @@ def test_an_answer_without_an_address_changes_nothing(
 
 
 def test_a_resolver_that_waits_for_dns_does_not_outlive_the_end(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    scene: Scene, dns: NameServer
 ) -> None:
     dns.mood = Mood.SILENT
-    proxy = start_named(start_inside(host=HERE).port, "--resolve-interval", "0.1")
+    proxy = scene.start(scene.server(host=HERE).port, "--resolve-interval", "0.1")
     proxy.wait_for_workers(4, "idle")
     pids = proxy.children()
     dns.wait_for_questions(1)
@@ -120,10 +118,10 @@ def test_a_resolver_that_waits_for_dns_does_not_outlive_the_end(
 
 
 def test_a_resolver_that_dies_is_replaced_and_what_it_knew_stays(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    scene: Scene, dns: NameServer
 ) -> None:
     dns.set(NAME, HERE)
-    proxy = start_named(start_inside(host=HERE).port)
+    proxy = scene.start(scene.server(host=HERE).port)
     assert answers(proxy)
     title = f"vsock-proxy: resolver {NAME}"
     (old,) = [pid for pid in proxy.children() if processes.title(pid) == title]
@@ -140,13 +138,12 @@ def test_a_resolver_that_dies_is_replaced_and_what_it_knew_stays(
 
 @pytest.mark.alone
 def test_a_name_that_moves_takes_new_connections_and_leaves_live_ones(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    there = start_inside(host=THERE, port=here.port)
+    here, there = scene.servers(HERE, THERE)
     dns.set(NAME, HERE)
     interval = 0.5 * SLOWNESS
-    proxy = start_named(here.port, "--resolve-interval", str(interval))
+    proxy = scene.start(here.port, "--resolve-interval", str(interval))
     with proxy.connect() as live:
         assert exchange(live, b"before") == b"before"
         dns.set(NAME, THERE)
@@ -160,12 +157,11 @@ def test_a_name_that_moves_takes_new_connections_and_leaves_live_ones(
 
 
 def test_connections_that_fail_make_the_resolver_look_at_once(
-    dns: NameServer, start_inside: StartServer, start_named: StartProxy
+    scene: Scene, dns: NameServer
 ) -> None:
-    here = start_inside(host=HERE)
-    start_inside(host=THERE, port=here.port)
+    here, _ = scene.servers(HERE, THERE)
     dns.set(NAME, HERE)
-    proxy = start_named(here.port, "--resolve-interval", "1000")
+    proxy = scene.start(here.port, "--resolve-interval", "1000")
     assert answers(proxy)
     dns.set(NAME, THERE)
     here.close()
@@ -175,61 +171,47 @@ def test_connections_that_fail_make_the_resolver_look_at_once(
 # DNS that is down at the start
 
 
-def test_dns_that_is_down_at_the_start_delays_nothing_but_the_clients(
-    start_name_server: Callable[[], NameServer],
-    start_inside: StartServer,
-    start_named: StartProxy,
-) -> None:
-    server = start_inside(host=HERE)
+def test_dns_that_is_down_at_the_start_delays_nothing_but_the_clients(scene: Scene) -> None:
+    server = scene.server(host=HERE)
     began = time.monotonic()
-    proxy = start_named(server.port, "--connect-timeout", str(1 * SLOWNESS), workers=2)
+    proxy = scene.start(server.port, "--connect-timeout", str(1 * SLOWNESS), workers=2)
     assert time.monotonic() - began < 2 * SLOWNESS
     pids = proxy.children()
     while time.monotonic() < began + at_full_length(20):
         with proxy.connect() as client:
             assert end_of(client) == b""
         proxy.log.wait_for("the endpoint's name does not resolve yet")
-    dns = start_name_server()
+    dns = scene.start_name_server()
     dns.set(NAME, HERE)
     wait_until(lambda: answers(proxy), "it serves", 5)
     assert same_processes(proxy, pids)
 
 
-def test_the_first_clients_wait_for_the_first_answer(
-    start_name_server: Callable[[], NameServer],
-    start_inside: StartServer,
-    start_named: StartProxy,
-) -> None:
-    server = start_inside(host=HERE)
-    proxy = start_named(server.port)
+def test_the_first_clients_wait_for_the_first_answer(scene: Scene) -> None:
+    server = scene.server(host=HERE)
+    proxy = scene.start(server.port)
     client = proxy.connect()
     client.sendall(b"early")
     proxy.log.wait_for("does not resolve")
-    start_name_server().set(NAME, HERE)
+    scene.start_name_server().set(NAME, HERE)
     assert client.recv(5) == b"early"
     client.close()
 
 
-def test_a_client_that_goes_away_before_the_first_answer_frees_its_worker(
-    start_name_server: Callable[[], NameServer],
-    start_inside: StartServer,
-    start_named: StartProxy,
-) -> None:
-    server = start_inside(host=HERE)
-    proxy = start_named(server.port, "--connect-timeout", "30", workers=1)
+def test_a_client_that_goes_away_before_the_first_answer_frees_its_worker(scene: Scene) -> None:
+    server = scene.server(host=HERE)
+    proxy = scene.start(server.port, "--connect-timeout", "30", workers=1)
     with proxy.connect():
         proxy.wait_for_workers(1, "connecting [")
     proxy.wait_for_workers(1, "idle", timeout=3)
-    start_name_server().set(NAME, HERE)
+    scene.start_name_server().set(NAME, HERE)
     wait_until(lambda: answers(proxy), "it serves")
     assert len(server.accepted) == 1
 
 
-def test_the_listener_is_free_if_the_master_dies_before_the_first_answer(
-    start_inside: StartServer, start_named: StartProxy
-) -> None:
-    port = start_inside(host=HERE).port
-    proxy = start_named(port, "--connect-timeout", str(4 * SLOWNESS), workers=1)
+def test_the_listener_is_free_if_the_master_dies_before_the_first_answer(scene: Scene) -> None:
+    port = scene.server(host=HERE).port
+    proxy = scene.start(port, "--connect-timeout", str(4 * SLOWNESS), workers=1)
     with proxy.connect() as client:
         (worker,) = proxy.wait_for_workers(1, "connecting [")
         proxy.send(signal.SIGKILL)
@@ -241,20 +223,17 @@ def test_the_listener_is_free_if_the_master_dies_before_the_first_answer(
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the master", "to all processes"])
 def test_a_client_that_waits_for_dns_is_served_though_sigterm_comes(
-    start_name_server: Callable[[], NameServer],
-    start_inside: StartServer,
-    start_named: StartProxy,
-    to_all: bool,
+    to_all: bool, scene: Scene
 ) -> None:
-    server = start_inside(host=HERE)
-    proxy = start_named(server.port)
+    server = scene.server(host=HERE)
+    proxy = scene.start(server.port)
     with proxy.connect() as client:
         client.sendall(b"early")
         wait_until(lambda: "connecting" in board.states(proxy), "it waits")
         for pid in (*(proxy.children() if to_all else ()), proxy.pid):
             os.kill(pid, signal.SIGTERM)
         proxy.log.wait_for("no new connections")
-        start_name_server().set(NAME, HERE)
+        scene.start_name_server().set(NAME, HERE)
         assert client.recv(5) == b"early"
     assert proxy.wait(timeout=2) == os.EX_OK
 
@@ -262,19 +241,17 @@ def test_a_client_that_waits_for_dns_is_served_though_sigterm_comes(
 # A zone
 
 
-def test_a_zone_whose_interface_was_made_anew_is_served_again(
-    network: Namespace, start_inside: StartServer, start_proxy: StartProxy
-) -> None:
+def test_a_zone_whose_interface_was_made_anew_is_served_again(scene: Scene) -> None:
     def make_interface() -> None:
-        network.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
-        network.run("ip", "link", "set", "eth1", "up")
-        network.run("ip", "address", "add", "fe80::1/64", "dev", "eth1", "nodad")
+        scene.network.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+        scene.network.run("ip", "link", "set", "eth1", "up")
+        scene.network.run("ip", "address", "add", "fe80::1/64", "dev", "eth1", "nodad")
 
     make_interface()
-    server = start_inside(host="::")
-    proxy = start_proxy(("fe80::1%eth1", server.port), wrapper=network.wrapper)
+    server = scene.server(host="::")
+    proxy = scene.start(server.port, address="fe80::1%eth1")
     assert answers(proxy)
-    network.run("ip", "link", "delete", "eth1")
+    scene.network.run("ip", "link", "delete", "eth1")
     make_interface()
     wait_until(lambda: answers(proxy), "a connection over the new interface")
 

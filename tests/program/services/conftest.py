@@ -7,6 +7,7 @@ from typing import List
 import pytest
 
 from tests.conftest import StartProxy, StartServer
+from tests.support.namespaces import Namespace
 from tests.support.program import Proxy, Transport
 from tests.support.services import Service, ServicesFile
 
@@ -47,3 +48,19 @@ def scene(
     services_file: ServicesFile,
 ) -> Scene:
     return Scene(start_services, start_server, transport, services_file)
+
+
+@pytest.fixture
+def inside(
+    network: Namespace,
+    start_services: StartProxy,
+    start_inside: StartServer,
+    transport: Transport,
+    services_file: ServicesFile,
+) -> Scene:
+    """The same means inside a network of its own, for services whose endpoints have names."""
+
+    def start(*services: Service, **process: object) -> Proxy:
+        return start_services(*services, wrapper=network.wrapper, **process)
+
+    return Scene(start, start_inside, transport, services_file)

@@ -7,20 +7,20 @@ import os
 import signal
 import threading
 import time
-from typing import Callable, Iterator, List
+from typing import Iterator, List
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
 from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import end_of
 from tests.support.comparing import FEWEST_TURNS, Turn, compare
 from tests.support.dns import NameServer
-from tests.support.namespaces import Namespace, needs_namespace
-from tests.support.program import Proxy, Transport
+from tests.support.named import HERE, THERE
+from tests.support.namespaces import needs_namespace
+from tests.support.program import Proxy
 from tests.support.servers import exchange, silent
-from tests.support.services import ServicesFile, letter, letter_at, pool_of, service
+from tests.support.services import letter, letter_at, pool_of, service
 from tests.support.timing import AT_ONCE, SLOWNESS, let_pass, wait_until
 
 # How often the pool is measured with the disturbance and without it, in turn.
@@ -32,7 +32,6 @@ MOST = 1.2
 HANGS, GOOD = "hangs.test", "good.test"
 # A name that hangs does so for half a minute; others must not wait for it.
 LONG_BEFORE_IT_ANSWERS = 10
-HERE, THERE = "127.0.0.2", "127.0.0.3"
 
 needs_network = [
     pytest.mark.hybrid_only,
@@ -176,15 +175,8 @@ def seconds_until_replaced(proxy: Proxy, port: int, title: str) -> float:
 # DNS
 
 
-@pytest.fixture
-def start_named(network: Namespace, start_services: StartProxy) -> Callable[..., Proxy]:
-    """Starts the proxy inside the network, with lookups that are frequent."""
-
-    def start(*services: object, **process: object) -> Proxy:
-        options = ["--resolve-interval", "0.2", "--connect-timeout", str(2 * SLOWNESS)]
-        return start_services(*services, options=options, wrapper=network.wrapper, **process)
-
-    return start
+# Lookups are frequent, and a client that cannot be served is soon closed.
+IMPATIENT = ["--resolve-interval", "0.2", "--connect-timeout", str(2 * SLOWNESS)]
 
 
 class TestNames:
@@ -194,22 +186,18 @@ class TestNames:
 
     @pytest.mark.parametrize("hanging", [1, 24], ids=["one", "24"])
     def test_a_name_that_hangs_does_not_delay_the_first_answer_for_another(
-        self,
-        dns: NameServer,
-        start_inside: StartServer,
-        start_named: Callable[..., Proxy],
-        transport: Transport,
-        hanging: int,
+        self, inside: Scene, dns: NameServer, hanging: int
     ) -> None:
-        *bad, good = transport.ports(hanging + 1)
+        *bad, good = inside.ports(hanging + 1)
         for number in range(hanging):
             dns.unanswered.add(f"{number}.{HANGS}")
-        server = start_inside(letter(b"A"), host=HERE)
+        server = inside.server(letter(b"A"), host=HERE)
         dns.set(GOOD, HERE)
         began = time.monotonic()
-        proxy = start_named(
+        proxy = inside.start(
             *(service(port, (f"{number}.{HANGS}", 443)) for number, port in enumerate(bad)),
             service(good, (GOOD, server.port), workers=1),
+            options=IMPATIENT,
             workers=2,
         )
         assert letter_at(proxy, good) == b"A"
@@ -220,19 +208,18 @@ class TestNames:
             assert end_of(client) == b""
 
     def test_a_name_that_begins_to_hang_does_not_delay_the_refresh_of_another(
-        self,
-        dns: NameServer,
-        start_inside: StartServer,
-        start_named: Callable[..., Proxy],
-        transport: Transport,
+        self, inside: Scene, dns: NameServer
     ) -> None:
-        bad, good = transport.ports(2)
-        here = start_inside(letter(b"A"), host=HERE)
-        there = start_inside(letter(b"B"), host=THERE, port=here.port)
+        bad, good = inside.ports(2)
+        here = inside.server(letter(b"A"), host=HERE)
+        there = inside.server(letter(b"B"), host=THERE, port=here.port)
         dns.set(HANGS, HERE)
         dns.set(GOOD, HERE)
-        proxy = start_named(
-            service(bad, (HANGS, here.port)), service(good, (GOOD, there.port)), workers=2
+        proxy = inside.start(
+            service(bad, (HANGS, here.port)),
+            service(good, (GOOD, there.port)),
+            options=IMPATIENT,
+            workers=2,
         )
         assert [letter_at(proxy, port) for port in (bad, good)] == [b"A", b"A"]
         dns.unanswered.add(HANGS)
@@ -248,60 +235,46 @@ class TestNames:
             assert letter_at(proxy, bad) == b"A"
 
     def test_a_service_that_a_reload_adds_resolves_while_another_name_hangs(
-        self,
-        dns: NameServer,
-        start_inside: StartServer,
-        start_named: Callable[..., Proxy],
-        transport: Transport,
-        services_file: ServicesFile,
+        self, inside: Scene, dns: NameServer
     ) -> None:
-        bad, good = transport.ports(2)
-        server = start_inside(letter(b"A"), host=HERE)
+        bad, good = inside.ports(2)
+        server = inside.server(letter(b"A"), host=HERE)
         dns.unanswered.add(HANGS)
         dns.set(GOOD, HERE)
-        proxy = start_named(service(bad, (HANGS, server.port)), workers=2)
+        proxy = inside.start(service(bad, (HANGS, server.port)), options=IMPATIENT, workers=2)
         dns.wait_for_name(HANGS)
         began = time.monotonic()
-        services_file.reload(
-            proxy, service(bad, (HANGS, server.port)), service(good, (GOOD, server.port))
-        )
+        inside.reload(proxy, service(bad, (HANGS, server.port)), service(good, (GOOD, server.port)))
         assert letter_at(proxy, good) == b"A"
         assert time.monotonic() - began < LONG_BEFORE_IT_ANSWERS * SLOWNESS
 
     def test_a_reload_keeps_what_is_known_of_a_name_that_hangs(
-        self,
-        dns: NameServer,
-        start_inside: StartServer,
-        start_named: Callable[..., Proxy],
-        transport: Transport,
-        services_file: ServicesFile,
+        self, inside: Scene, dns: NameServer
     ) -> None:
-        bad, good = transport.ports(2)
-        server = start_inside(letter(b"A"), host=HERE)
+        bad, good = inside.ports(2)
+        server = inside.server(letter(b"A"), host=HERE)
         dns.set(HANGS, HERE)
         dns.set(GOOD, HERE)
         services = [service(bad, (HANGS, server.port)), service(good, (GOOD, server.port))]
-        proxy = start_named(*services, workers=2)
+        proxy = inside.start(*services, options=IMPATIENT, workers=2)
         assert [letter_at(proxy, port) for port in (bad, good)] == [b"A", b"A"]
         dns.unanswered.add(HANGS)
         dns.wait_for_name(HANGS)
         began = time.monotonic()
-        services_file.reload(proxy)
-        services_file.reload(proxy, {**services[0], "idle_timeout": 900}, services[1])
+        inside.reload(proxy)
+        inside.reload(proxy, {**services[0], "idle_timeout": 900}, services[1])
         assert [letter_at(proxy, port) for port in (bad, good)] == [b"A", b"A"]
         assert time.monotonic() - began < LONG_BEFORE_IT_ANSWERS * SLOWNESS
 
     def test_names_that_hang_do_not_keep_the_proxy_from_ending(
-        self,
-        dns: NameServer,
-        start_inside: StartServer,
-        start_named: Callable[..., Proxy],
-        transport: Transport,
+        self, inside: Scene, dns: NameServer
     ) -> None:
-        bad, good = transport.ports(2)
-        server = start_inside()
+        bad, good = inside.ports(2)
+        server = inside.server()
         dns.unanswered.add(HANGS)
-        proxy = start_named(service(bad, (HANGS, 443)), service(good, server), workers=1)
+        proxy = inside.start(
+            service(bad, (HANGS, 443)), service(good, server), options=IMPATIENT, workers=1
+        )
         dns.wait_for_name(HANGS)
         pids = proxy.children()
         with proxy.connect(good) as client:
@@ -311,15 +284,13 @@ class TestNames:
         wait_until(lambda: not any(map(processes.is_alive, pids)), "no process is left", AT_ONCE)
 
     def test_services_of_the_same_name_share_nothing_but_the_name(
-        self,
-        dns: NameServer,
-        start_inside: StartServer,
-        start_named: Callable[..., Proxy],
-        transport: Transport,
+        self, inside: Scene, dns: NameServer
     ) -> None:
-        one, two = transport.ports(2)
-        first = start_inside(letter(b"A"), host=HERE)
-        second = start_inside(letter(b"B"), host=HERE)
+        one, two = inside.ports(2)
+        first = inside.server(letter(b"A"), host=HERE)
+        second = inside.server(letter(b"B"), host=HERE)
         dns.set(GOOD, HERE)
-        proxy = start_named(service(one, (GOOD, first.port)), service(two, (GOOD, second.port)))
+        proxy = inside.start(
+            service(one, (GOOD, first.port)), service(two, (GOOD, second.port)), options=IMPATIENT
+        )
         assert (letter_at(proxy, one), letter_at(proxy, two)) == (b"A", b"B")

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from tests.conftest import StartProxy, StartServer
+from tests.program.services.conftest import Scene
 from tests.support import processes
 from tests.support.clients import end_of
 from tests.support.dns import Mood, NameServer
-from tests.support.namespaces import Namespace, needs_namespace
-from tests.support.program import Transport
-from tests.support.services import ServicesFile, letter, letter_at, service
+from tests.support.named import HERE, THERE
+from tests.support.namespaces import needs_namespace
+from tests.support.services import letter, letter_at, service
 from tests.support.timing import SLOWNESS, wait_until
 
 pytestmark = [
@@ -23,29 +23,20 @@ pytestmark = [
 ]
 
 ONE, TWO = "one.test", "two.test"
-HERE, THERE = "127.0.0.2", "127.0.0.3"
 # Of the range that THERE is not in.
-LISTED = "127.0.0.2/32"
-
-
-@pytest.fixture
-def start(network: Namespace, start_services: StartProxy) -> StartProxy:
-    """Starts the proxy inside the network."""
-    return lambda *services, **options: start_services(
-        *services, wrapper=network.wrapper, **options
-    )
+LISTED = f"{HERE}/32"
 
 
 def test_a_service_that_only_dns_can_judge_waits_for_it_and_no_other_does(
-    start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
+    inside: Scene, dns: NameServer
 ) -> None:
-    one, two = transport.ports(2)
-    here = start_inside(letter(b"H"), host=HERE)
-    there = start_inside(letter(b"T"), host=THERE, port=here.port)
+    one, two = inside.ports(2)
+    here = inside.server(letter(b"H"), host=HERE)
+    there = inside.server(letter(b"T"), host=THERE, port=here.port)
     dns.mood = Mood.NXDOMAIN
     permitted = [(LISTED, here.port), (THERE, there.port)]
     # The second may be connected to as an address, and the first, by its name, as both.
-    proxy = start(
+    proxy = inside.start(
         service(one, (ONE, here.port)), service(two, (THERE, here.port)), permitted=permitted
     )
     proxy.log.wait_for(
@@ -61,13 +52,13 @@ def test_a_service_that_only_dns_can_judge_waits_for_it_and_no_other_does(
 
 
 def test_a_service_that_is_judged_late_leads_to_no_forbidden_address(
-    start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
+    inside: Scene, dns: NameServer
 ) -> None:
-    one, two = transport.ports(2)
-    there = start_inside(letter(b"T"), host=THERE)
-    here = start_inside(letter(b"H"), host=HERE, port=there.port)
+    one, two = inside.ports(2)
+    there = inside.server(letter(b"T"), host=THERE)
+    here = inside.server(letter(b"H"), host=HERE, port=there.port)
     dns.mood = Mood.NXDOMAIN
-    proxy = start(
+    proxy = inside.start(
         service(one, (ONE, there.port)),
         service(two, here),
         permitted=[(LISTED, there.port)],
@@ -83,23 +74,19 @@ def test_a_service_that_is_judged_late_leads_to_no_forbidden_address(
 
 
 def test_a_name_that_hangs_delays_no_start_and_no_reload_of_the_others(
-    start: StartProxy,
-    start_inside: StartServer,
-    dns: NameServer,
-    transport: Transport,
-    services_file: ServicesFile,
+    inside: Scene, dns: NameServer
 ) -> None:
-    one, two, three = transport.ports(3)
-    here = start_inside(letter(b"H"), host=HERE)
+    one, two, three = inside.ports(3)
+    here = inside.server(letter(b"H"), host=HERE)
     dns.set(TWO, HERE)
     dns.unanswered.add(ONE)
     hangs, well = service(one, (ONE, here.port)), service(two, (TWO, here.port))
     began = time.monotonic()
-    proxy = start(hangs, well, permitted=[(LISTED, here.port)])
+    proxy = inside.start(hangs, well, permitted=[(LISTED, here.port)])
     assert letter_at(proxy, two) == b"H"
     permitted = [(LISTED, here.port)]
-    services_file.write([hangs, well, service(three, (TWO, here.port))], permitted)
-    services_file.reload(proxy)
+    inside.file.write([hangs, well, service(three, (TWO, here.port))], permitted)
+    inside.reload(proxy)
     assert letter_at(proxy, three) == b"H"
     # Each of them waited for 5 s, and neither until the name server was given up.
     assert time.monotonic() - began < 20 * SLOWNESS
@@ -107,45 +94,37 @@ def test_a_name_that_hangs_delays_no_start_and_no_reload_of_the_others(
 
 
 def test_a_reload_with_one_service_that_is_not_permitted_changes_nothing(
-    start: StartProxy,
-    start_inside: StartServer,
-    dns: NameServer,
-    transport: Transport,
-    services_file: ServicesFile,
+    inside: Scene, dns: NameServer
 ) -> None:
-    one, two, three = transport.ports(3)
-    here = start_inside(letter(b"H"), host=HERE)
+    one, two, three = inside.ports(3)
+    here = inside.server(letter(b"H"), host=HERE)
     dns.set(ONE, HERE)
     dns.set(TWO, THERE)
     old = [service(one, (ONE, here.port)), service(two, here)]
     permitted = [(LISTED, here.port)]
-    proxy = start(*old, permitted=permitted)
+    proxy = inside.start(*old, permitted=permitted)
     assert letter_at(proxy, one) == b"H"
     pids = proxy.children()
-    services_file.write([*old, service(three, (TWO, here.port))], permitted)
-    line = services_file.reload_in_vain(proxy)
+    inside.file.write([*old, service(three, (TWO, here.port))], permitted)
+    line = inside.file.reload_in_vain(proxy)
     assert re.search(rf"service {three}: {TWO}:{here.port} is not permitted by ", line)
     assert letter_at(proxy, one) == letter_at(proxy, two) == b"H"
     assert sorted(proxy.children()) == sorted(pids)
 
 
 def test_a_reload_takes_a_forbidden_address_from_one_service_alone(
-    start: StartProxy,
-    start_inside: StartServer,
-    dns: NameServer,
-    transport: Transport,
-    services_file: ServicesFile,
+    inside: Scene, dns: NameServer
 ) -> None:
-    one, two = transport.ports(2)
-    here = start_inside(letter(b"H"), host=HERE)
-    there = start_inside(letter(b"T"), host=THERE, port=here.port)
+    one, two = inside.ports(2)
+    here = inside.server(letter(b"H"), host=HERE)
+    there = inside.server(letter(b"T"), host=THERE, port=here.port)
     dns.set(ONE, HERE)
     services = [service(one, (ONE, here.port)), service(two, there)]
-    proxy = start(*services)
+    proxy = inside.start(*services)
     assert letter_at(proxy, one) == b"H"
     dns.mood = Mood.NXDOMAIN
-    services_file.write(services, [(THERE, here.port)])
-    services_file.reload(proxy)
+    inside.file.write(services, [(THERE, here.port)])
+    inside.reload(proxy)
     proxy.log.wait_for(f"service {one}: .* must be judged, and {ONE} does not resolve")
     accepted = len(here.accepted)
     with proxy.connect(one) as waits:
@@ -158,13 +137,13 @@ def test_a_reload_takes_a_forbidden_address_from_one_service_alone(
 
 
 def test_one_resolver_keeps_all_names_and_is_replaced_when_it_dies(
-    start: StartProxy, start_inside: StartServer, dns: NameServer, transport: Transport
+    inside: Scene, dns: NameServer
 ) -> None:
-    one, two = transport.ports(2)
-    here = start_inside(letter(b"H"), host=HERE)
+    one, two = inside.ports(2)
+    here = inside.server(letter(b"H"), host=HERE)
     dns.set(ONE, HERE)
     dns.set(TWO, HERE)
-    proxy = start(service(one, (ONE, here.port)), service(two, (TWO, here.port)))
+    proxy = inside.start(service(one, (ONE, here.port)), service(two, (TWO, here.port)))
     assert letter_at(proxy, one) == letter_at(proxy, two) == b"H"
     title = "vsock-proxy: resolver, 2 names"
     (old,) = [pid for pid in proxy.children() if processes.title(pid) == title]

@@ -15,14 +15,13 @@ from tests.conftest import StartProxy, StartServer
 from tests.program.services.conftest import Scene
 from tests.support.clients import is_refused
 from tests.support.dns import NameServer
+from tests.support.named import HERE, NAME
 from tests.support.namespaces import RESOLV_CONF, Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.services import ServicesFile, letter, letter_at, names, service
 from tests.support.timing import SLOWNESS
 from tests.support.transports import Hybrid
 
-NAME = "endpoint.test"
-HERE = "127.0.0.2"
 # The beginning of a worker's title, as prctl(PR_SET_NAME) cuts it.
 WORKER_NAME = "vsock-proxy: wo"
 
@@ -158,18 +157,17 @@ def test_no_listener_is_bound_before_every_service_is_judged(
 @needs_namespace
 @pytest.mark.parametrize("entry", [NAME, HERE], ids=["permitted by name", "by address"])
 def test_a_name_that_does_not_resolve_yet_holds_up_its_own_service_only(
-    scene: Scene, network: Namespace, entry: str
+    inside: Scene, network: Namespace, entry: str
 ) -> None:
-    named, own, shared = scene.ports(3)
-    late = network.call(lambda: scene.server(letter(b"N"), host=HERE))
-    server = network.call(lambda: scene.server(letter(b"A")))
-    proxy = scene.start(
+    named, own, shared = inside.ports(3)
+    late = inside.server(letter(b"N"), host=HERE)
+    server = inside.server(letter(b"A"))
+    proxy = inside.start(
         service(named, (NAME, late.port)),
         service(own, server, workers=1),
         service(shared, server),
         workers=2,
         permitted=[(entry, late.port), (server.host, server.port)],
-        wrapper=network.wrapper,
     )
     proxy.log.wait_for(rf"{NAME}.* does not resolve: .* clients wait until it does")
     with proxy.connect(named) as early:
