@@ -37,9 +37,11 @@ def mute_endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tu
             yield listener.getsockname() if is_tcp else (f"unix:{path}", 5000)
 
 
-def send_stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: processes.state(pid) == "T", "it is stopped")
+def stop_worker(proxy: Proxy) -> int:
+    """Stop the only worker, which is idle; returns its pid."""
+    (worker,) = proxy.wait_for_workers(1, "idle")
+    processes.stop(worker)
+    return worker
 
 
 def gone(proxy: Proxy) -> str:
@@ -154,8 +156,7 @@ def test_clients_that_go_before_their_turn_cost_the_endpoint_nothing(
 ) -> None:
     server = start_server()
     proxy = start_proxy(server, workers=1)
-    (worker,) = proxy.wait_for_workers(1, "idle")
-    send_stop(worker)
+    worker = stop_worker(proxy)
     for _ in range(100):
         proxy.connect().close()
     os.kill(worker, signal.SIGCONT)
@@ -170,8 +171,7 @@ def test_a_client_that_has_gone_but_left_bytes_is_served(
     received: List[bytes] = []
     server = start_server(lambda connection: received.append(read_all(connection)))
     proxy = start_proxy(server, workers=1)
-    (worker,) = proxy.wait_for_workers(1, "idle")
-    send_stop(worker)
+    worker = stop_worker(proxy)
     with proxy.connect() as client:
         client.sendall(b"the last words")
     os.kill(worker, signal.SIGCONT)
@@ -198,8 +198,7 @@ def test_a_client_that_half_closed_before_its_turn_is_served(
         connection.close()
 
     proxy = start_proxy(start_server(greet), workers=1)
-    (worker,) = proxy.wait_for_workers(1, "idle")
-    send_stop(worker)
+    worker = stop_worker(proxy)
     with proxy.connect() as client:
         client.sendall(words)
         client.shutdown(socket.SHUT_WR)
@@ -255,8 +254,7 @@ def test_an_orphan_serves_its_client_to_the_end_and_no_other(
 ) -> None:
     server = start_server()
     proxy = start_proxy(server, workers=1)
-    (worker,) = proxy.wait_for_workers(1, "idle")
-    send_stop(worker)
+    worker = stop_worker(proxy)
     with proxy.connect() as client:
         proxy.send(signal.SIGKILL)
         proxy.wait()

@@ -83,8 +83,7 @@ class Dialogue:
 
     def stop(self) -> None:
         """Let what follows come to the worker at once."""
-        os.kill(self.worker, signal.SIGSTOP)
-        wait_until(lambda: processes.state(self.worker) == "T", "it is stopped")
+        processes.stop(self.worker)
 
     def go_on(self) -> None:
         os.kill(self.worker, signal.SIGCONT)
@@ -330,8 +329,7 @@ def test_an_endpoint_that_resets_before_it_was_sent_a_byte_is_said_to(
     with proxy.connect() as client:
         endpoint = server.wait_for_connections(1)[0]
         (worker,) = proxy.wait_for_workers(1, " -> ")
-        os.kill(worker, signal.SIGSTOP)
-        wait_until(lambda: processes.state(worker) == "T", "it is stopped")
+        processes.stop(worker)
         client.sendall(b"never taken")
         endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         endpoint.close()

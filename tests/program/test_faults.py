@@ -108,8 +108,7 @@ def test_while_one_worker_stands_still_the_others_go_on_accepting(
 ) -> None:
     proxy = start_proxy(start_server())
     for stopped in proxy.wait_for_workers(4, "idle")[:3]:
-        os.kill(stopped, signal.SIGSTOP)
-        wait_until(lambda pid=stopped: processes.state(pid) == "T", "it is stopped")  # type: ignore[misc]
+        processes.stop(stopped)
         answer_promptly(proxy, at_full_length(10))
         os.kill(stopped, signal.SIGCONT)
     board.wait_until_idle(proxy, 4)
@@ -132,8 +131,7 @@ def test_a_worker_that_stood_still_in_mid_transfer_ends_it_whole(
     with proxy.connect() as client:
         first = read_exactly(client, 1000)
         (worker,) = proxy.wait_for_workers(1, " -> ")
-        os.kill(worker, signal.SIGSTOP)
-        wait_until(lambda: processes.state(worker) == "T", "it is stopped")
+        processes.stop(worker)
         with proxy.connect() as other:
             assert read_exactly(other, 1000)
         os.kill(worker, signal.SIGCONT)

@@ -179,8 +179,7 @@ def test_a_stopped_worker_does_not_keep_the_proxy_from_ending(
 ) -> None:
     proxy = start_proxy(start_server(), "--drain-timeout", "0.2")
     stopped = proxy.wait_for_workers(4, "idle")[0]
-    os.kill(stopped, signal.SIGSTOP)
-    wait_until(lambda: processes.state(stopped) == "T", "it is stopped")
+    processes.stop(stopped)
     proxy.send(signal.SIGTERM)
     assert proxy.wait(timeout=5) == os.EX_OK
     assert not processes.is_alive(stopped)
@@ -251,8 +250,7 @@ def test_the_end_comes_before_a_reload_that_was_asked_for_first(
 ) -> None:
     proxy = start_proxy(start_server())
     # Stopped, so that the signals are pending together.
-    proxy.send(signal.SIGSTOP)
-    wait_until(lambda: processes.state(proxy.pid) == "T", "it is stopped")
+    processes.stop(proxy.pid)
     for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
         proxy.send(number)
     assert proxy.wait() == os.EX_OK

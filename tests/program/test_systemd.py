@@ -18,7 +18,7 @@ from tests.support import processes
 from tests.support.program import Proxy, Transport
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket, passing
-from tests.support.timing import AT_ONCE, SLOWNESS, let_pass, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, let_pass
 from tests.support.transports import Hybrid, Tcp
 from vsock_proxy.observing.report import Totals
 from vsock_proxy.supervision.systemd import SHORTEST_INTERVAL, Notifier, inherited_sockets, summary
@@ -184,8 +184,7 @@ def test_the_master_feeds_the_watchdog_only_while_it_is_not_stopped(
     proxy = start_proxy(start_server(), environment=environment)
     for _ in range(3):
         systemd.wait_for("^WATCHDOG=1$")
-    proxy.send(signal.SIGSTOP)
-    wait_until(lambda: processes.state(proxy.pid) == "T", "the master is stopped")
+    processes.stop(proxy.pid)
     while not systemd.is_empty():
         systemd.receive()
     let_pass(2 * WATCHDOG_USEC / 1e6, why="no news may come from a master that is stopped")

@@ -1,12 +1,15 @@
-"""What /proc tells about processes."""
+"""What /proc tells about processes, and how one is stopped."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import List, Optional, Set, Union
+
+from tests.support.timing import wait_until
 
 # The same number on each architecture (pidfd_getfd(2)).
 SYS_PIDFD_GETFD = 438
@@ -48,6 +51,12 @@ def processor_ticks(pid: int) -> int:
 def is_alive(pid: int) -> bool:
     """Whether a process still runs: a zombie does not."""
     return state(pid) not in (None, "Z")
+
+
+def stop(pid: int) -> None:
+    """Let a process stand still until it gets SIGCONT."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state(pid) == "T", f"process {pid} is stopped")
 
 
 def field(path: Union[str, Path], name: str) -> str:
