@@ -23,9 +23,7 @@ def test_a_port_in_use_is_exit_code_69_and_the_other_proxy_goes_on(
     first = start_proxy(server)
     second = start_proxy(server, ready=False)
     assert second.wait() == os.EX_UNAVAILABLE
-    second.log.join()
-    assert len(second.log.lines) == 1
-    assert "in use" in second.log.lines[0]
+    assert "in use" in second.log.only_line()
     with first.connect() as client:
         assert exchange(client, b"x") == b"x"
     assert len(first.log.wait_for(" ended: ")) == 1
@@ -63,8 +61,7 @@ def test_a_file_that_is_no_socket_is_left_alone(
     path.write_text("precious")
     proxy = start_proxy(start_server(), ready=False)
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert "exists and is not a socket" in proxy.log.lines[0]
+    assert "exists and is not a socket" in proxy.log.only_line()
     assert path.read_text() == "precious"
 
 

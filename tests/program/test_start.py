@@ -331,9 +331,7 @@ def test_with_few_descriptors_it_serves_or_ends_with_one_line(
     )
     if proxy.has_ended():
         assert proxy.wait() == os.EX_UNAVAILABLE
-        proxy.log.join()
-        assert len(proxy.log.lines) == 1
-        assert "Too many open files" in proxy.log.lines[0]
+        assert "Too many open files" in proxy.log.only_line()
         assert not isinstance(transport, Hybrid) or not transport.path.exists()
     else:
         assert not proxy.log.matching("Traceback")

@@ -356,9 +356,7 @@ def test_what_cannot_be_served_is_exit_code_69(
 ) -> None:
     proxy = run_passed((kind, address))
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert len(proxy.log.lines) == 1
-    assert problem in proxy.log.lines[0]
+    assert problem in proxy.log.only_line()
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
@@ -392,9 +390,7 @@ def test_a_passed_socket_that_is_not_there_is_exit_code_69(
     environment = {**os.environ, "LISTEN_FDS": count}
     proxy = start_proxy(start_server(), wrapper=closed, environment=environment, ready=False)
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert len(proxy.log.lines) == 1
-    assert "systemd passed" in proxy.log.lines[0]
+    assert "systemd passed" in proxy.log.only_line()
 
 
 @pytest.mark.hybrid_only
@@ -403,9 +399,7 @@ def test_the_second_of_two_sockets_that_no_service_asks_for_is_named(
 ) -> None:
     proxy = run_passed(("unix-listener", SOCKET), ("unix-listener", "other"))
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert len(proxy.log.lines) == 1
-    assert re.search(r"systemd passed Unix socket \S+/other, but no", proxy.log.lines[0])
+    assert re.search(r"systemd passed Unix socket \S+/other, but no", proxy.log.only_line())
 
 
 @pytest.mark.hybrid_only
@@ -414,9 +408,7 @@ def test_the_error_names_the_unit_of_the_socket_that_cannot_be_served(
 ) -> None:
     proxy = run_passed(("unix-listener", SOCKET), ("unix-not-listening", "other"))
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert len(proxy.log.lines) == 1
-    assert "(test2.socket) cannot be served: not listening" in proxy.log.lines[0]
+    assert "(test2.socket) cannot be served: not listening" in proxy.log.only_line()
 
 
 @pytest.mark.hybrid_only
@@ -427,9 +419,7 @@ def test_a_second_passed_socket_that_does_not_exist_is_exit_code_69(
         ("unix-listener", SOCKET), environment={**os.environ, "LISTEN_FDS": "99999999999999999999"}
     )
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert len(proxy.log.lines) == 1
-    assert "systemd passed (unnamed) cannot be served" in proxy.log.lines[0]
+    assert "systemd passed (unnamed) cannot be served" in proxy.log.only_line()
 
 
 @pytest.fixture

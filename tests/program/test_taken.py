@@ -25,8 +25,7 @@ def test_a_port_that_another_proxy_has_names_that_one(
     first = start_proxy(server)
     second = start_proxy(server, ready=False)
     assert second.wait() == os.EX_UNAVAILABLE
-    second.log.join()
-    assert f"in use, held by vsock-proxy, pid {first.pid}" in second.log.lines[0]
+    assert f"in use, held by vsock-proxy, pid {first.pid}" in second.log.only_line()
     with first.connect() as client:
         assert exchange(client, b"x") == b"x"
 
@@ -38,8 +37,7 @@ def test_a_port_that_another_program_has_names_that_one(
     with transport.occupy(transport.port):
         proxy = start_proxy(start_server(), ready=False)
         assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    assert re.search(rf"in use, held by \S.*, pid {os.getpid()}\b", proxy.log.lines[0])
+    assert re.search(rf"in use, held by \S.*, pid {os.getpid()}\b", proxy.log.only_line())
 
 
 @pytest.mark.hybrid_only

@@ -86,6 +86,12 @@ class Log:
         """Wait for the end of the stream."""
         self._thread.join(20 * SLOWNESS)
 
+    def only_line(self) -> str:
+        """The one line that there is at the end of the stream."""
+        self.join()
+        assert len(self.lines) == 1, self.lines
+        return self.lines[0]
+
     def _read(self) -> None:
         # A terminal ends with an error.
         with contextlib.suppress(OSError):

@@ -82,6 +82,4 @@ def settings(address: str, port: int, family: int = socket.AF_UNSPEC) -> Service
 def message(proxy: Proxy) -> str:
     """What a proxy says that cannot listen."""
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    (line,) = proxy.log.lines
-    return line
+    return proxy.log.only_line()

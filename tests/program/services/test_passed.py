@@ -53,9 +53,7 @@ def test_a_socket_that_no_service_of_the_file_asks_for_is_exit_code_69(scene: Sc
         ready=False,
     )
     assert proxy.wait() == os.EX_UNAVAILABLE
-    proxy.log.join()
-    (line,) = proxy.log.lines
-    assert f"{three}, but no service listens there" in line
+    assert f"{three}, but no service listens there" in proxy.log.only_line()
 
 
 def test_a_client_of_a_passed_socket_is_served_once_its_service_is_back(scene: Scene) -> None:

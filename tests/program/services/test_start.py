@@ -53,13 +53,6 @@ def start_of(
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
 
-def one_line(proxy: Proxy) -> str:
-    """The only line of a proxy that has ended."""
-    proxy.log.join()
-    (line,) = proxy.log.lines
-    return line
-
-
 def assert_nothing_is_left(proxy: Proxy, ports: List[int]) -> None:
     """No port is listened on, and no Unix socket is there."""
     for port in ports:
@@ -76,7 +69,7 @@ def test_a_port_in_use_stops_the_start_and_the_service_is_named(scene: Scene, pl
     with scene.transport.occupy(ports[place]):
         proxy = scene.start(*(service(port, server) for port in ports), ready=False)
         assert proxy.wait() == os.EX_UNAVAILABLE
-        line = one_line(proxy)
+        line = proxy.log.only_line()
     assert names(line, ports[place])
     assert "use" in line
     others = [port for port in ports if port != ports[place]]
@@ -97,7 +90,7 @@ def test_a_forbidden_endpoint_stops_the_start_and_the_service_is_named(
         ready=False,
     )
     assert proxy.wait() == os.EX_CONFIG
-    line = one_line(proxy)
+    line = proxy.log.only_line()
     assert f"127.0.0.1:{servers[place].port} is not permitted by " in line
     # Two lines are the allowlist, and one begins the services.
     assert re.search(rf"services \S+, line {4 + place}: ", line)
@@ -115,7 +108,7 @@ def test_the_proxy_of_one_service_names_none_when_it_cannot_listen(
     assert re.fullmatch(
         rf"vsock-proxy: cannot listen on Unix socket {transport.path}: in use, held by .*, "
         rf"pid {os.getpid()}",
-        one_line(proxy),
+        proxy.log.only_line(),
     )
 
 
