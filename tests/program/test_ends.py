@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import threading
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List
@@ -23,10 +22,10 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import processes, tcp_table
 from tests.support.program import Proxy
 from tests.support.servers import CHUNK, Server, read_all, read_exactly, silent
+from tests.support.sides import reset
 from tests.support.tcp_table import FIN_WAIT1
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 END, RESET = "end", "reset"
 
 
@@ -121,8 +120,7 @@ class Dialogue:
         self.endpoint.close()
 
     def _endpoint_resets(self) -> None:
-        self.endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self.endpoint.close()
+        reset(self.endpoint)
 
     @staticmethod
     def _is_readable(sock: socket.socket) -> bool:
@@ -331,8 +329,7 @@ def test_an_endpoint_that_resets_before_it_was_sent_a_byte_is_said_to(
         (worker,) = proxy.wait_for_workers(1, " -> ")
         processes.stop(worker)
         client.sendall(b"never taken")
-        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        endpoint.close()
+        reset(endpoint)
     os.kill(worker, signal.SIGCONT)
     proxy.log.wait_for(rf" 0 bytes up, 0 bytes down, .* s, endpoint reset{RESET_BY_PEER}$")
 

@@ -20,6 +20,7 @@ from tests.support.program import Proxy, Transport, run
 from tests.support.python import printed_by
 from tests.support.servers import exchange
 from tests.support.services import ServicesFile, service
+from tests.support.sides import reset
 from tests.support.timing import wait_until
 
 CONNECTION_KEYS = {
@@ -95,8 +96,7 @@ def test_a_reset_has_its_reason_in_one_word_and_its_errno_by_name(
 
 def _reset(connection: socket.socket) -> None:
     connection.recv(1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    connection.close()
+    reset(connection)
 
 
 def test_a_connection_that_comes_to_nothing_says_why_in_one_word(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
 
-from tests.support.timing import SLOWNESS
+from tests.support.timing import SLOWNESS, let_pass
 from tests.support.transports import VMADDR_CID_LOCAL
 from vsock_proxy.serving.outcome import Outcome
 from vsock_proxy.serving.relay import Relay
@@ -93,6 +94,12 @@ class Relayed:
     def is_running(self) -> bool:
         """Whether the relay goes on."""
         return self._thread.is_alive()
+
+    def spins(self) -> bool:
+        """Whether it takes processor time while nothing can be moved."""
+        before = time.process_time()
+        let_pass(0.5, why="a relay that spins would use all of it")
+        return time.process_time() - before >= 0.25
 
     def close(self) -> None:
         """End everything."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from array import array
 from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
 from tests.support.relaying import tcp_pair
+from tests.support.sides import reset
 from vsock_proxy.serving.direction import (
     BUFFER_SIZE,
     DISCARDING,
@@ -122,8 +122,7 @@ class Way:
         self.sender.shutdown(socket.SHUT_WR)
 
     def reset_sink(self) -> None:
-        self.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.receiver.close()
+        reset(self.receiver)
 
     def pump(self) -> None:
         self.direction.pump()
@@ -185,8 +184,7 @@ def test_a_source_that_was_reset_is_lost() -> None:
     sink, receiver = socket.socketpair()
     direction = Direction(0)
     direction.begin(source, sink, array("Q", (0,)))
-    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    far.close()
+    reset(far)
     assert not direction.pump()
     assert direction.state is LOST
     assert direction.error

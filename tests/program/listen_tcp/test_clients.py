@@ -6,8 +6,6 @@ import os
 import re
 import select
 import signal
-import socket
-import struct
 from typing import Callable
 
 import pytest
@@ -19,13 +17,11 @@ from tests.support.means import need_address
 from tests.support.program import ID, Proxy
 from tests.support.servers import UnixServer, exchange, read_exactly, silent
 from tests.support.services import ServicesFile, letter, service
+from tests.support.sides import reset
 from tests.support.tcp_table import KEEPALIVE_TIMER
 from tests.support.timing import SLOWNESS
 
 pytestmark = pytest.mark.hybrid_only  # it is TCP that is tested here
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
 
 # Who comes
 
@@ -74,12 +70,6 @@ def test_a_listener_on_another_address_is_what_a_reload_adds(
 
 
 # How they end
-
-
-def reset(client: socket.socket) -> None:
-    """Reset a connection."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    client.close()
 
 
 def test_a_client_that_resets_is_a_reset_at_the_endpoint(
