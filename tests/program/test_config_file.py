@@ -19,8 +19,8 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.clients import answers
-from tests.support.namespaces import needs_namespace
-from tests.support.program import PROJECT, command
+from tests.support.namespaces import WITHOUT_PROC, needs_namespace
+from tests.support.program import PROJECT, command, run
 from tests.support.timing import SLOWNESS, wait_until
 from vsock_proxy.config import config_file
 from vsock_proxy.config.config_file import Unreadable
@@ -203,32 +203,15 @@ def test_no_descriptor_is_left_open(tmp_path: Path, fifo: Path) -> None:
 def test_the_program_reads_its_allowlist_from_a_pipe() -> None:
     # It gets as far as the endpoint, which the list does not permit.
     script = 'exec "$@" --config <(sleep 0.2; echo "allowlist: []") 8000 10.0.0.1 443'
-    done = subprocess.run(
-        ["bash", "-c", script, "bash", *command()],
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-        check=False,
-    )
+    done = run(wrapper=["bash", "-c", script, "bash"])
     assert done.returncode == os.EX_CONFIG
     assert "10.0.0.1:443 is not permitted by /dev/fd/" in done.stderr
 
 
 @needs_namespace
 def test_the_program_reads_its_allowlist_from_a_pipe_without_proc(fifo: Path) -> None:
-    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
     with writing(fifo, TEXT):
-        done = subprocess.run(
-            [*hidden, *command("--config", str(fifo), "8000", "10.0.0.1", "443")],
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LONG,
-            check=False,
-        )
+        done = run("--config", str(fifo), "8000", "10.0.0.1", "443", wrapper=WITHOUT_PROC)
     assert done.returncode == os.EX_CONFIG
     assert f"10.0.0.1:443 is not permitted by {fifo}" in done.stderr
 

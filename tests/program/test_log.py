@@ -19,7 +19,7 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import logs, processes
 from tests.support.clients import answers
 from tests.support.logs import Sink
-from tests.support.namespaces import needs_namespace
+from tests.support.namespaces import WITHOUT_PROC, needs_namespace
 from tests.support.program import PROJECT, Proxy, command
 from tests.support.servers import exchange
 from tests.support.timing import SLOWNESS, let_pass, wait_until
@@ -248,8 +248,6 @@ def test_a_file_that_can_grow_again_has_whole_lines_and_the_number_lost(
 
 
 # A stderr that cannot be opened anew
-
-WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
 @needs_namespace

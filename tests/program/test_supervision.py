@@ -16,14 +16,12 @@ from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import is_refused
 from tests.support.limited import lift_limit, limited_to
-from tests.support.namespaces import needs_namespace
+from tests.support.namespaces import WITHOUT_PROC, needs_namespace
 from tests.support.program import ID
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 from tests.support.transports import Hybrid
-
-WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it

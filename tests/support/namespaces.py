@@ -33,6 +33,8 @@ ip link set lo up
 echo ready
 exec cat
 """
+# What to put before a command to run it where nothing is in /proc.
+WITHOUT_PROC = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 # A packet to a hardware address that the other end of the pair does not have is dropped there.
 NOBODY = "02:00:00:00:00:01"
 # Two networks that are joined.
