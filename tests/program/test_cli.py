@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 import pytest
 
@@ -394,35 +394,33 @@ def test_with_arguments_services_are_not_looked_at(tmp_path: Path) -> None:
     assert done.stderr.startswith("vsock-proxy: 10.0.0.2:443 is not permitted")
 
 
-def test_a_forbidden_endpoint_is_exit_code_78_and_says_what_to_add(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
-    done = run("--config", str(tmp_path / "a.yaml"), "8000", "10.0.0.2", "443")
+@pytest.fixture
+def allowlist(write_allowlist: Callable[..., Path]) -> str:
+    """The path of an allowlist of one endpoint, 10.0.0.1:443."""
+    return str(write_allowlist(("10.0.0.1", 443)))
+
+
+def test_a_forbidden_endpoint_is_exit_code_78_and_says_what_to_add(allowlist: str) -> None:
+    done = run("--config", allowlist, "8000", "10.0.0.2", "443")
     assert done.returncode == os.EX_CONFIG
     assert "10.0.0.2:443 is not permitted" in done.stderr
     assert "'- {address: 10.0.0.2, port: 443}'" in done.stderr
 
 
-def test_an_unlisted_name_that_does_not_resolve_is_exit_code_75(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
-    done = run("--config", str(tmp_path / "a.yaml"), "8000", "nowhere.invalid", "443")
+def test_an_unlisted_name_that_does_not_resolve_is_exit_code_75(allowlist: str) -> None:
+    done = run("--config", allowlist, "8000", "nowhere.invalid", "443")
     assert done.returncode == os.EX_TEMPFAIL
     assert "nowhere.invalid does not resolve" in done.stderr
 
 
-def test_a_literal_address_of_the_other_family_is_a_usage_error(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
-    done = run("--config", str(tmp_path / "a.yaml"), "-6", "8000", "10.0.0.1", "443")
+def test_a_literal_address_of_the_other_family_is_a_usage_error(allowlist: str) -> None:
+    done = run("--config", allowlist, "-6", "8000", "10.0.0.1", "443")
     assert done.returncode == os.EX_USAGE
     assert "10.0.0.1 is not an address of the family that -6 asks for" in done.stderr
 
 
-def test_an_address_whose_zone_is_no_interface_is_a_usage_error(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("allowlist:\n- {address: 10.0.0.1, port: 443}\n")
-    done = run("--config", str(tmp_path / "a.yaml"), "8000", "fe80::1%nowhere", "443")
+def test_an_address_whose_zone_is_no_interface_is_a_usage_error(allowlist: str) -> None:
+    done = run("--config", allowlist, "8000", "fe80::1%nowhere", "443")
     assert done.returncode == os.EX_USAGE
     assert "what follows % is not a network interface of this machine" in done.stderr
 

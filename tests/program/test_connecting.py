@@ -15,7 +15,7 @@ from tests.support import board, processes
 from tests.support.clients import answers, end_of, is_refused
 from tests.support.namespaces import Namespace, needs_namespace
 from tests.support.program import ID, Proxy
-from tests.support.servers import exchange, read_all, silent
+from tests.support.servers import answer_at_the_end, exchange, read_all, silent
 from tests.support.timing import SLOWNESS, let_pass, wait_until
 from vsock_proxy.settings import Endpoint
 
@@ -193,11 +193,7 @@ def test_a_worker_connects_for_a_client_that_went_and_left_bytes(
 def test_a_client_that_half_closed_before_its_turn_is_served(
     words: bytes, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
-    def greet(connection: socket.socket) -> None:
-        connection.sendall(b"you said " + read_all(connection))
-        connection.close()
-
-    proxy = start_proxy(start_server(greet), workers=1)
+    proxy = start_proxy(start_server(answer_at_the_end), workers=1)
     worker = stop_worker(proxy)
     with proxy.connect() as client:
         client.sendall(words)

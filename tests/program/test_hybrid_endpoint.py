@@ -20,7 +20,16 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import board, processes
 from tests.support.clients import answers, end_of, failure
-from tests.support.servers import Handler, UnixServer, exchange, read_all, read_exactly, silent
+from tests.support.servers import (
+    Handler,
+    UnixServer,
+    answer_at_the_end,
+    exchange,
+    only_hearing,
+    read_all,
+    read_exactly,
+    silent,
+)
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.vmm import CloudHypervisor, Firecracker
 from vsock_proxy.serving.hybrid_upstream import HybridUpstream
@@ -265,11 +274,6 @@ def test_much_passes_both_ways_at_the_same_time(
         assert exchange(client, data) == data
 
 
-def answer_at_the_end(connection: socket.socket) -> None:
-    connection.sendall(b"you said " + read_all(connection))
-    connection.close()
-
-
 def test_an_end_of_the_client_is_passed_on_and_the_answer_still_comes(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
@@ -296,13 +300,7 @@ def test_an_end_of_the_guest_is_passed_on_and_the_client_still_heard(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
     heard: List[bytes] = []
-
-    def listen(connection: socket.socket) -> None:
-        connection.shutdown(socket.SHUT_WR)
-        heard.append(read_all(connection))
-        connection.close()
-
-    proxy = start_proxy(start_vmm(listen, CloudHypervisor))
+    proxy = start_proxy(start_vmm(only_hearing(heard), CloudHypervisor))
     with proxy.connect() as client:
         assert client.recv(1) == b""
         client.sendall(b"words")

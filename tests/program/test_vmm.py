@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.support.clients import end_of
-from tests.support.servers import exchange, read_all, read_exactly
+from tests.support.servers import answer_at_the_end, exchange, read_all, read_exactly
 from tests.support.transports import Hybrid
 from tests.support.vmm import CloudHypervisor, Firecracker
 
@@ -34,11 +34,6 @@ def connect_guest(start_vmm: StartServer, transport: Hybrid) -> ConnectGuest:
         return vmm.connect(transport.port)
 
     return connect
-
-
-def answer_at_the_end(connection: socket.socket) -> None:
-    connection.sendall(b"you said " + read_all(connection))
-    connection.close()
 
 
 def end_and_listen(connection: socket.socket) -> None:

@@ -19,7 +19,7 @@ from tests.support import board, processes
 from tests.support.asleep import guest_asleep
 from tests.support.clients import answers, end_of, failure
 from tests.support.program import Proxy
-from tests.support.servers import exchange, read_all, silent
+from tests.support.servers import answer_at_the_end, exchange, only_hearing, read_all, silent
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import VMADDR_CID_LOCAL
 
@@ -59,11 +59,7 @@ def test_much_passes_both_ways_at_the_same_time(
 def test_an_end_of_the_client_is_passed_on_and_the_answer_still_comes(
     start_proxy: StartProxy, start_vsock_server: StartServer
 ) -> None:
-    def greet(connection: socket.socket) -> None:
-        connection.sendall(b"you said " + read_all(connection))
-        connection.close()
-
-    proxy = start_proxy(start_vsock_server(greet))
+    proxy = start_proxy(start_vsock_server(answer_at_the_end))
     with proxy.connect() as client:
         client.sendall(b"words")
         client.shutdown(socket.SHUT_WR)
@@ -74,13 +70,7 @@ def test_an_end_of_the_server_is_passed_on_and_the_client_still_heard(
     start_proxy: StartProxy, start_vsock_server: StartServer
 ) -> None:
     heard: List[bytes] = []
-
-    def listen(connection: socket.socket) -> None:
-        connection.shutdown(socket.SHUT_WR)
-        heard.append(read_all(connection))
-        connection.close()
-
-    proxy = start_proxy(start_vsock_server(listen))
+    proxy = start_proxy(start_vsock_server(only_hearing(heard)))
     with proxy.connect() as client:
         assert client.recv(1) == b""
         client.sendall(b"words")

@@ -107,6 +107,23 @@ def echo(connection: socket.socket) -> None:
             connection.sendall(data)
 
 
+def answer_at_the_end(connection: socket.socket) -> None:
+    """Say what came, once all has come."""
+    connection.sendall(b"you said " + read_all(connection))
+    connection.close()
+
+
+def only_hearing(heard: List[bytes]) -> Handler:
+    """Send nothing, and say so at once; heard gets what comes, once all has come."""
+
+    def listen(connection: socket.socket) -> None:
+        connection.shutdown(socket.SHUT_WR)
+        heard.append(read_all(connection))
+        connection.close()
+
+    return listen
+
+
 def silent(connection: socket.socket) -> None:
     """Accept, and neither read nor write."""
 

@@ -11,9 +11,8 @@ from tests.conftest import StartProxy, StartServer
 from tests.program.services.conftest import Scene
 from tests.support import board
 from tests.support.clients import end_of
-from tests.support.program import Transport
 from tests.support.servers import exchange
-from tests.support.services import ServicesFile, letter, letter_at, say, service
+from tests.support.services import letter, letter_at, say, service
 
 
 def test_a_pool_serves_guests_and_tcp_endpoints_in_turn(
@@ -60,31 +59,25 @@ def test_a_reload_leads_a_port_from_tcp_to_a_guest_and_back(
 
 
 def test_a_reload_of_an_unchanged_file_touches_no_guest(
-    start_services: StartProxy,
-    start_vmm: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
+    scene: Scene, start_vmm: StartServer
 ) -> None:
-    (one,) = transport.ports(1)
-    proxy = start_services(service(one, start_vmm(letter(b"G"))), workers=2)
+    (one,) = scene.ports(1)
+    proxy = scene.start(service(one, start_vmm(letter(b"G"))), workers=2)
     before = sorted(proxy.wait_for_workers(2, "idle"))
-    services_file.reload(proxy)
+    scene.reload(proxy)
     assert sorted(proxy.workers()) == before
     assert letter_at(proxy, one) == b"G"
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
 def test_a_guest_that_is_not_listed_any_more_changes_nothing_on_a_reload(
-    start_services: StartProxy,
-    start_vmm: StartServer,
-    transport: Transport,
-    services_file: ServicesFile,
+    scene: Scene, start_vmm: StartServer
 ) -> None:
-    (one,) = transport.ports(1)
+    (one,) = scene.ports(1)
     guest = start_vmm(letter(b"G"))
-    proxy = start_services(service(one, guest))
-    services_file.write([service(one, guest)], permitted=[("vsock:*", 5000)])
-    assert f"{guest.host}:5000 is not permitted by" in services_file.reload_in_vain(proxy)
+    proxy = scene.start(service(one, guest))
+    scene.file.write([service(one, guest)], permitted=[("vsock:*", 5000)])
+    assert f"{guest.host}:5000 is not permitted by" in scene.file.reload_in_vain(proxy)
     assert letter_at(proxy, one) == b"G"
 
 

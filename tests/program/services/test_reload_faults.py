@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import resource
@@ -18,6 +17,7 @@ from tests.support import processes
 from tests.support.clients import is_refused
 from tests.support.limited import lift_limit, limited_to
 from tests.support.namespaces import needs_namespace
+from tests.support.program import Proxy
 from tests.support.services import (
     READER,
     Service,
@@ -200,49 +200,47 @@ def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(scene: Scene) -
     assert letter_at(proxy, one) == b"A"
 
 
-@contextlib.contextmanager
-def metadata_that_hangs(services_file: ServicesFile) -> Iterator[Dict[str, str]]:
-    """The environment of a proxy that asks an instance metadata service which never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield {
-            **os.environ,
-            "NOTIFY_SOCKET": services_file.systemd.address,
-            "VSOCK_PROXY_IMDS_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
-        }
-
-
-@pytest.mark.hybrid_only  # no transport has a part in it
-def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(scene: Scene) -> None:
+@pytest.fixture
+def will_wait_for_metadata(scene: Scene) -> Iterator[Tuple[Proxy, int]]:
+    """A proxy whose next reload asks for instance metadata and gets no answer; its port."""
     one, two = scene.ports(2)
     server = scene.server(letter(b"A"))
-    with metadata_that_hangs(scene.file) as environment:
+    with socket.create_server(("127.0.0.1", 0)) as metadata:
+        environment = {
+            **os.environ,
+            "NOTIFY_SOCKET": scene.file.systemd.address,
+            "VSOCK_PROXY_IMDS_ENDPOINT": f"http://127.0.0.1:{metadata.getsockname()[1]}",
+        }
         proxy = scene.start(service(one, server), environment=environment)
         scene.file.write(
             [service(one, server), service(two, ("kms.{region}.test", 443))],
             [(server.host, server.port)],
         )
-        line = scene.file.reload_in_vain(proxy)
+        yield proxy, one
+
+
+@pytest.mark.hybrid_only  # no transport has a part in it
+def test_a_reload_that_waits_for_the_instance_metadata_in_vain_says_so(
+    scene: Scene, will_wait_for_metadata: Tuple[Proxy, int]
+) -> None:
+    proxy, port = will_wait_for_metadata
+    line = scene.file.reload_in_vain(proxy)
     assert "no instance metadata for {region}" in line
     assert "timed out" in line
-    assert letter_at(proxy, one) == b"A"
+    assert letter_at(proxy, port) == b"A"
 
 
 @pytest.mark.hybrid_only  # no transport has a part in it
-def test_no_process_that_reads_outlives_a_master_that_is_killed(scene: Scene) -> None:
-    one, two = scene.ports(2)
-    server = scene.server(letter(b"A"))
-    with metadata_that_hangs(scene.file) as environment:
-        proxy = scene.start(service(one, server), environment=environment)
-        scene.file.write(
-            [service(one, server), service(two, ("kms.{region}.test", 443))],
-            [(server.host, server.port)],
-        )
-        proxy.send(signal.SIGHUP)
-        wait_until(lambda: READER in proxy.titles(), "the file is read")
-        pids = proxy.children()
-        proxy.send(signal.SIGKILL)
-        proxy.wait()
-        wait_until(lambda: not any(map(processes.is_alive, pids)), "none is left", timeout=2.0)
+def test_no_process_that_reads_outlives_a_master_that_is_killed(
+    will_wait_for_metadata: Tuple[Proxy, int],
+) -> None:
+    proxy, _ = will_wait_for_metadata
+    proxy.send(signal.SIGHUP)
+    wait_until(lambda: READER in proxy.titles(), "the file is read")
+    pids = proxy.children()
+    proxy.send(signal.SIGKILL)
+    proxy.wait()
+    wait_until(lambda: not any(map(processes.is_alive, pids)), "none is left", timeout=2.0)
 
 
 # Without another process
