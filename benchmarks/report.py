@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from statistics import median
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 from . import metrics, services, summary, targets
 from .footprint import Held, Memory, Start, Switches
@@ -13,8 +13,12 @@ from .results import Results
 from .rounds import DIRECT, LOADS, Load, Sample
 from .ways import WAYS
 
+T = TypeVar("T")
+
 ROWS = (OURS, OURS_LOGGING, BASELINE, SOCAT, PROXYD, PROXYD_PLAIN, DIRECT)
 KIB_A_MIB = 1024
+# What is told of short connections.
+OF_SHORT = ("connections/s", "p99 us", "CPU us/connection")
 
 INTRODUCTION = """\
 # Benchmark
@@ -106,27 +110,20 @@ def _row(load: Load, samples: Sequence[Sample], own: Sequence[Sample]) -> Iterat
 
 
 def _beside_the_traffic(results: Results) -> Iterator[str]:
-    if results.scale:
-        yield "### Short connections with many workers\n"
-        yield _scale(results.scale)
-    if results.metrics:
-        yield "### Short connections with metrics\n"
-        yield _metrics(results.metrics)
-    if results.memory:
-        yield "### Memory\n"
-        yield _memory(results.memory)
-    if results.starts:
-        yield "### From the start to accepting\n"
-        yield _starts(results.starts)
-    if results.held:
-        yield "### Many connections at once\n"
-        yield _held(results.held)
-    if results.switches:
-        yield "### Context switches of the workers\n"
-        yield _switches(results.switches)
-    if results.services:
-        yield f"### {services.SERVICES} services\n"
-        yield from _services(results.services)
+    yield from _section("Short connections with many workers", results.scale, _scale)
+    yield from _section("Short connections with metrics", results.metrics, _metrics)
+    yield from _section("Memory", results.memory, _memory)
+    yield from _section("From the start to accepting", results.starts, _starts)
+    yield from _section("Many connections at once", results.held, _held)
+    yield from _section("Context switches of the workers", results.switches, _switches)
+    yield from _section(f"{services.SERVICES} services", results.services, _services)
+
+
+def _section(title: str, found: Optional[T], tables: Callable[[T], str]) -> Iterator[str]:
+    """The tables of what was found, under their title; nothing where nothing was found."""
+    if found:
+        yield f"### {title}\n"
+        yield tables(found)
 
 
 def _scale(samples: Sequence[Sample]) -> str:
@@ -135,18 +132,8 @@ def _scale(samples: Sequence[Sample]) -> str:
     for name in names:
         own = summary.of(samples, "short", name)
         ratio = summary.ratio(samples, "short", summary.rate, name, names[0])
-        rows.append(
-            (
-                name,
-                _number(summary.median_of(own, summary.rate), 0),
-                _number(summary.median_of(own, summary.p99), 0),
-                _number(summary.median_of(own, summary.cpu), 1),
-                str(ratio or ""),
-            )
-        )
-    return _table(
-        ("", "connections/s", "p99 us", "CPU us/connection", f"rate: to {names[0]}"), rows
-    )
+        rows.append((name, *_of_short(own), str(ratio or "")))
+    return _table(("", *OF_SHORT, f"rate: to {names[0]}"), rows)
 
 
 def _metrics(samples: Sequence[Sample]) -> str:
@@ -157,18 +144,17 @@ def _metrics(samples: Sequence[Sample]) -> str:
             summary.ratio(samples, "short", value, name, OURS)
             for value in (summary.rate, summary.p99, summary.cpu)
         ]
-        rows.append(
-            (
-                name,
-                _number(summary.median_of(own, summary.rate), 0),
-                _number(summary.median_of(own, summary.p99), 0),
-                _number(summary.median_of(own, summary.cpu), 1),
-                *("" if ratio is None or name == OURS else str(ratio) for ratio in ratios),
-            )
-        )
+        to_ours = ("" if ratio is None or name == OURS else str(ratio) for ratio in ratios)
+        rows.append((name, *_of_short(own), *to_ours))
     what = ("rate", "p99", "CPU")
-    head = ("", "connections/s", "p99 us", "CPU us/connection")
-    return _table((*head, *(f"{one}: to {OURS}" for one in what)), rows)
+    return _table(("", *OF_SHORT, *(f"{one}: to {OURS}" for one in what)), rows)
+
+
+def _of_short(samples: Sequence[Sample]) -> Iterator[str]:
+    """The figures that OF_SHORT names."""
+    yield _number(summary.median_of(samples, summary.rate), 0)
+    yield _number(summary.median_of(samples, summary.p99), 0)
+    yield _number(summary.median_of(samples, summary.cpu), 1)
 
 
 def _memory(records: Iterable[Memory]) -> str:
@@ -224,7 +210,11 @@ def _switches(records: Iterable[Switches]) -> str:
     return _table(head, rows)
 
 
-def _services(found: services.Found) -> Iterator[str]:
+def _services(found: services.Found) -> str:
+    return "\n".join(_of_services(found))
+
+
+def _of_services(found: services.Found) -> Iterator[str]:
     memory = [
         (
             each.proxy,
