@@ -67,8 +67,7 @@ def test_the_end_is_put_off_while_an_endpoint_that_does_not_read_answers(
     proxy = start_proxy(start_server(silent), workers=1)
     with proxy.connect() as client:
         client.setblocking(False)
-        while select.select([], [client], [], 0.5 * SLOWNESS)[1]:
-            client.send(bytes(65536))
+        fill(client, 0.5 * SLOWNESS)
         (worker,) = proxy.wait_for_workers(1, "[")
         (upstream,) = processes.tcp_sockets(worker)
         with upstream:
@@ -182,9 +181,9 @@ def seconds_until_ended(sock: socket.socket, keepalive: KeepAlive, at_most: floa
     return time.monotonic() - began
 
 
-def fill(sock: socket.socket) -> None:
-    """Send until nothing is taken any more."""
-    while select.select([], [sock], [], 0.2)[1]:
+def fill(sock: socket.socket, patience: float = 0.2) -> None:
+    """Send until nothing is taken any more for so many seconds."""
+    while select.select([], [sock], [], patience)[1]:
         sock.send(bytes(65536))
 
 
