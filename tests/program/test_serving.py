@@ -12,7 +12,7 @@ from typing import Tuple
 import pytest
 
 from tests.conftest import StartProxy, StartServer
-from tests.support.clients import answers
+from tests.support.clients import answers, end_of
 from tests.support.processes import title
 from tests.support.program import ID
 from tests.support.servers import exchange, read_all, read_exactly, silent
@@ -157,14 +157,6 @@ def test_an_endpoint_that_refuses_closes_the_client_and_is_logged(
         assert exchange(client, b"again") == b"again"
 
 
-def _end_of(client: socket.socket) -> bytes:
-    """What comes until the connection ends, even by a reset."""
-    try:
-        return client.recv(1)
-    except ConnectionResetError:
-        return b""
-
-
 @pytest.mark.tcp_too
 def test_a_connection_ends_with_one_line_that_tells_all_about_it(
     start_proxy: StartProxy, start_server: StartServer
@@ -225,7 +217,7 @@ def test_an_idle_timeout_ends_a_silent_connection(
     server = start_server(silent)
     proxy = start_proxy(server, "--idle-timeout", "0.2")
     with proxy.connect() as client:
-        assert _end_of(client) == b""
+        assert end_of(client) == b""
     assert proxy.log.wait_for("idle timeout")
 
 
