@@ -182,7 +182,7 @@ def seconds_until_ended(sock: socket.socket, keepalive: KeepAlive, at_most: floa
 
 
 def fill(sock: socket.socket, patience: float = 0.2) -> None:
-    """Send until nothing is taken any more for so many seconds."""
+    """Send until nothing has been taken for patience, in seconds."""
     while select.select([], [sock], [], patience)[1]:
         sock.send(bytes(65536))
 
