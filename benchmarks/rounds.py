@@ -3,7 +3,7 @@
 Absolute figures of a shared machine drift by more than the proxies differ, so all proxies run at
 once, idle ones cost nothing, and within a round each load visits them one right after the other,
 in an order that rotates from round to round. A figure is compared within its round; what is
-reported is the median of the rounds' ratios. Each round starts its proxies anew.
+reported is the median of the rounds' ratios. Each round starts its proxies again.
 """
 
 from __future__ import annotations

@@ -247,12 +247,12 @@ def test_a_file_that_can_grow_again_has_whole_lines_and_the_number_lost(
     )
 
 
-# A stderr that cannot be opened anew
+# A stderr that cannot be opened again
 
 
 @needs_namespace
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_nobody_waits_for_a_stderr_that_cannot_be_opened_anew(
+def test_nobody_waits_for_a_stderr_that_cannot_be_opened_again(
     kind: str, make_sink: MakeSink, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = make_sink(kind)
@@ -300,7 +300,7 @@ def test_no_process_outlives_a_master_whose_stderr_nobody_reads(
 
 
 @needs_namespace
-def test_a_stderr_that_cannot_be_opened_anew_loses_no_line_of_a_pause(
+def test_a_stderr_that_cannot_be_opened_again_loses_no_line_of_a_pause(
     tmp_path: Path, start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     sink = logs.fifo(tmp_path)
@@ -394,7 +394,7 @@ def test_an_error_at_start_does_not_wait_for_a_full_log(
 
 @needs_namespace
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_an_error_at_start_reaches_a_stderr_that_cannot_be_opened_anew(
+def test_an_error_at_start_reaches_a_stderr_that_cannot_be_opened_again(
     kind: str, make_sink: MakeSink
 ) -> None:
     sink = make_sink(kind)

@@ -3,7 +3,7 @@
 #
 # usage: enter.sh MODULE...
 #
-# virtme-ng has booted on the host's own files, shared read-only and read anew from the host each time:
+# virtme-ng has booted on the host's own files, shared read-only and read again from the host each time:
 # starting a Python takes seconds that way. So the same files are shared a second time, cached, under an
 # overlay that makes all of them writable and forgets the changes, and that becomes the root. The host
 # learns what happened from two files in the exchange folder: what was printed, and the exit status.

@@ -36,7 +36,7 @@ class Scene:
         return self.transport.ports(count)
 
     def reload(self, proxy: Proxy, *services: Service) -> None:
-        """Write the file anew, unless there is nothing to write, and let the proxy read it."""
+        """Write the file again, if there is something to write, and let the proxy read it."""
         self.file.reload(proxy, *services)
 
 

@@ -168,7 +168,7 @@ def test_bytes_after_a_half_close_keep_the_connection(side: str, join: Join) -> 
     one, other = sides(relayed, side)
     half_close(one)
     for _ in range(10):
-        let_pass(0.1, why="less than the limit, which each byte begins anew")
+        let_pass(0.1, why="less than the limit, which each byte begins again")
         other.sendall(b"x")
     other.close()
     assert read_all(one) == b"x" * 10
