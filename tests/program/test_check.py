@@ -66,6 +66,7 @@ def test_beside_a_running_proxy_the_port_is_held_by_it_and_it_goes_on(
 WITHOUT = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 NO_ROOT = WITHOUT if os.geteuid() == 0 else ()
 LISTEN_TCP = ("--listen-tcp", "127.0.0.1")
+# FOLDER is one of the test; FOLDER/link leads to it.
 FAULTS: Dict[str, Tuple[int, str, Sequence[str]]] = {
     "not YAML": (os.EX_CONFIG, "allowlist: [", ONE),
     "a bad entry": (os.EX_CONFIG, "allowlist:\n- {address: 16, port: 1}\n", ONE),
@@ -93,6 +94,18 @@ FAULTS: Dict[str, Tuple[int, str, Sequence[str]]] = {
         LIST,
         ("--metrics", "9999", "--listen-tcp", "0.0.0.0", "9999", *ONE[1:]),
     ),
+    "metrics on the path where a service listens": (
+        os.EX_UNAVAILABLE,
+        LIST,
+        ("--metrics", "unix:FOLDER/v_8000", "--uds-path", "FOLDER/v", *ONE),
+    ),
+    "two services on one path, by a link": (
+        os.EX_UNAVAILABLE,
+        f"{LIST}services:\n"
+        "- {listen: 8000, address: 127.0.0.1, port: 1, uds_path: FOLDER/v}\n"
+        "- {listen: 8000, address: 127.0.0.1, port: 1, uds_path: FOLDER/link/v}\n",
+        (),
+    ),
     "services whose addresses overlap": (
         os.EX_UNAVAILABLE,
         f"{LIST}services:\n"
@@ -108,11 +121,12 @@ FAULTS: Dict[str, Tuple[int, str, Sequence[str]]] = {
 def test_a_fault_has_the_exit_code_and_the_words_of_serving(
     code: int, text: str, arguments: Sequence[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
     own = () if "--listen-tcp" in arguments or "--uds-path" in arguments else ("--uds-path",)
     words = [
-        *config(tmp_path, text),
+        *config(tmp_path, text.replace("FOLDER", str(tmp_path))),
         *(own and (*own, str(tmp_path / "v"))),
-        *arguments,
+        *(word.replace("FOLDER", str(tmp_path)) for word in arguments),
     ]
     region = {"AWS_REGION": "no region"} if "x.{region}.test" in arguments else {}
     environment = {**os.environ, **region}

@@ -131,8 +131,12 @@ def check_tcp(place: TcpPlace, others: Sequence[TcpPlace]) -> None:
         _warn_if_loopback_is_down(int(sock.family), name, address, sockaddr)
 
 
-def check_unix(path: str) -> None:
-    """Whether a Unix socket could be made there."""
+def check_unix(path: str, others: Sequence[str]) -> None:
+    """others: the paths where this program would already listen."""
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise UnavailableError(
+            f"cannot listen on Unix socket {path}: in use, held by this proxy itself"
+        )
     try:
         _is_stale(path)
         _check_folder(os.path.dirname(path) or ".")

@@ -71,7 +71,8 @@ class _Check:
         self._services: Sequence[ServiceSettings] = ()
         if settings.service is not None:
             self._services = (settings.service,)
-        # Where the proxy would already listen on TCP before it comes to the next place.
+        # Where the proxy would already listen before it comes to the next place.
+        self._on_paths: List[str] = []
         self._on_tcp: List[TcpPlace] = []
 
     def run(self) -> None:
@@ -193,7 +194,8 @@ class _Check:
         """Whether the proxy could listen there: on a path, else on TCP, else on a vsock port."""
         try:
             if path is not None:
-                check_unix(path)
+                check_unix(path, self._on_paths)
+                self._on_paths.append(path)
             elif isinstance(port, TcpPlace):
                 check_tcp(port, self._on_tcp)
                 self._on_tcp.append(port)
