@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import StartProxy, StartServer
 from tests.support import processes
 from tests.support.dns import Mood, NameServer
+from tests.support.json_log import JSON
 from tests.support.namespaces import RESOLV_CONF, Namespace, needs_namespace
 from tests.support.program import PROJECT, Proxy, Transport, command
 from tests.support.servers import Server, exchange, silent
@@ -335,3 +336,27 @@ def test_with_few_descriptors_it_serves_or_ends_with_one_line(
         assert not isinstance(transport, Hybrid) or not transport.path.exists()
     else:
         assert not proxy.log.matching("Traceback")
+
+
+# A start that fails
+
+
+@pytest.mark.hybrid_only
+@pytest.mark.parametrize("options", [(), JSON], ids=["text", "json"])
+def test_the_journal_gets_the_reason_of_a_failed_start_as_an_error(
+    options: Sequence[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    with path.open("wb") as file:
+        stat = os.fstat(file.fileno())
+        ended = subprocess.run(
+            command("--config", "/nonexistent", *options, "8000", "h", "1"),
+            cwd=PROJECT,
+            env={**os.environ, "JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"},
+            stderr=file,
+            check=False,
+        )
+    assert ended.returncode == os.EX_CONFIG
+    (line,) = path.read_text().splitlines()
+    assert line.startswith("<3>")
+    assert "/nonexistent: No such file or directory" in line

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from typing import Callable, Dict, Mapping, Optional
 
-from vsock_proxy.observing.stderr import MOST, STDERR, Stderr, pieces
+from vsock_proxy.observing.journal import each_line_with, priority, stderr_is_journal
+from vsock_proxy.observing.stderr import MOST, Stderr, pieces
 from vsock_proxy.observing.untold import UNWRITTEN, Untold
 from vsock_proxy.printable import printable, printable_lines, timestamp
 from vsock_proxy.settings import JSON, TEXT
 
-PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 # How the name of a worker begins.
 WORKER = "worker "
 # The event of a line that other code logs.
@@ -101,8 +100,7 @@ class _Journal(_Text):
     """`<6>worker 2: ...`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        prefix = _priority(record)
-        return prefix + self.body(record).replace("\n", "\n" + prefix)
+        return each_line_with(_priority(record), self.body(record))
 
 
 class _Json(_Text):
@@ -133,7 +131,7 @@ class _Json(_Text):
 
 
 def _priority(record: logging.LogRecord) -> str:
-    return f"<{PRIORITIES[record.levelname]}>"
+    return priority(record.levelname)
 
 
 def _no_prefix(record: logging.LogRecord) -> str:
@@ -141,7 +139,7 @@ def _no_prefix(record: logging.LogRecord) -> str:
 
 
 def _formatter(log_format: str) -> _Text:
-    is_journal = _stderr_is_journal()
+    is_journal = stderr_is_journal()
     if log_format == JSON:
         # The journal removes the priority again.
         return _Json(_priority if is_journal else _no_prefix)
@@ -213,15 +211,3 @@ class Log:
         record = logging.LogRecord(__name__, level, "", 0, text, (known,), None)
         (piece,) = pieces(self._text.format(record))
         return self._handler.attempt(piece)
-
-
-def _stderr_is_journal() -> bool:
-    """Whether stderr is what $JOURNAL_STREAM names (systemd.exec(5))."""
-    stream: Optional[str] = os.environ.get("JOURNAL_STREAM")
-    if not stream:
-        return False
-    try:
-        stat = os.fstat(STDERR)
-    except OSError:
-        return False
-    return stream == f"{stat.st_dev}:{stat.st_ino}"
