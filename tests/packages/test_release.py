@@ -18,7 +18,7 @@ from tools.releasing import stating
 
 pytestmark = pytest.mark.hybrid_only
 BUNDLED = dict(
-    re.findall(r"(?m)^(.+)==(.+)$", (PROJECT / "packaging/rpm/requirements.txt").read_text())
+    re.findall(r"(?m)^(\S+)==(\S+)", (PROJECT / "packaging/rpm/requirements.txt").read_text())
 )
 
 

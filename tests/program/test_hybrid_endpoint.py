@@ -28,7 +28,6 @@ from tests.support.servers import (
     only_hearing,
     read_all,
     read_exactly,
-    silent,
 )
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.vmm import CloudHypervisor, Firecracker
@@ -343,13 +342,13 @@ def test_a_vmm_that_dies_ends_its_connections(
 def test_the_log_the_titles_and_the_table_give_an_endpoint_the_same_name(
     start_proxy: StartProxy, start_vmm: StartServer
 ) -> None:
-    server = start_vmm(silent)
+    server = start_vmm()
     name = f"{server.host}:5000"
     proxy = start_proxy(server, workers=1)
     assert proxy.log.matching(f" -> {name}, 1 worker$")
     wait_until(lambda: processes.title(proxy.pid).endswith(f" -> {name}"), "the master's title")
     with proxy.connect() as client:
-        client.sendall(b"x")
+        assert exchange(client, b"x") == b"x"
         (worker,) = proxy.wait_for_workers(1, " -> ")
         assert processes.title(worker).endswith(f" -> {name}]")
         assert [row.endpoint for row in board.ask(proxy)] == [name]

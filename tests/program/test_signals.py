@@ -108,10 +108,8 @@ def test_a_second_signal_in_mid_transfer_ends_all_at_once(
     proxy = start_proxy(start_server(send_pattern))
     with proxy.connect() as client:
         read_exactly(client, 1000)
-        pids = [proxy.pid, *proxy.children()]
         proxy.send(signal.SIGTERM)
-        proxy.wait_for_workers(1)
-        pids = [pid for pid in pids if processes.is_alive(pid)]
+        pids = [proxy.pid, *proxy.wait_for_workers(1)]
         assert seconds_until_gone(pids, lambda: proxy.send(second)) < AT_ONCE * SLOWNESS
     assert proxy.wait() == os.EX_OK
     proxy.log.wait_for(f"{second.name}: ending now")

@@ -19,7 +19,7 @@ from tests.support import board, processes
 from tests.support.asleep import guest_asleep
 from tests.support.clients import answers, end_of, failure
 from tests.support.program import Proxy
-from tests.support.servers import answer_at_the_end, exchange, only_hearing, read_all, silent
+from tests.support.servers import answer_at_the_end, exchange, only_hearing, read_all
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import VMADDR_CID_LOCAL
 
@@ -155,12 +155,12 @@ def test_a_worker_that_waits_for_a_guest_heeds_the_master(
 def test_the_log_the_titles_and_the_table_give_an_endpoint_the_same_name(
     start_proxy: StartProxy, start_vsock_server: StartServer
 ) -> None:
-    server = start_vsock_server(silent)
+    server = start_vsock_server()
     name = f"vsock:1:{server.port}"
     proxy = start_proxy(server, workers=1)
     assert proxy.log.matching(f" -> {name}, 1 worker$")
     with proxy.connect() as client:
-        client.sendall(b"x")
+        assert exchange(client, b"x") == b"x"
         (worker,) = proxy.wait_for_workers(1, " -> ")
         assert processes.title(worker).endswith(f" -> {name}]")
         assert [row.endpoint for row in board.ask(proxy)] == [name]
