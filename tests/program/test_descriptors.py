@@ -75,6 +75,7 @@ def test_a_lack_of_descriptors_costs_no_connection_and_no_cpu_time(
     limit_files: Callable[[int, int], None],
 ) -> None:
     proxy = start_proxy(start_server(), workers=2)
+    proxy.wait_for_workers(2, "idle")
     with proxy.connect() as live:
         exchange(live, b"x")
         (busy,) = proxy.wait_for_workers(1, " -> ")

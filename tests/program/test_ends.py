@@ -326,7 +326,7 @@ def test_an_endpoint_that_resets_before_it_was_sent_a_byte_is_said_to(
     proxy = start_proxy(server, workers=1)
     with proxy.connect() as client:
         endpoint = server.wait_for_connections(1)[0]
-        (worker,) = proxy.wait_for_workers(1, " -> ")
+        (worker,) = proxy.wait_for_workers(1, "worker 1 [")
         processes.stop(worker)
         client.sendall(b"never taken")
         reset(endpoint)

@@ -46,7 +46,7 @@ def test_a_lasting_connection_has_one_limit_for_unsent_data_and_silence(
     proxy = start_proxy(start_server(), workers=1)
     with proxy.connect() as client:
         exchange(client, b"x")
-        (worker,) = proxy.wait_for_workers(1, "[")
+        (worker,) = proxy.wait_for_workers(1, "worker 1 [")
         (upstream,) = processes.tcp_sockets(worker)
         with upstream:
             assert upstream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -68,7 +68,7 @@ def test_the_end_is_put_off_while_an_endpoint_that_does_not_read_answers(
     with proxy.connect() as client:
         client.setblocking(False)
         fill(client, 0.5 * SLOWNESS)
-        (worker,) = proxy.wait_for_workers(1, "[")
+        (worker,) = proxy.wait_for_workers(1, "worker 1 [")
         (upstream,) = processes.tcp_sockets(worker)
         with upstream:
             wait_until(lambda: was_put_off(worker, upstream), "a later end", 20)
@@ -86,7 +86,7 @@ def test_the_timer_of_a_lasting_connection_ends_with_it(
     proxy = start_proxy(start_server(), workers=1)
     with proxy.connect() as client:
         exchange(client, b"x")
-        proxy.wait_for_workers(1, "[")
+        proxy.wait_for_workers(1, "worker 1 [")
     (worker,) = proxy.wait_for_workers(1, "idle")
     for _ in range(3):
         os.kill(worker, signal.SIGALRM)

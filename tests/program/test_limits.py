@@ -168,7 +168,7 @@ def test_a_connection_in_which_nothing_moves_costs_no_processor_time(
     with proxy.connect() as client:
         if handler is echo:
             exchange(client, b"x")
-        (worker,) = proxy.wait_for_workers(1, " -> ")
+        (worker,) = proxy.wait_for_workers(1, "worker 1 [")
         wait_until(lambda: processes.state(worker) == "S", "it sleeps")
         let_pass(0.1, why="what the worker did last is done")
         before = processes.context_switches(worker)

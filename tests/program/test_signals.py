@@ -120,9 +120,10 @@ def test_sigquit_ends_all_at_once_the_first_time(
 ) -> None:
     server = start_server(silent)
     proxy = start_proxy(server)
-    with proxy.connect():
+    with proxy.connect() as client:
+        client.sendall(b"x")
         endpoint = server.wait_for_connections(1)[0]
-        proxy.wait_for_workers(1, " -> ")
+        assert endpoint.recv(1) == b"x"
         pids = [proxy.pid, *proxy.children()]
         assert seconds_until_gone(pids, lambda: proxy.send(signal.SIGQUIT)) < AT_ONCE * SLOWNESS
         # What was cut must not look complete.

@@ -20,7 +20,7 @@ from tests.support.namespaces import WITHOUT_PROC, needs_namespace
 from tests.support.program import ID
 from tests.support.servers import exchange, silent
 from tests.support.systemd import NotifySocket
-from tests.support.timing import SLOWNESS, let_pass, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, let_pass, wait_until
 from tests.support.transports import Hybrid
 
 
@@ -82,7 +82,7 @@ def test_sigterm_ends_an_idle_proxy_at_once_with_exit_code_0(
     proxy = start_proxy(start_server())
     proxy.wait_for_workers(4, "idle")
     proxy.send(signal.SIGTERM)
-    assert proxy.wait(timeout=1) == os.EX_OK
+    assert proxy.wait(timeout=AT_ONCE) == os.EX_OK
 
 
 @pytest.mark.tcp_too
@@ -114,9 +114,9 @@ def test_a_draining_proxy_refuses_new_clients(
 def test_the_drain_timeout_ends_what_does_not_end(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
-    proxy = start_proxy(start_server(silent), "--drain-timeout", "0.2")
-    with proxy.connect():
-        proxy.wait_for_workers(1, " -> ")
+    proxy = start_proxy(start_server(), "--drain-timeout", "0.2")
+    with proxy.connect() as client:
+        exchange(client, b"x")
         proxy.send(signal.SIGTERM)
         assert proxy.wait(timeout=2) == os.EX_OK
     proxy.log.wait_for("connections that did not end in time: 1; ending them now")
@@ -132,7 +132,7 @@ def test_a_second_signal_ends_everything_now(
         proxy.send(signal.SIGINT)
         proxy.wait_for_workers(1)
         proxy.send(signal.SIGTERM)
-        assert proxy.wait(timeout=1) == os.EX_OK
+        assert proxy.wait(timeout=AT_ONCE) == os.EX_OK
 
 
 @pytest.mark.tcp_too

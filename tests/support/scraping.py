@@ -10,6 +10,7 @@ from typing import Dict, FrozenSet, List, Tuple, Union
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support import processes
 from tests.support.program import Proxy
 from tests.support.timing import SLOWNESS, wait_until
 from tests.support.transports import connected
@@ -120,5 +121,4 @@ def wait_for_line(address: Address, path: str, status: int, beginning: str) -> s
 
 def exporters(proxy: Proxy) -> List[int]:
     """The pids of the processes that serve metrics."""
-    titles = zip(proxy.children(), proxy.titles())
-    return [pid for pid, title in titles if title == "vsock-proxy: metrics"]
+    return [pid for pid in proxy.children() if processes.title(pid) == "vsock-proxy: metrics"]

@@ -109,7 +109,7 @@ def test_no_limit_never_ends_a_connection_and_waits_for_events_alone() -> None:
     assert run.silence.pause is None
 
 
-def test_each_event_begins_the_limit_anew() -> None:
+def test_each_event_begins_the_limit_again() -> None:
     assert 3.5 <= Run(begun(idle=1), events=[0.9, 1.7, 2.5]).until_over() <= 3.52
 
 

@@ -20,15 +20,15 @@ class Complaints:
     def fail(self, message: str, exit_code: int, traceback: str = "") -> int:
         """Say what is wrong; returns the exit code. traceback: if it is the program's fault."""
         if self._in_json:
-            self._say(_in_json(message, exit_code, traceback, MOST - len(self._prefix) - 1))
+            self._write(_in_json(message, exit_code, traceback, MOST - len(self._prefix) - 1))
             return exit_code
         if traceback:
-            self._say(printable_lines(traceback))
+            self._write(printable_lines(traceback))
         # An argument may hold bytes that are not text (PEP 383), or control characters.
-        self._say(f"vsock-proxy: {printable(message)}")
+        self._write(f"vsock-proxy: {printable(message)}")
         return exit_code
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         self.stderr.say(each_line_with(self._prefix, text))
 
 

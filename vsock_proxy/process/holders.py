@@ -114,7 +114,7 @@ def _unix_inodes(lines: Iterable[str], path: str) -> Inodes:
     inodes: Set[int] = set()
     for line in lines:
         found = UNIX_LINE.fullmatch(line)
-        if found and int(found[1], 16) & UNIX_LISTENS and _is_same_path(found[3], path):
+        if found and int(found[1], 16) & UNIX_LISTENS and is_same_path(found[3], path):
             inodes.add(int(found[2]))
     return frozenset(inodes)
 
@@ -150,7 +150,8 @@ def _overlap(one: bytes, other: bytes) -> bool:
     return one == other
 
 
-def _is_same_path(bound: str, path: str) -> bool:
+def is_same_path(bound: str, path: str) -> bool:
+    """Whether two paths lead to one Unix socket. Raises OSError."""
     if os.path.basename(bound) != os.path.basename(path):
         # Only a few folders are looked at: that of some other socket may hang.
         return False

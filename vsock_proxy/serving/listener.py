@@ -133,12 +133,14 @@ def check_tcp(place: TcpPlace, others: Sequence[TcpPlace]) -> None:
 
 def check_unix(path: str, others: Sequence[str]) -> None:
     """others: the paths where this program would already listen."""
-    if os.path.realpath(path) in map(os.path.realpath, others):
-        raise UnavailableError(
-            f"cannot listen on Unix socket {path}: in use, held by this proxy itself"
-        )
+    from vsock_proxy.process.holders import is_same_path
+
     try:
         _is_stale(path)
+        if any(is_same_path(other, path) for other in others):
+            raise UnavailableError(
+                f"cannot listen on Unix socket {path}: in use, held by this proxy itself"
+            )
         _check_folder(os.path.dirname(path) or ".")
     except OSError as error:
         raise _cannot_listen_on_unix(error, path) from None
@@ -242,8 +244,12 @@ def listen_unix(path: str) -> Listener:
 
 def _check_folder(folder: str) -> None:
     """Raises OSError if no file can be made there."""
-    if not stat.S_ISDIR(os.stat(folder).st_mode):
+    found = os.stat(folder)
+    if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not found.st_nlink:
+        # The working directory was removed.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         return
     is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY

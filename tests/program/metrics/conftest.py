@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import pytest
 
 from tests.conftest import StartProxy, StartServer
 from tests.program.services.conftest import Scene
 from tests.support.program import Proxy, Transport
-from tests.support.services import Endpoint, ServicesFile
+from tests.support.services import Endpoint, Service, ServicesFile
 
 
 class MetricsScene(Scene):
@@ -56,5 +55,7 @@ def scene(
     metrics_path: Path,
     metrics_option: Tuple[str, str],
 ) -> MetricsScene:
-    start = functools.partial(start_services, options=metrics_option)
+    def start(*services: Service, options: Sequence[str] = (), **process: object) -> Proxy:
+        return start_services(*services, options=[*metrics_option, *options], **process)
+
     return MetricsScene(start, start_one, start_server, transport, services_file, metrics_path)

@@ -63,9 +63,7 @@ def test_the_process_for_metrics_and_the_workers_share_no_listener(scene: Metric
         own = sockets_of(exporter)
         for worker in proxy.workers():
             assert not own & sockets_of(worker)
-        (resolver,) = [
-            pid for pid, title in zip(proxy.children(), proxy.titles()) if "resolver" in title
-        ]
+        (resolver,) = [pid for pid in proxy.children() if "resolver" in processes.title(pid)]
         assert not own & sockets_of(resolver)
 
 

@@ -14,7 +14,7 @@ from typing import Callable, Iterator, List, Tuple
 import pytest
 
 from tests.program.metrics.conftest import MetricsScene
-from tests.support import board
+from tests.support import board, processes
 from tests.support.program import Proxy
 from tests.support.scraping import (
     BYTES,
@@ -74,6 +74,7 @@ def test_connections_and_bytes_are_counted_for_their_service(scene: MetricsScene
 
 def test_a_connection_that_lasts_is_seen_before_it_ends(scene: MetricsScene) -> None:
     proxy = scene.start_one()
+    proxy.wait_for_workers(4, "idle")
     with proxy.connect() as client:
         assert exchange(client, bytes(1000)) == bytes(1000)
         wait_for_value(scene.metrics, 1000, BYTES, direction="down")
@@ -319,11 +320,11 @@ def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
 ) -> None:
     proxy, add = growing
     (before,) = exporters(proxy)
-    os.kill(before, signal.SIGSTOP)
+    processes.stop(before)
     added = add()
     wait_until(lambda: len(exporters(proxy)) == 2, "another process serves metrics")
     (later,) = set(exporters(proxy)) - {before}
-    os.kill(later, signal.SIGSTOP)
+    processes.stop(later)
     with connect(scene.metrics) as scraper:
         scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         # It finds the scraper and the signal that another has its place at once.

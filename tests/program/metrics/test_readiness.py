@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.program.metrics.conftest import MetricsScene
+from tests.support import processes
 from tests.support.scraping import get, wait_for_line
 from tests.support.services import echo_once, service
 from tests.support.timing import wait_until
@@ -16,7 +17,7 @@ from tests.support.timing import wait_until
 def test_it_is_not_healthy_while_the_master_does_not_answer(scene: MetricsScene) -> None:
     proxy = scene.start_one()
     wait_for_line(scene.metrics, "/healthz", 200, "healthy: 1 service\n")
-    proxy.send(signal.SIGSTOP)
+    processes.stop(proxy.pid)
     wait_for_line(scene.metrics, "/healthz", 503, "not healthy: the master does not answer\n")
     proxy.send(signal.SIGCONT)
     wait_for_line(scene.metrics, "/healthz", 200, "healthy: 1 service\n")

@@ -76,7 +76,7 @@ class Scene:
         return self._start_proxy((address, port), *options, wrapper=self.network.wrapper, **process)
 
     def reload(self, proxy: Proxy, *permitted: Tuple[str, int]) -> None:
-        """Write the allowlist again, if there is one to write, and let the proxy read it."""
+        """Write the allowlist again, if there is one to write, and ask the proxy to read it."""
         if permitted:
             self.write_allowlist(*permitted)
         proxy.send(signal.SIGHUP)

@@ -9,14 +9,14 @@ import time
 import pytest
 
 from tests.program.names.conftest import Scene
-from tests.support import board, processes
+from tests.support import processes
 from tests.support.clients import answers, end_of
 from tests.support.dns import NameServer
 from tests.support.named import HERE, NAME, THERE
 from tests.support.namespaces import needs_namespace
 from tests.support.program import Proxy
 from tests.support.servers import Server, exchange, silent
-from tests.support.timing import AT_ONCE, SLOWNESS, is_within, wait_until
+from tests.support.timing import AT_ONCE, SLOWNESS, is_within
 
 pytestmark = [
     pytest.mark.hybrid_only,
@@ -115,7 +115,7 @@ def test_a_connection_that_is_being_made_when_sigterm_comes_is_served(
     proxy.log.wait_for(f"{NAME} is {HOLE_6}, {BEYOND}")
     with proxy.connect() as client:
         client.sendall(b"x")
-        wait_until(lambda: "connecting" in board.states(proxy), "it connects")
+        proxy.wait_for_workers(1, "connecting")
         proxy.send(signal.SIGTERM)
         began = time.monotonic()
         assert client.recv(1) == b"x"
@@ -131,9 +131,8 @@ def test_a_worker_stopped_while_it_connects_goes_on_with_the_next_address(
     (worker,) = proxy.wait_for_workers(1, "idle")
     with proxy.connect() as client:
         client.sendall(b"x")
-        wait_until(lambda: "connecting" in board.states(proxy), "it connects")
-        os.kill(worker, signal.SIGSTOP)
-        wait_until(lambda: processes.state(worker) == "T", "it is stopped")
+        proxy.wait_for_workers(1, "connecting")
+        processes.stop(worker)
         os.kill(worker, signal.SIGCONT)
         assert client.recv(1) == b"x"
 

@@ -241,7 +241,7 @@ def test_a_client_that_waits_for_dns_is_served_though_sigterm_comes(
 # A zone
 
 
-def test_a_zone_whose_interface_was_made_anew_is_served_again(scene: Scene) -> None:
+def test_a_zone_whose_interface_was_made_again_is_served_again(scene: Scene) -> None:
     def make_interface() -> None:
         scene.network.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
         scene.network.run("ip", "link", "set", "eth1", "up")

@@ -188,6 +188,7 @@ def test_a_name_of_the_old_workers_is_not_confused_with_that_of_the_new(scene: S
     with proxy.connect(two) as live:
         exchange(live, b"12345")
         (old,) = proxy.wait_for_workers(1, " -> ")
+        wait_until(lambda: " 5 bytes down" in board.totals_now(proxy), "all is counted")
         scene.reload(proxy, service(one, server), service(two, server, workers=1, idle_timeout=900))
         wait_until(lambda: set(pool_of(proxy, two)) - {old}, "a new worker")
         os.kill(old, signal.SIGKILL)
