@@ -29,6 +29,7 @@ pytestmark = pytest.mark.hybrid_only  # no transport has a part in it
 WHOLE_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning|error|debug) \S[^:]*: .*")
 NOT_WRITTEN = r"warning master: (\d+) lines? of the log could not be written: (.*)$"
 CONNECTIONS = 60
+LOG_PROCESS = "vsock-proxy: log"
 
 MakeSink = Callable[[str], Sink]
 kinds = pytest.mark.parametrize("kind", logs.KINDS)
@@ -329,14 +330,10 @@ def test_a_log_process_that_waits_for_a_full_pipe_ends_with_the_proxy(
     )
     proxy.wait_for_workers(2, "idle")
     assert answers(proxy)
-    (pid,) = log_processes(proxy)
+    pid = proxy.wait_for_child(LOG_PROCESS)
     proxy.send(signal.SIGTERM)
     assert proxy.wait(timeout=3) == os.EX_OK
     wait_until(lambda: not processes.is_alive(pid), "the log's process is gone")
-
-
-def log_processes(proxy: Proxy) -> List[int]:
-    return [pid for pid in proxy.children() if processes.title(pid) == "vsock-proxy: log"]
 
 
 @needs_namespace
@@ -346,7 +343,7 @@ def test_a_killed_log_process_is_replaced_and_sigterm_does_not_end_one(
 ) -> None:
     proxy = start_proxy(start_server(), workers=2, wrapper=WITHOUT_PROC)
     proxy.wait_for_workers(2, "idle")
-    (pid,) = log_processes(proxy)
+    pid = proxy.wait_for_child(LOG_PROCESS)
     os.kill(pid, number)
     if number is signal.SIGKILL:
         proxy.log.wait_for("warning master: log ended, signal 9 .Killed.; starting another")
@@ -362,7 +359,7 @@ def test_the_log_process_of_a_killed_master_ends_with_the_last_worker(
     start_proxy: StartProxy, start_server: StartServer
 ) -> None:
     proxy = start_proxy(start_server(), workers=2, wrapper=WITHOUT_PROC)
-    (pid,) = log_processes(proxy)
+    pid = proxy.wait_for_child(LOG_PROCESS)
     with proxy.connect() as client:
         assert exchange(client, b"x") == b"x"
         proxy.wait_for_workers(1, " -> ")

@@ -170,6 +170,16 @@ class Proxy:
         self._seen += [pid for pid in found if pid not in self._seen]
         return found
 
+    def wait_for_child(self, title: str) -> int:
+        """The pid of the only child whose title begins like this, once there is exactly one."""
+
+        def found() -> List[int]:
+            pids = [pid for pid in self.children() if processes.title(pid).startswith(title)]
+            return pids if len(pids) == 1 else []
+
+        (pid,) = wait_until(found, f"one process with the title {title!r}")
+        return pid
+
     def workers(self, title: str = "") -> List[int]:
         """The pids of the workers whose title contains a text."""
         return [

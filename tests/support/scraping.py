@@ -19,6 +19,8 @@ from tests.support.transports import connected
 Address = Union[Path, Tuple[str, int]]
 Labels = FrozenSet[Tuple[str, str]]
 TIMEOUT = 10.0
+# The title of the process that serves metrics.
+EXPORTER = "vsock-proxy: metrics"
 
 CONNECTIONS = "vsock_proxy_connections_total"
 BYTES = "vsock_proxy_bytes_total"
@@ -121,4 +123,4 @@ def wait_for_line(address: Address, path: str, status: int, beginning: str) -> s
 
 def exporters(proxy: Proxy) -> List[int]:
     """The pids of the processes that serve metrics."""
-    return [pid for pid in proxy.children() if processes.title(pid) == "vsock-proxy: metrics"]
+    return [pid for pid in proxy.children() if processes.title(pid) == EXPORTER]

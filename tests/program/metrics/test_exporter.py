@@ -23,6 +23,7 @@ from tests.support.program import PROJECT, Transport, run
 from tests.support.scraping import (
     CONNECTIONS,
     DURATION,
+    EXPORTER,
     WORKERS,
     Address,
     connect,
@@ -58,13 +59,13 @@ def test_the_process_for_metrics_and_the_workers_share_no_listener(scene: Metric
     scrape(scene.metrics)
     with proxy.connect(one) as client:
         assert exchange(client, b"x") == b"x"
-        (exporter,) = exporters(proxy)
+        exporter = proxy.wait_for_child(EXPORTER)
         # That of the scrape is closed a moment after the answer.
         wait_until(lambda: len(sockets_of(exporter)) == 1, "it holds nothing but its listener")
         own = sockets_of(exporter)
         for worker in proxy.workers():
             assert not own & sockets_of(worker)
-        (resolver,) = [pid for pid in proxy.children() if "resolver" in processes.title(pid)]
+        resolver = proxy.wait_for_child("vsock-proxy: resolver")
         assert not own & sockets_of(resolver)
 
 
@@ -77,7 +78,7 @@ def sockets_of(pid: int) -> set[str]:
 def test_the_process_for_metrics_makes_way_for_connections(scene: MetricsScene) -> None:
     proxy = scene.start_one()
     scrape(scene.metrics)
-    (exporter,) = exporters(proxy)
+    exporter = proxy.wait_for_child(EXPORTER)
     expected = min(os.getpriority(os.PRIO_PROCESS, proxy.pid) + NICENESS, NICEST)
     assert os.getpriority(os.PRIO_PROCESS, exporter) == expected
 
@@ -114,7 +115,7 @@ def test_a_signal_to_the_whole_group_does_not_end_the_process_for_metrics(
 ) -> None:
     proxy = scene.start_one()
     scrape(scene.metrics)
-    (exporter,) = exporters(proxy)
+    exporter = proxy.wait_for_child(EXPORTER)
     os.kill(exporter, number)
     scrape(scene.metrics)
     assert exporters(proxy) == [exporter]
@@ -137,7 +138,7 @@ def test_metrics_are_served_until_the_last_connection_has_drained(scene: Metrics
 def test_the_process_for_metrics_ends_with_the_master(scene: MetricsScene) -> None:
     proxy = scene.start_one()
     scrape(scene.metrics)
-    (exporter,) = exporters(proxy)
+    exporter = proxy.wait_for_child(EXPORTER)
     proxy.send(signal.SIGKILL)
     wait_until(lambda: not processes.is_alive(exporter), "it has ended")
 
@@ -229,7 +230,7 @@ def test_many_slow_scrapers_keep_no_other_from_its_answer(scene: MetricsScene) -
         with contextlib.suppress(BrokenPipeError):
             sock.sendall(b"GET /metrics HTTP/1.0\r\n")
     assert is_within(AT_ONCE, lambda: seconds_of_a_scrape(scene.metrics))
-    (exporter,) = exporters(proxy)
+    exporter = proxy.wait_for_child(EXPORTER)
     assert len(sockets_of(exporter)) <= http_answers.MOST_CONNECTIONS + 1
     for sock in slow:
         sock.close()

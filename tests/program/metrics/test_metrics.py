@@ -21,6 +21,7 @@ from tests.support.scraping import (
     CONNECT,
     CONNECTIONS,
     DURATION,
+    EXPORTER,
     RESPAWNS,
     WORKERS,
     Address,
@@ -243,7 +244,7 @@ def test_no_total_goes_back_when_the_process_for_metrics_is_killed(scene: Metric
     echo_once(proxy, proxy.transport.port)
     wait_for_value(scene.metrics, 1, f"{DURATION}_count")
     before = scrape(scene.metrics).totals()
-    (exporter,) = exporters(proxy)
+    exporter = proxy.wait_for_child(EXPORTER)
     os.kill(exporter, signal.SIGKILL)
     proxy.log.wait_for(r"warning master: metrics ended, signal 9 \(Killed\); starting another")
     # Meanwhile who asks waits, and is not refused.
@@ -280,7 +281,7 @@ def test_no_scrape_is_refused_or_broken_off_by_reloads(scene: MetricsScene) -> N
         over.set()
         scraper.join()
     assert set(seen) == {200}
-    wait_until(lambda: len(exporters(proxy)) == 1, "one process for metrics is left")
+    proxy.wait_for_child(EXPORTER)
 
 
 @pytest.fixture
@@ -302,7 +303,7 @@ def test_a_reload_shows_new_services_and_answers_an_earlier_slow_scraper(
     growing: Growing, scene: MetricsScene
 ) -> None:
     proxy, add = growing
-    (before,) = exporters(proxy)
+    before = proxy.wait_for_child(EXPORTER)
     with connect(scene.metrics) as slow:
         slow.sendall(b"GET /metrics HTTP/1.0\r\n")
         # Answered in turn, so the slow one has been accepted.
@@ -319,7 +320,7 @@ def test_a_scrape_after_a_reload_is_not_answered_by_the_earlier_process(
     growing: Growing, scene: MetricsScene
 ) -> None:
     proxy, add = growing
-    (before,) = exporters(proxy)
+    before = proxy.wait_for_child(EXPORTER)
     processes.stop(before)
     added = add()
     wait_until(lambda: len(exporters(proxy)) == 2, "another process serves metrics")
