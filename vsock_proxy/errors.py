@@ -30,7 +30,7 @@ class ConfigurationError(ProxyError):
 
 
 class UnavailableError(ProxyError):
-    """The program cannot listen: the place is in use or forbidden, or the transport is missing."""
+    """The program cannot listen, or the machine lacks open files, memory or processes for it."""
 
     exit_code = os.EX_UNAVAILABLE
 

@@ -5,7 +5,7 @@ place is free for one more line. So no second, wherever it begins, has more line
 places.
 
 There is no system call and no lock, because a worker could die with a lock. So two workers may take
-the same place in the same instant. That is one line too many, but never more, however long one of
+the same place in the same instant. That is one line too many for these two, however long one of
 them was delayed in between. A delayed worker does not touch the turn if others have moved it. In
 the instant between its look and its store it may still set the turn back. Then the next workers
 look a few places ahead, and a second later all is right again.
