@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any, List, Tuple
+from typing import Any, Callable, List, Set, Tuple
 
 import pytest
 
@@ -140,6 +140,47 @@ def test_wherever_a_worker_dies_while_it_turns_no_total_changes() -> None:
         pool.connection(1, 0, 1, 1)
         assert pool.bytes() == [(1, 1), (5, 6), (7, 8)]
     assert died_at > 10
+
+
+def read_with(pool: Pool, at: Callable[[int], None]) -> List[Tuple[int, int]]:
+    """The bytes, if this is called with the number of each line of measures.py before it runs."""
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.endswith("measures.py"):
+            return None
+        if event == "line":
+            at(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return pool.bytes()
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("turns", [(1,), (2,), (0, 1), (0, 2, 1, 0, 1)], ids=str)
+def test_wherever_a_worker_turns_while_it_is_read_totals_are_right(turns: Tuple[int, ...]) -> None:
+    pool = Pool(1)
+    lines: Set[int] = set()
+    read_with(pool, lines.add)
+    assert len(lines) > 10
+    for line in lines:
+        pool.connection(1, 0, 5, 50)
+        pool.connection(1, 1, 7, 70)
+
+        def turn(number: int, line: int = line) -> None:
+            if number == line:
+                for place in turns:
+                    # The service that it serves at first gets no more: the least may not be less.
+                    pool.connection(1, place, 0 if place == 1 else 100)
+
+        before = pool.bytes()
+        seen = read_with(pool, turn)
+        after = pool.bytes()
+        for (low, _), (found, _), (high, _) in zip(before, seen, after):
+            assert low <= found <= high, (line, before, seen, after)
 
 
 def test_no_total_goes_back_while_a_worker_turns_to_another_service() -> None:

@@ -11,8 +11,10 @@ names, the worker's total minus BASE counts. For all others, LEFT counts. To tur
 fills the cells that do not count yet. Then one store to ROUTE puts all of them in force. So
 wherever the worker dies, no total goes back, and none counts twice.
 
-A reader may come between these stores. So it reads SERIAL and CONNECTIONS before and after, and
-starts again if they have changed.
+A reader may come between these stores, and the worker may turn while it reads. So it reads in an
+order: the worker's totals, then ROUTE, then BASE, then LEFT. If the worker has turned since the
+totals were read, the totals minus BASE are at most LEFT, and LEFT is right. So the greater of the
+two counts. It is what was true at some time while it was read, and the next reader finds no less.
 
 The kernel gives memory at the first write or read. So a byte for each row says whether it was ever
 written to, and no other row is read.
@@ -29,10 +31,8 @@ from typing import Iterator, List, Sequence, Tuple
 from vsock_proxy.observing.closing import NANOSECONDS
 from vsock_proxy.observing.scoreboard import (
     CLIENT_GONE,
-    CONNECTIONS,
     FAILURES,
     ROUTE,
-    SERIAL,
     SERVED,
     TOTAL_DOWN,
     TOTAL_UP,
@@ -58,8 +58,8 @@ RESULTS = dict(sorted({SERVED: "served", **FAILURES, CLIENT_GONE: "client gone"}
 # The cells of a row: the results, in the order of the slot's cells,
 FIRST_RESULT = min(RESULTS)
 RESULT_CELLS = len(RESULTS)
-# the bytes of each direction (see above),
-LEFT_UP, LEFT_DOWN, BASE_UP, BASE_DOWN = range(RESULT_CELLS, RESULT_CELLS + 4)
+# the bytes of each direction, in the order in which they are read (see above),
+BASE_UP, BASE_DOWN, LEFT_UP, LEFT_DOWN = range(RESULT_CELLS, RESULT_CELLS + 4)
 # when the last connect succeeded, and when one last failed, by time.monotonic_ns(),
 CONNECTED_AT, FAILED_AT = range(RESULT_CELLS + 4, RESULT_CELLS + 6)
 # and two histograms: each has a cell a bucket, the last without a bound, and one for the sum.
@@ -71,8 +71,6 @@ ROW = DURATION_SUM + 1
 # For each direction: LEFT, BASE, and the cell of the slot with the worker's total.
 BYTES = ((LEFT_UP, BASE_UP, TOTAL_UP), (LEFT_DOWN, BASE_DOWN, TOTAL_DOWN))
 WRITTEN = b"\1"
-# A try fails if a connection begins meanwhile. That is rare in such a short time.
-TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -190,18 +188,14 @@ class Measures:
 
     def _of_worker(self, number: int) -> List[Tuple[int, List[int]]]:
         """The rows that a worker has written, each with the bytes of its service in LEFT."""
-        cells = self._board.slot(number)
-        rows: List[Tuple[int, List[int]]] = []
-        for _ in range(TRIES):
-            before = cells[SERIAL], cells[CONNECTIONS]
-            slot = cells.tolist()
-            rows = [(place, self._row(number, place).tolist()) for place in self._places(number)]
-            for place, row in rows:
-                if place == slot[ROUTE]:
-                    for left, base, total in BYTES:
-                        row[left] = slot[total] - row[base]
-            if before == (cells[SERIAL], cells[CONNECTIONS]):
-                break
+        slot = self._board.slot(number)
+        totals = {total: slot[total] for _, _, total in BYTES}
+        route = slot[ROUTE]
+        rows = [(place, self._row(number, place).tolist()) for place in self._places(number)]
+        for place, row in rows:
+            if place == route:
+                for left, base, total in BYTES:
+                    row[left] = max(row[left], totals[total] - row[base])
         return rows
 
     def _places(self, number: int) -> Iterator[int]:
