@@ -189,7 +189,7 @@ def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(scene: Scene) -
     proxy = scene.start(service(one, scene.server(letter(b"A"))), workers=1)
     all_idle(proxy, 1)
     # One is left, to tell systemd, and not the two of a pipe.
-    files = processes.open_files(proxy.pid) + 1
+    files = wait_until(lambda: files_in_its_sleep(proxy.pid), "the master sleeps") + 1
     resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (files, files))
     began = time.monotonic()
     line = scene.file.reload_in_vain(proxy)
@@ -198,6 +198,18 @@ def test_a_reload_that_no_process_can_be_had_for_is_over_at_once(scene: Scene) -
     assert "Too many open files" in line
     assert "LimitNOFILE=" in line
     assert letter_at(proxy, one) == b"A"
+
+
+def files_in_its_sleep(pid: int) -> int:
+    """How many files a process has open if it sleeps; otherwise 0.
+
+    While the master tells systemd something, it has one more.
+    """
+    switches = processes.context_switches(pid)
+    slept = processes.state(pid) == "S"
+    files = processes.open_files(pid)
+    sleeps_on = processes.state(pid) == "S" and processes.context_switches(pid) == switches
+    return files if slept and sleeps_on else 0
 
 
 @pytest.fixture
