@@ -11,9 +11,10 @@ import pytest
 from tests.program.services.conftest import Scene
 from tests.support.crowd import THREADS_A_PORT, Client, Crowd, End, answering
 from tests.support.services import pool_of, service
-from tests.support.timing import SLOWNESS, let_pass, wait_until
+from tests.support.timing import SLOWNESS, at_full_length, let_pass, wait_until
 
-RELOADS = 20
+# Two rounds of the changes below, or one.
+RELOADS = int(at_full_length(20, otherwise=10))
 # Clients a second for each port. An emulated machine, or one that others use, may not keep up.
 RATE = 100 / SLOWNESS
 # From one reload being in force to the next.
