@@ -11,10 +11,10 @@ names, the worker's total minus BASE counts. For all others, LEFT counts. To tur
 fills the cells that do not count yet. Then one store to ROUTE puts all of them in force. So
 wherever the worker dies, no total goes back, and none counts twice.
 
-A reader may come between these stores, and the worker may turn while it reads. So it reads in an
-order: the worker's totals, then ROUTE, then BASE, then LEFT. If the worker has turned since the
-totals were read, the totals minus BASE are at most LEFT, and LEFT is right. So the greater of the
-two counts. It is what was true at some time while it was read, and the next reader finds no less.
+A worker may turn while its cells are read. So a reader has an order: the worker's totals, then
+ROUTE, then BASE, then LEFT. If the worker has turned since the reader had the totals, they are
+older than BASE. Then the totals minus BASE are at most LEFT, and LEFT is right. So the reader takes
+the greater of the two. That was true at some time during the read, so the next read gives no less.
 
 The kernel gives memory at the first write or read. So a byte for each row says whether it was ever
 written to, and no other row is read.
